@@ -1,0 +1,49 @@
+package blob
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+// What can go wrong, for all stores. They come wrapped, mostly in an Error; test with errors.Is.
+// server/codes.go and httpcache translate them for the wire.
+var (
+	// ErrNotFound says that the blob or record is absent.
+	ErrNotFound = errors.New("not found")
+	// ErrMismatch says that bytes and digest disagree in size or hash.
+	ErrMismatch = errors.New("bytes do not match the digest")
+	// ErrFull says that every byte of room is leased or pinned.
+	ErrFull = errors.New("the store is full of blobs that are still leased; raise --max-size or shorten --lease")
+	// ErrTooLarge says that the store can never hold a blob of that size.
+	ErrTooLarge = errors.New("larger than the store can ever hold; raise --max-size")
+	// ErrAborted says that an upload was given up by the store; trying again may succeed.
+	ErrAborted = errors.New("upload abandoned by the store, try again")
+	// ErrCorrupt says that stored bytes do not verify.
+	ErrCorrupt = errors.New("stored bytes are corrupt")
+	// ErrInvalid says that the request makes no sense, whatever the store holds.
+	ErrInvalid = errors.New("invalid argument")
+	// ErrClosed says that the store is shutting down.
+	ErrClosed = errors.New("the store is closed")
+)
+
+// An Error is what an operation on one blob returns.
+type Error struct {
+	Op     string // the verb: "open", "create", "write", "commit"
+	Digest digest.Digest
+	Err    error
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s %s: %v", e.Op, e.Digest, e.Err) }
+
+// Unwrap returns what went wrong without the operation.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Mismatch returns the ErrMismatch for bytes whose digest is got where want was declared.
+func Mismatch(want, got digest.Digest) error {
+	if want.Size != got.Size {
+		return fmt.Errorf("%w: declared %d bytes, got %d", ErrMismatch, want.Size, got.Size)
+	}
+	return fmt.Errorf("%w: declared hash %s, got %s", ErrMismatch, want.Hex(), got.Hex())
+}

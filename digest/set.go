@@ -1,0 +1,42 @@
+package digest
+
+// A Set is a list of digests, each once, in the order in which they were added. The zero value is
+// empty. It is not safe for concurrent use.
+type Set struct {
+	list []Digest
+	seen map[Digest]struct{}
+}
+
+// SetOf returns the set of ds.
+func SetOf(ds ...Digest) Set {
+	s := Set{list: make([]Digest, 0, len(ds)), seen: make(map[Digest]struct{}, len(ds))}
+	for _, d := range ds {
+		s.Add(d)
+	}
+	return s
+}
+
+// Add adds d and reports whether it was new.
+func (s *Set) Add(d Digest) bool {
+	if s.Has(d) {
+		return false
+	}
+	if s.seen == nil {
+		s.seen = make(map[Digest]struct{})
+	}
+	s.seen[d] = struct{}{}
+	s.list = append(s.list, d)
+	return true
+}
+
+// Has reports whether d is in the set.
+func (s *Set) Has(d Digest) bool {
+	_, ok := s.seen[d]
+	return ok
+}
+
+// Len returns the number of digests.
+func (s *Set) Len() int { return len(s.list) }
+
+// List returns the digests in order. The caller must not change the slice.
+func (s *Set) List() []Digest { return s.list }
