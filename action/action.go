@@ -15,6 +15,7 @@
 package action
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -26,6 +27,8 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
 // A Key says which action's result is meant. Instances share blobs but not results.
@@ -52,4 +55,180 @@ type Cache struct {
 // New returns the cache of the results in records, whose blobs are in store.
 func New(store blob.Store, records blob.Records) *Cache {
 	return &Cache{store: store, records: records}
+}
+
+// Get returns the result of k with everything that it names leased, or blob.ErrNotFound if there is
+// no result or a part of its closure is gone. An incomplete result is dropped.
+func (c *Cache) Get(ctx context.Context, k Key) (*repb.ActionResult, error) {
+	key := k.record()
+	rec, err := c.records.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	sim.Point("action: record read")
+	result, err := decode(k, rec.Value)
+	if err != nil {
+		return nil, err
+	}
+	missing, err := c.lease(ctx, k.Action.Function, result)
+	if err != nil {
+		return nil, err
+	}
+	if missing.Len() > 0 {
+		if err := c.records.Drop(ctx, key, rec.Incarnation); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: the result of action %s names missing blob %s", blob.ErrNotFound, k.Action, missing.List()[0])
+	}
+	return result, nil
+}
+
+// lease leases the closure of result and returns what of it is missing.
+func (c *Cache) lease(ctx context.Context, f digest.Function, result *repb.ActionResult) (digest.Set, error) {
+	closure, err := closureOf(ctx, c.store, f, result)
+	if err != nil {
+		return digest.Set{}, err
+	}
+	if closure.absent.Len() > 0 {
+		return closure.absent, nil
+	}
+	if mutant.Complete {
+		return digest.Set{}, nil
+	}
+	return c.store.Missing(ctx, closure.blobs)
+}
+
+// Put makes result the result of k. Bytes that the result carries inline are stored as blobs of
+// their own; everything else that it names must be present, or Put returns an *IncompleteError.
+// A malformed digest is a *FieldError.
+func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error {
+	result = proto.CloneOf(result)
+	if err := c.storeInlined(ctx, k.Action.Function, result); err != nil {
+		return err
+	}
+	closure, err := closureOf(ctx, c.store, k.Action.Function, result)
+	if err != nil {
+		return err
+	}
+	missing, release, err := c.pin(ctx, closure)
+	defer release()
+	if err != nil {
+		return err
+	}
+	if missing.Len() > 0 {
+		return &IncompleteError{Missing: missing.List()}
+	}
+	value, err := encode(k, result)
+	if err != nil {
+		return err
+	}
+	sim.Point("action: closure pinned")
+	if err := c.records.Put(ctx, k.record(), value); err != nil {
+		return err
+	}
+	// The pins end on return, so the yes that the caller is about to get needs the leases anew.
+	missing, err = c.store.Missing(ctx, closure.blobs)
+	if err == nil && missing.Len() > 0 {
+		err = &IncompleteError{Missing: missing.List()}
+	}
+	return err
+}
+
+// pin opens every blob of the closure, so that none of it can go while the result is written, until
+// release is called, which the caller must. After the first miss the rest is only asked for.
+func (c *Cache) pin(ctx context.Context, cl *closure) (missing digest.Set, release func(), err error) {
+	var open []blob.Reader
+	release = func() {
+		for _, r := range open {
+			r.Close()
+		}
+	}
+	for _, d := range cl.blobs.List() {
+		r, err := c.store.Open(ctx, d)
+		if errors.Is(err, blob.ErrNotFound) {
+			missing, err = c.store.Missing(ctx, cl.blobs)
+			if missing.Len() == 0 && err == nil {
+				missing.Add(d) // it came in between; the caller tries again
+			}
+			return missing, release, err
+		}
+		if err != nil {
+			return missing, release, err
+		}
+		open = append(open, r)
+	}
+	return missing, release, nil
+}
+
+// storeInlined stores the bytes that match the digests beside them and takes them out of result:
+// readers without inlining must find them in the CAS, and a result must fit into one message.
+func (c *Cache) storeInlined(ctx context.Context, f digest.Function, result *repb.ActionResult) error {
+	for i, file := range result.GetOutputFiles() {
+		if len(file.GetContents()) == 0 {
+			continue
+		}
+		if err := c.storeBytes(ctx, f, file.GetDigest(), file.GetContents()); err != nil {
+			return &FieldError{fmt.Sprintf("output_files[%d].contents", i), err}
+		}
+		file.Contents = nil
+	}
+	for _, std := range []struct {
+		field string
+		raw   *[]byte
+		d     **repb.Digest
+	}{{"stdout_raw", &result.StdoutRaw, &result.StdoutDigest}, {"stderr_raw", &result.StderrRaw, &result.StderrDigest}} {
+		if len(*std.raw) == 0 {
+			continue
+		}
+		if *std.d == nil {
+			d := f.Of(*std.raw)
+			*std.d = &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}
+		}
+		if err := c.storeBytes(ctx, f, *std.d, *std.raw); err != nil {
+			return &FieldError{std.field, err}
+		}
+		*std.raw = nil
+	}
+	return nil
+}
+
+func (c *Cache) storeBytes(ctx context.Context, f digest.Function, p *repb.Digest, data []byte) error {
+	d, err := digest.New(f, p.GetHash(), p.GetSizeBytes())
+	if err != nil {
+		return err
+	}
+	return blob.Put(ctx, c.store, d, data)
+}
+
+// record returns the name of k's record. Every part is preceded by its length, so that no two keys
+// run together. The size is no part of it: HTTP names carry none.
+func (k Key) record() [32]byte {
+	h := sha256.New()
+	h.Write(k.identity())
+	return [32]byte(h.Sum(nil))
+}
+
+func (k Key) identity() []byte {
+	b := binary.AppendUvarint(nil, uint64(len(k.Instance)))
+	b = append(b, k.Instance...)
+	b = append(b, byte(k.Action.Function))
+	return append(b, k.Action.Hash[:]...)
+}
+
+// encode returns the record of a result: its key in full, so that a ring can be read without knowing
+// which actions there are, and the message.
+func encode(k Key, result *repb.ActionResult) ([]byte, error) {
+	return proto.MarshalOptions{Deterministic: true}.MarshalAppend(k.identity(), result)
+}
+
+func decode(k Key, value []byte) (*repb.ActionResult, error) {
+	id := k.identity()
+	if !bytes.HasPrefix(value, id) {
+		return nil, fmt.Errorf("%w: the record of action %s belongs to another", blob.ErrCorrupt, k.Action)
+	}
+	result := new(repb.ActionResult)
+	if err := proto.Unmarshal(value[len(id):], result); err != nil {
+		return nil, fmt.Errorf("%w: the record of action %s is not an ActionResult: %v", blob.ErrCorrupt, k.Action, err)
+	}
+	return result, nil
 }

@@ -14,10 +14,10 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrMismatch says that bytes and digest disagree in size or hash.
 	ErrMismatch = errors.New("bytes do not match the digest")
-	// ErrFull says that every byte of room is leased or pinned.
-	ErrFull = errors.New("the store is full of blobs that are still leased; raise --max-size or shorten --lease")
-	// ErrTooLarge says that the store can never hold a blob of that size.
-	ErrTooLarge = errors.New("larger than the store can ever hold; raise --max-size")
+	// ErrFull says that every byte of room is leased or pinned. What wraps it says which setting to change.
+	ErrFull = errors.New("the store is full")
+	// ErrTooLarge says that the store can never hold a blob of that size. What wraps it says the limit.
+	ErrTooLarge = errors.New("larger than the store can ever hold")
 	// ErrAborted says that an upload was given up by the store; trying again may succeed.
 	ErrAborted = errors.New("upload abandoned by the store, try again")
 	// ErrCorrupt says that stored bytes do not verify.

@@ -212,3 +212,12 @@ func (s *Store) Evict() {
 	}
 }
 
+// Pins returns how many Readers are open.
+func (s *Store) Pins() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.blobs {
+		n += e.pins
+	}
+	return n
+}

@@ -1,0 +1,40 @@
+package vfs
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+func allocate(f *os.File, size int64) error {
+	err := retry(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return f.Truncate(size)
+	}
+	return err
+}
+
+func (f osFile) Sync() error {
+	return pathError("fdatasync", f, retry(func() error { return unix.Fdatasync(int(f.Fd())) }))
+}
+
+func (f osFile) Punch(off, n int64) error {
+	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
+	return pathError("punch", f, retry(func() error { return unix.Fallocate(int(f.Fd()), mode, off, n) }))
+}
+
+func retry(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func pathError(op string, f osFile, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: f.Name(), Err: err}
+}

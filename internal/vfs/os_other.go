@@ -1,0 +1,10 @@
+//go:build !linux
+
+package vfs
+
+import "os"
+
+func allocate(f *os.File, size int64) error { return f.Truncate(size) }
+
+// Punch keeps the bytes: giving room back early is an economy, not a promise.
+func (f osFile) Punch(off, n int64) error { return nil }

@@ -1,0 +1,186 @@
+package segment
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/sarsen-build/sarsen/internal/vfs"
+	"github.com/sarsen-build/sarsen/ledger"
+)
+
+// A segment is one file of the ring.
+type segment struct {
+	first
+	name string // path
+	file vfs.File
+	ring *Ring
+
+	// refs counts who uses the file: the ring, each Reader, each Writer. The last one closes it, and
+	// only then are its bytes free.
+	refs atomic.Int32
+	size atomic.Int64 // bytes on disk
+
+	victim atomic.Bool // being evicted: publishes nothing more
+	bad    atomic.Bool // a write or sync failed: takes no more extents, gets no footer
+	dirty  atomic.Bool // has bytes that no sync has covered; set after the write, cleared before the sync
+
+	// The rest belongs to whoever holds the ring's turn.
+	end     int64     // where the next extent begins
+	extents []*extent // all that were handed out, until a footer lists them
+	sealed  bool      // hands out no more extents
+}
+
+// An extent is a place for one record in a segment. It is handed out once.
+type extent struct {
+	seg   *segment
+	key   ledger.Key
+	off   int64 // of the header
+	size  int64 // of the bytes after it
+	state atomic.Uint32
+}
+
+// place packs generation and offset. Offsets are multiples of 8, so 32 bits reach 32 GiB, and only a
+// big blob's own segment is larger than a GiB, with its one record at the front.
+func (e *extent) place() ledger.Place { return placeOf(e.seg.generation, e.off) }
+
+func placeOf(generation uint32, off int64) ledger.Place {
+	return ledger.Place(uint64(generation)<<32 | uint64(off/align))
+}
+
+func splitPlace(p ledger.Place) (generation uint32, off int64) {
+	return uint32(p >> 32), int64(uint32(p)) * align
+}
+
+// writeAt writes p at pos of the record's bytes.
+func (e *extent) writeAt(p []byte, pos int64) error {
+	s := e.seg
+	if _, err := s.file.WriteAt(p, e.off+headerSize+pos); err != nil {
+		s.bad.Store(true)
+		return fmt.Errorf("write segment %s: %w", s.name, err)
+	}
+	s.dirty.Store(true)
+	return nil
+}
+
+// finish ends the extent's life as something to write, with its state for the footer.
+func (e *extent) finish(st state) {
+	e.state.Store(uint32(st))
+	if st == abandoned && e.size >= punchSize {
+		// A failure costs room until the segment goes, and nothing else.
+		if err := e.seg.file.Punch(e.off+headerSize, e.size); err != nil {
+			e.seg.ring.log.Debug("punch", slog.String("segment", e.seg.name), slog.Any("error", err))
+		}
+	}
+	e.seg.unref()
+}
+
+// punchSize is the smallest abandoned extent whose room is worth a system call.
+const punchSize = 64 << 10
+
+func (e *extent) line() line {
+	return line{e.key, e.size, e.off, state(e.state.Load())}
+}
+
+// fits reports whether a record of size bytes, and its line in the footer, still go in.
+func (s *segment) fits(size int64) bool {
+	footer := int64(len(s.extents)+1)*entrySize + trailerSize
+	return !s.sealed && !s.bad.Load() && s.end+span(size)+footer <= s.size.Load()
+}
+
+// handOut returns the next extent. The caller, who holds the ring's turn, writes its header before
+// anything that comes after it.
+func (s *segment) handOut(key ledger.Key, size int64) *extent {
+	e := &extent{seg: s, key: key, off: s.end, size: size}
+	s.end += span(size)
+	s.extents = append(s.extents, e)
+	s.refs.Add(1)
+	return e
+}
+
+// tryRef takes a reference unless the last one is gone. Who finds the segment through the ledger needs
+// no such care: what the ledger names is in the ring, and the ring has a reference.
+func (s *segment) tryRef() bool {
+	for {
+		n := s.refs.Load()
+		if n == 0 {
+			return false
+		}
+		if s.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (s *segment) unref() {
+	if s.refs.Add(-1) > 0 {
+		return
+	}
+	if err := s.file.Close(); err != nil {
+		s.ring.log.Warn("close", slog.String("segment", s.name), slog.Any("error", err))
+	}
+	if s.victim.Load() {
+		s.ring.used.Add(-s.size.Load())
+	}
+}
+
+// seal writes the footer. Bytes are synced before the footer that vouches for them. The caller holds
+// the ring's turn.
+func (s *segment) seal() error {
+	s.sealed = true
+	if s.bad.Load() {
+		return nil
+	}
+	lines := make([]line, len(s.extents))
+	for i, e := range s.extents {
+		lines[i] = e.line() // before the sync: what is complete now is covered by it
+	}
+	if err := s.sync(); err != nil {
+		return err
+	}
+	footer := s.encodeFooter(lines, s.end)
+	total := s.end + int64(len(footer))
+	if _, err := s.file.WriteAt(footer, s.end); err != nil {
+		s.bad.Store(true)
+		return fmt.Errorf("write footer of %s: %w", s.name, err)
+	}
+	if err := s.file.Truncate(total); err != nil {
+		s.bad.Store(true)
+		return fmt.Errorf("truncate %s: %w", s.name, err)
+	}
+	s.ring.used.Add(total - s.size.Swap(total))
+	if err := s.sync(); err != nil {
+		return err
+	}
+	s.extents = nil
+	return nil
+}
+
+// sync makes the segment's bytes durable. After a failure the kernel may have forgotten which pages
+// it lost, so the segment is bad for good.
+func (s *segment) sync() error {
+	s.dirty.Store(false)
+	if err := s.file.Sync(); err != nil {
+		s.bad.Store(true)
+		return fmt.Errorf("sync segment %s: %w", s.name, err)
+	}
+	return nil
+}
+
+// list returns the lines of all records, from memory or from the footer. The caller holds the ring's
+// turn.
+func (s *segment) list() ([]line, error) {
+	if s.extents != nil {
+		lines := make([]line, len(s.extents))
+		for i, e := range s.extents {
+			lines[i] = e.line()
+		}
+		return lines, nil
+	}
+	return s.readFooter()
+}
+
+func segmentName(dir string, generation uint32) string {
+	return filepath.Join(dir, fmt.Sprintf("%010d%s", generation, segmentExt))
+}

@@ -1,0 +1,171 @@
+package segment
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/sarsen-build/sarsen/ledger"
+)
+
+// The bytes of a segment; docs/format.md is the same in prose. All integers are little-endian.
+//
+//	first block │ header bytes pad │ header bytes pad │ … │ footer entries │ trailer
+const (
+	firstSize   = 64 // the first block: which segment this is, and its key
+	headerSize  = 64 // before the bytes of each record
+	entrySize   = 56 // a footer's line for one record
+	trailerSize = 64 // the last bytes of a sealed segment
+	align       = 8  // records begin at multiples of it
+
+	firstMagic   = "SARSENs1"
+	headerMagic  = 0x43455253 // "SREC"
+	trailerMagic = 0x444e4553 // "SEND"
+
+	flagOwn = 1 // the segment belongs to one big blob
+)
+
+var le = binary.LittleEndian
+
+// errFormat says that bytes are not what the format calls for: after a crash, the end of a chain.
+var errFormat = errors.New("not in the segment format")
+
+// A first is the first block.
+type first struct {
+	generation uint32
+	own        bool   // the segment belongs to one big blob
+	seed       uint64 // random; keys every checksum below, so that no blob's bytes pass for a header
+}
+
+func (f first) encode() []byte {
+	b := make([]byte, firstSize)
+	copy(b, firstMagic)
+	le.PutUint32(b[8:], f.generation)
+	if f.own {
+		le.PutUint32(b[12:], flagOwn)
+	}
+	le.PutUint64(b[16:], f.seed)
+	le.PutUint64(b[56:], xxhash.Sum64(b[:56]))
+	return b
+}
+
+func decodeFirst(b []byte) (first, error) {
+	if len(b) != firstSize || string(b[:8]) != firstMagic || le.Uint64(b[56:]) != xxhash.Sum64(b[:56]) {
+		return first{}, fmt.Errorf("first block: %w", errFormat)
+	}
+	return first{le.Uint32(b[8:]), le.Uint32(b[12:])&flagOwn != 0, le.Uint64(b[16:])}, nil
+}
+
+// sum is a checksum that only somebody who knows the segment's seed can make, and that holds for one
+// offset of one segment.
+func (f first) sum(b []byte, off int64) uint64 {
+	var where [12]byte
+	le.PutUint32(where[:], f.generation)
+	le.PutUint64(where[4:], uint64(off))
+	var d xxhash.Digest
+	d.ResetWithSeed(f.seed)
+	_, _ = d.Write(b) // xxhash never fails
+	_, _ = d.Write(where[:])
+	return d.Sum64()
+}
+
+// A header stands before each record's bytes.
+type header struct {
+	key     ledger.Key
+	size    int64  // bytes that follow
+	bodySum uint64 // of a Record's bytes; a blob's hash is its own checksum
+}
+
+func (f first) appendHeader(b []byte, h header, off int64) []byte {
+	n := len(b)
+	b = append(b, make([]byte, headerSize)...)
+	p := b[n:]
+	le.PutUint32(p, headerMagic)
+	p[4] = byte(h.key.Kind)
+	le.PutUint64(p[8:], uint64(h.size))
+	copy(p[16:], h.key.Hash[:])
+	le.PutUint64(p[48:], h.bodySum)
+	le.PutUint64(p[56:], f.sum(p[:56], off))
+	return b
+}
+
+func (f first) decodeHeader(b []byte, off int64) (header, error) {
+	if len(b) != headerSize || le.Uint32(b) != headerMagic || le.Uint64(b[56:]) != f.sum(b[:56], off) {
+		return header{}, fmt.Errorf("record header at %d: %w", off, errFormat)
+	}
+	h := header{
+		key:     ledger.Key{Kind: ledger.Kind(b[4]), Hash: [32]byte(b[16:48])},
+		size:    int64(le.Uint64(b[8:])),
+		bodySum: le.Uint64(b[48:]),
+	}
+	if h.size < 0 {
+		return header{}, fmt.Errorf("record header at %d: size %d: %w", off, h.size, errFormat)
+	}
+	return h, nil
+}
+
+// span returns how many bytes of a segment a record of size bytes takes.
+func span(size int64) int64 { return headerSize + (size+align-1)/align*align }
+
+// An extent's state, as footers have it.
+type state uint8
+
+const (
+	open      state = 0 // handed out; its bytes may come yet
+	complete  state = 1 // its bytes are there and verified
+	abandoned state = 2 // nobody will ever read it
+)
+
+// A line is a footer's line for one record.
+type line struct {
+	key   ledger.Key
+	size  int64
+	off   int64 // of the header
+	state state
+}
+
+// encodeFooter returns the footer and trailer that lie at off.
+func (f first) encodeFooter(lines []line, off int64) []byte {
+	b := make([]byte, len(lines)*entrySize+trailerSize)
+	for i, l := range lines {
+		p := b[i*entrySize:]
+		copy(p, l.key.Hash[:])
+		le.PutUint64(p[32:], uint64(l.size))
+		le.PutUint64(p[40:], uint64(l.off))
+		p[48], p[49] = byte(l.key.Kind), byte(l.state)
+	}
+	entries, t := b[:len(lines)*entrySize], b[len(lines)*entrySize:]
+	le.PutUint32(t, trailerMagic)
+	le.PutUint32(t[4:], uint32(len(lines)))
+	le.PutUint64(t[8:], f.sum(entries, off))
+	le.PutUint64(t[56:], f.sum(t[:56], off+int64(len(entries))))
+	return b
+}
+
+// decodeTrailer returns how many lines the footer before the trailer at off has, and their checksum.
+func (f first) decodeTrailer(b []byte, off int64) (lines int64, sum uint64, err error) {
+	if len(b) != trailerSize || le.Uint32(b) != trailerMagic || le.Uint64(b[56:]) != f.sum(b[:56], off) {
+		return 0, 0, fmt.Errorf("trailer at %d: %w", off, errFormat)
+	}
+	lines = int64(le.Uint32(b[4:]))
+	if lines*entrySize > off-firstSize {
+		return 0, 0, fmt.Errorf("trailer at %d: %d lines: %w", off, lines, errFormat)
+	}
+	return lines, le.Uint64(b[8:]), nil
+}
+
+func decodeLines(b []byte) []line {
+	lines := make([]line, len(b)/entrySize)
+	for i := range lines {
+		p := b[i*entrySize:]
+		lines[i] = line{
+			key:   ledger.Key{Kind: ledger.Kind(p[48]), Hash: [32]byte(p[:32])},
+			size:  int64(le.Uint64(p[32:])),
+			off:   int64(le.Uint64(p[40:])),
+			state: state(p[49]),
+		}
+	}
+	return lines
+}

@@ -1,0 +1,82 @@
+package segment
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/sim"
+	"github.com/sarsen-build/sarsen/ledger"
+)
+
+// maxRecord bounds a record: it goes in one write and must leave room for others in a segment.
+const maxRecord = 4 << 20
+
+func recordKey(key [32]byte) ledger.Key { return ledger.Key{Kind: ledger.Record, Hash: key} }
+
+// Get implements blob.Records.
+func (r *Ring) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
+	rd, ok := r.open(recordKey(key), -1)
+	if !ok {
+		return blob.Record{}, blob.ErrNotFound
+	}
+	defer rd.Close()
+	// The header comes too, for its checksum: no hash in the name vouches for a record's bytes.
+	off := rd.off - headerSize
+	b := make([]byte, headerSize+rd.size)
+	if _, err := rd.seg.file.ReadAt(b, off); err != nil {
+		return blob.Record{}, fmt.Errorf("read segment %s: %w", rd.seg.name, unexpected(err))
+	}
+	h, err := rd.seg.decodeHeader(b[:headerSize], off)
+	if err != nil || h.bodySum != xxhash.Sum64(b[headerSize:]) {
+		return blob.Record{}, fmt.Errorf("%w: record at %d of segment %s", blob.ErrCorrupt, off, rd.seg.name)
+	}
+	return blob.Record{Value: b[headerSize:], Incarnation: uint64(placeOf(rd.seg.generation, off))}, nil
+}
+
+// Put implements blob.Records.
+func (r *Ring) Put(ctx context.Context, key [32]byte, value []byte) error {
+	if len(value) > int(min(maxRecord, r.segmentSize/8)) {
+		return fmt.Errorf("%w: a record of %d bytes", blob.ErrTooLarge, len(value))
+	}
+	k := recordKey(key)
+	defer r.hold(k)()
+	req := &request{key: k, size: int64(len(value)), sum: xxhash.Sum64(value), data: value}
+	if len(value) == 0 {
+		req.data = []byte{}
+	}
+	if err := r.append(req); err != nil {
+		return err
+	}
+	e := req.extent
+	if err := r.sync(); err != nil {
+		e.finish(abandoned)
+		return err
+	}
+	sim.Point("publish record")
+	e.state.Store(uint32(complete))
+	if r.ledger.Supersede(k, e.size, e.place(), e.admitted) == ledger.Refused {
+		e.finish(abandoned)
+		return e.refusal()
+	}
+	e.finish(complete)
+	return nil
+}
+
+// Drop implements blob.Records.
+func (r *Ring) Drop(ctx context.Context, key [32]byte, incarnation uint64) error {
+	k := recordKey(key)
+	defer r.hold(k)()
+	r.ledger.Drop(k, ledger.Place(incarnation))
+	return nil
+}
+
+// hold takes the slot of a record's key and returns what gives it back. Whoever holds it is the only
+// one to change that record, from extent to publication, so place in the ring is order.
+func (r *Ring) hold(k ledger.Key) (release func()) {
+	slot := r.slots[int(k.Hash[0])<<8&(slotCount-1)|int(k.Hash[1])]
+	slot <- true
+	return func() { <-slot }
+}

@@ -1,0 +1,332 @@
+package segment
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/dustin/go-humanize"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/vfs"
+	"github.com/sarsen-build/sarsen/ledger"
+)
+
+// Open opens the ring in dir, which is made if it is not there, and takes the directory for this
+// process. It returns ErrLocked if another one has it.
+func Open(ctx context.Context, fsys vfs.FS, dir string, o Options) (*Ring, error) {
+	r, err := newRing(fsys, dir, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := fsys.MakeDir(dir); err != nil {
+		return nil, err
+	}
+	if r.lock, err = fsys.Lock(dir); err != nil {
+		return nil, err
+	}
+	if err := r.recover(ctx); err != nil {
+		for _, s := range r.order {
+			s.unref()
+		}
+		return nil, errors.Join(err, r.lock.Close())
+	}
+	return r, nil
+}
+
+func newRing(fsys vfs.FS, dir string, o Options) (*Ring, error) {
+	if o.segmentSize == 0 {
+		if o.MaxSize < MinSize {
+			return nil, fmt.Errorf("%w: --max-size %s is less than the smallest ring, %s", blob.ErrInvalid, humanize.IBytes(uint64(max(o.MaxSize, 0))), humanize.IBytes(MinSize))
+		}
+		o.segmentSize = min(max(o.MaxSize/segments, minSegment), maxSegment)
+	}
+	if o.smallSize == 0 {
+		o.smallSize = smallSize
+	}
+	if o.Lease < time.Second {
+		return nil, fmt.Errorf("%w: --lease %s is less than a second", blob.ErrInvalid, o.Lease)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &Ring{
+		fsys: fsys, dir: dir, log: o.Log,
+		maxSize: o.MaxSize, segmentSize: o.segmentSize, smallSize: o.smallSize,
+		ledger: ledger.New(o.Lease),
+		turn:   make(chan struct{}, 1),
+		synced: syncer{turn: make(chan struct{}, 1)},
+	}
+	r.table.Store(&map[uint32]*segment{})
+	for i := range r.slots {
+		r.slots[i] = make(chan bool, 1)
+	}
+	return r, nil
+}
+
+// recover makes the ring what the listing of the directory says. The fresh active segment comes above
+// all that is listed before anything is removed, so that no generation is used again.
+func (r *Ring) recover(ctx context.Context) error {
+	found, err := r.listing()
+	if err != nil {
+		return err
+	}
+	leases := r.readLeases(found.leases)
+	table := map[uint32]*segment{}
+	var litter []string
+	for _, g := range found.segments {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s, err := r.load(g, leases)
+		if err != nil {
+			return err
+		}
+		if s == nil {
+			litter = append(litter, segmentName(r.dir, g.generation))
+			continue
+		}
+		r.order = append(r.order, s)
+		r.used.Add(g.size)
+		table[g.generation] = s
+	}
+	r.table.Store(&table)
+	if err := r.begin(); err != nil {
+		return err
+	}
+	for _, l := range found.leases {
+		litter = append(litter, leaseName(r.dir, l.generation))
+	}
+	for _, name := range litter {
+		if err := errors.Join(r.fsys.Remove(name), r.fsys.SyncDir(r.dir)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin makes the active segment, and gives those that a crash left without a footer one.
+func (r *Ring) begin() error {
+	s, err := r.newSegment(r.segmentSize, false)
+	switch {
+	case err == nil:
+		r.active = s
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), !errors.Is(err, blob.ErrFull):
+		return err
+	default:
+		r.log.Warn("no room for new blobs until leases end", slog.Any("error", err))
+	}
+	for _, s := range r.order {
+		if s != r.active && !s.sealed {
+			if err := s.seal(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// A found file is one whose name has a generation.
+type found struct {
+	generation uint32
+	size       int64
+}
+
+type listing struct{ segments, leases []found } // oldest first
+
+func (r *Ring) listing() (l listing, err error) {
+	infos, err := r.fsys.List(r.dir)
+	if err != nil {
+		return l, err
+	}
+	for _, info := range infos {
+		ext := filepath.Ext(info.Name)
+		n, err := strconv.ParseUint(strings.TrimSuffix(info.Name, ext), 10, 32)
+		if err != nil || len(info.Name) != 10+len(ext) {
+			continue // not ours
+		}
+		f := found{uint32(n), info.Size}
+		switch ext {
+		case segmentExt:
+			l.segments = append(l.segments, f)
+		case leaseExt:
+			l.leases = append(l.leases, f)
+		default:
+			continue
+		}
+		r.generation = max(r.generation, f.generation)
+	}
+	return l, nil
+}
+
+// load reads one segment and tells the ledger what is in it. It returns nil if there is nothing.
+func (r *Ring) load(g found, leases *leases) (*segment, error) {
+	name := segmentName(r.dir, g.generation)
+	file, err := r.fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	s := &segment{name: name, file: file, ring: r}
+	s.refs.Store(1)
+	s.size.Store(g.size)
+	lines, err := s.recoverLines(g.generation)
+	if err != nil && !errors.Is(err, errFormat) {
+		return nil, errors.Join(err, file.Close())
+	}
+	n := 0
+	for _, l := range lines {
+		if l.state == complete {
+			r.ledger.Restore(l.key, l.size, placeOf(s.generation, l.off), leases.has(l.key))
+			n++
+		}
+	}
+	if n == 0 {
+		return nil, file.Close()
+	}
+	return s, nil
+}
+
+// recoverLines returns the lines of the footer, or of a scan where there is no whole footer. What is
+// not known to be complete is hashed.
+func (s *segment) recoverLines(generation uint32) ([]line, error) {
+	b := make([]byte, firstSize)
+	if err := s.readAt(b, 0); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.first, err = decodeFirst(b); err != nil {
+		return nil, err
+	}
+	if s.generation != generation {
+		return nil, fmt.Errorf("%s says that it is generation %d: %w", s.name, s.generation, errFormat)
+	}
+	lines, err := s.readFooter()
+	if err == nil {
+		s.sealed = true
+	} else if !errors.Is(err, errFormat) {
+		return nil, err
+	} else if lines, err = s.scan(); err != nil {
+		return nil, err
+	}
+	for i := range lines {
+		if lines[i].state == open {
+			if lines[i].state, err = s.verify(lines[i]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if !s.sealed {
+		s.dirty.Store(true) // who wrote it may have crashed before any sync
+		for _, l := range lines {
+			e := &extent{seg: s, key: l.key, off: l.off, size: l.size}
+			e.state.Store(uint32(l.state))
+			s.extents = append(s.extents, e)
+		}
+	}
+	return lines, nil
+}
+
+// readFooter returns the lines of the footer, or errFormat if there is no whole one.
+func (s *segment) readFooter() ([]line, error) {
+	at := s.size.Load() - trailerSize
+	if at < firstSize {
+		return nil, fmt.Errorf("%s has %d bytes: %w", s.name, s.size.Load(), errFormat)
+	}
+	t := make([]byte, trailerSize)
+	if err := s.readAt(t, at); err != nil {
+		return nil, err
+	}
+	n, sum, err := s.decodeTrailer(t, at)
+	if err != nil {
+		return nil, err
+	}
+	b, off := make([]byte, n*entrySize), at-n*entrySize
+	if err := s.readAt(b, off); err != nil {
+		return nil, err
+	}
+	if s.sum(b, off) != sum {
+		return nil, fmt.Errorf("footer of %s: %w", s.name, errFormat)
+	}
+	lines := decodeLines(b)
+	for _, l := range lines {
+		if l.off < firstSize || l.size < 0 || l.size > off || l.off+span(l.size) > off {
+			return nil, fmt.Errorf("footer of %s: record of %d bytes at %d: %w", s.name, l.size, l.off, errFormat)
+		}
+	}
+	return lines, nil
+}
+
+// scan follows the headers from the first on, as far as they are whole, and sets where the footer can
+// go. It never searches for a header: bytes that a client sent may look like one.
+func (s *segment) scan() ([]line, error) {
+	var lines []line
+	b := make([]byte, headerSize)
+	for s.end = firstSize; s.end+headerSize <= s.size.Load(); {
+		if err := s.readAt(b, s.end); err != nil {
+			return nil, err
+		}
+		h, err := s.decodeHeader(b, s.end)
+		if err != nil || h.size > s.size.Load() || s.end+headerSize+h.size > s.size.Load() {
+			break
+		}
+		lines = append(lines, line{key: h.key, size: h.size, off: s.end})
+		s.end += span(h.size)
+	}
+	return lines, nil
+}
+
+// verify reads a record and says whether it is complete.
+func (s *segment) verify(l line) (state, error) {
+	b := make([]byte, headerSize)
+	if err := s.readAt(b, l.off); err != nil {
+		return abandoned, err
+	}
+	h, err := s.decodeHeader(b, l.off)
+	if err != nil || h.key != l.key || h.size != l.size {
+		return abandoned, nil
+	}
+	body := io.NewSectionReader(s.file, l.off+headerSize, l.size)
+	if l.key.Kind == ledger.Record {
+		sum := xxhash.New()
+		if _, err := io.Copy(sum, body); err != nil {
+			return abandoned, err
+		}
+		return verdict(sum.Sum64() == h.bodySum), nil
+	}
+	f := digest.Function(l.key.Kind)
+	if !f.Valid() {
+		return abandoned, nil
+	}
+	hash := f.NewHash()
+	if _, err := io.CopyBuffer(hash, body, make([]byte, 1<<20)); err != nil {
+		return abandoned, err
+	}
+	return verdict(bytes.Equal(hash.Sum(nil), l.key.Hash[:])), nil
+}
+
+func verdict(ok bool) state {
+	if ok {
+		return complete
+	}
+	return abandoned
+}
+
+// readAt fills b. The end of the file comes as errFormat: a crash can leave a file short.
+func (s *segment) readAt(b []byte, off int64) error {
+	if _, err := s.file.ReadAt(b, off); err == io.EOF {
+		return fmt.Errorf("%s ends before byte %d: %w", s.name, off+int64(len(b)), errFormat)
+	} else if err != nil {
+		return fmt.Errorf("read segment %s: %w", s.name, err)
+	}
+	return nil
+}
