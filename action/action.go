@@ -168,7 +168,7 @@ func (c *Cache) storeInlined(ctx context.Context, f digest.Function, result *rep
 			continue
 		}
 		if err := c.storeBytes(ctx, f, file.GetDigest(), file.GetContents()); err != nil {
-			return &FieldError{fmt.Sprintf("output_files[%d].contents", i), err}
+			return inField(fmt.Sprintf("output_files[%d].contents", i), err)
 		}
 		file.Contents = nil
 	}
@@ -185,7 +185,7 @@ func (c *Cache) storeInlined(ctx context.Context, f digest.Function, result *rep
 			*std.d = &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}
 		}
 		if err := c.storeBytes(ctx, f, *std.d, *std.raw); err != nil {
-			return &FieldError{std.field, err}
+			return inField(std.field, err)
 		}
 		*std.raw = nil
 	}

@@ -15,7 +15,7 @@ import (
 // maxTreeSize bounds what is read to walk one tree or directory, in bytes. A Tree of a million files is about 100 MiB.
 const maxTreeSize = 256 << 20
 
-// A FieldError says which field of a result is malformed.
+// A FieldError says which field of a result is malformed, or has bytes that are not its digest's.
 type FieldError struct {
 	Field string
 	Err   error
@@ -25,6 +25,16 @@ func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
 
 // Unwrap returns what is wrong with the field.
 func (e *FieldError) Unwrap() error { return e.Err }
+
+// inField says in which field err came up: as a FieldError if the field is to blame.
+func inField(field string, err error) error {
+	for _, blame := range []error{digest.ErrSyntax, blob.ErrInvalid, blob.ErrMismatch} {
+		if errors.Is(err, blame) {
+			return &FieldError{field, err}
+		}
+	}
+	return fmt.Errorf("%s: %w", field, err)
+}
 
 // A closure collects every digest that a result names.
 type closure struct {
@@ -41,12 +51,12 @@ func closureOf(ctx context.Context, store blob.Store, f digest.Function, result 
 	c := &closure{store: store, function: f}
 	for i, file := range result.GetOutputFiles() {
 		if err := c.add(file.GetDigest()); err != nil {
-			return nil, &FieldError{fmt.Sprintf("output_files[%d].digest", i), err}
+			return nil, inField(fmt.Sprintf("output_files[%d].digest", i), err)
 		}
 	}
 	for i, dir := range result.GetOutputDirectories() {
-		if err := c.addOutputDirectory(ctx, dir); err != nil {
-			return nil, fmt.Errorf("output_directories[%d].%w", i, err)
+		if err := c.addOutputDirectory(ctx, fmt.Sprintf("output_directories[%d].", i), dir); err != nil {
+			return nil, err
 		}
 	}
 	for _, std := range []struct {
@@ -57,7 +67,7 @@ func closureOf(ctx context.Context, store blob.Store, f digest.Function, result 
 			continue
 		}
 		if err := c.add(std.d); err != nil {
-			return nil, &FieldError{std.field, err}
+			return nil, inField(std.field, err)
 		}
 	}
 	return c, nil
@@ -71,18 +81,18 @@ func (c *closure) add(p *repb.Digest) error {
 	return err
 }
 
-func (c *closure) addOutputDirectory(ctx context.Context, dir *repb.OutputDirectory) error {
+func (c *closure) addOutputDirectory(ctx context.Context, field string, dir *repb.OutputDirectory) error {
 	if dir.GetTreeDigest() == nil && dir.GetRootDirectoryDigest() == nil {
-		return &FieldError{"tree_digest", errors.New("neither it nor root_directory_digest is set")}
+		return &FieldError{field + "tree_digest", errors.New("neither it nor root_directory_digest is set")}
 	}
 	if p := dir.GetTreeDigest(); p != nil {
 		if err := c.addTree(ctx, p); err != nil {
-			return &FieldError{"tree_digest", err}
+			return inField(field+"tree_digest", err)
 		}
 	}
 	if p := dir.GetRootDirectoryDigest(); p != nil {
 		if err := c.walk(ctx, p); err != nil {
-			return &FieldError{"root_directory_digest", err}
+			return inField(field+"root_directory_digest", err)
 		}
 	}
 	return nil
@@ -147,7 +157,7 @@ func (c *closure) walk(ctx context.Context, p *repb.Digest) error {
 // records.
 func (c *closure) read(ctx context.Context, d digest.Digest, m proto.Message) (bool, error) {
 	if d.Size > maxTreeSize {
-		return false, fmt.Errorf("%s is larger than the %d bytes that are read of a tree", d, maxTreeSize)
+		return false, fmt.Errorf("%w: %s is larger than the %d bytes that are read of a tree", blob.ErrInvalid, d, maxTreeSize)
 	}
 	data, err := blob.Get(ctx, c.store, d)
 	if errors.Is(err, blob.ErrNotFound) {
@@ -158,7 +168,7 @@ func (c *closure) read(ctx context.Context, d digest.Digest, m proto.Message) (b
 		return false, err
 	}
 	if err := proto.Unmarshal(data, m); err != nil {
-		return false, fmt.Errorf("blob %s is not a %s: %w", d, m.ProtoReflect().Descriptor().Name(), err)
+		return false, fmt.Errorf("%w: blob %s is not a %s: %v", blob.ErrInvalid, d, m.ProtoReflect().Descriptor().Name(), err)
 	}
 	return true, nil
 }

@@ -241,3 +241,16 @@ func (h *memHandle) Close() error {
 	h.unlink()
 	return nil
 }
+
+// Clone returns a copy of the files as they are, as another process would find them if this one were
+// killed now: nothing is open and nothing locked.
+func (m *Mem) Clone() *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := &Mem{Room: m.Room, files: map[string]*memFile{}, locked: map[string]bool{}}
+	for name, f := range m.files {
+		c.files[name] = &memFile{m: c, name: name, data: slices.Clone(f.data), size: f.size, links: 1}
+		c.used += f.size
+	}
+	return c
+}

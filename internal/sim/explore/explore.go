@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,7 +33,7 @@ type Schedule struct {
 	tasks   []task
 	arrived chan parked
 	ended   chan struct{}
-	names   map[uint64]string // goroutine to task
+	names   sync.Map // goroutine number to task name; time may wake several goroutines at once
 	trace   []string
 }
 
@@ -79,7 +80,6 @@ func runOne(t *testing.T, seed uint64, scenario func(t *testing.T, s *Schedule))
 	}()
 	synctest.Test(t, func(t *testing.T) {
 		s.arrived, s.ended = make(chan parked, 64), make(chan struct{}, 64)
-		s.names = map[uint64]string{}
 		scenario(t, s)
 	})
 }
@@ -167,11 +167,15 @@ func (s *Schedule) arrive(task, point string) {
 	s.arrived <- parked{task: task, point: point, goOn: goOn}
 	<-goOn
 	if point == "start" {
-		s.names[goroutine()] = task // only the task that was let go runs, so no lock
+		s.names.Store(goroutine(), task)
 	}
 }
 
-func (s *Schedule) park(point string) { s.arrive(s.names[goroutine()], point) }
+func (s *Schedule) park(point string) {
+	task, _ := s.names.Load(goroutine())
+	name, _ := task.(string) // none for a goroutine that no task is
+	s.arrive(name, point)
+}
 
 // goroutine returns the number of the calling goroutine. The runtime offers it nowhere but in the
 // first line of a stack, which is dear, and only tests pay.

@@ -1,0 +1,90 @@
+package segment
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/storetest"
+	"github.com/sarsen-build/sarsen/internal/vfs"
+	"github.com/sarsen-build/sarsen/ledger"
+)
+
+// FuzzRecover changes bytes of what a killed process left. Whatever start-up then calls present is
+// whole.
+func FuzzRecover(f *testing.F) {
+	f.Add(uint16(0), []byte{1})
+	f.Add(uint16(firstSize), []byte{0, 0, 0, 0})
+	f.Add(uint16(firstSize+8), []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f})
+	f.Add(uint16(2*firstSize+3), []byte("SREC"))
+	f.Add(uint16(2000), slices.Repeat([]byte{7}, 3000))
+	f.Fuzz(func(t *testing.T, at uint16, noise []byte) {
+		fsys := &vfs.Mem{}
+		r := openRing(t, fsys, small)
+		putAllSizes(t, r)
+		if err := r.Put(t.Context(), [32]byte{1}, []byte("result")); err != nil {
+			t.Fatal(err)
+		}
+		image := fsys.Clone()
+		for _, g := range []uint32{1, 2} {
+			file, err := image.Open(segmentName("ring", g))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := file.WriteAt(noise, int64(at)); err != nil {
+				t.Fatal(err)
+			}
+			file.Close()
+		}
+		r = openRing(t, image, small)
+		for i, n := range sizes {
+			data := storetest.Bytes(uint64(i), n)
+			d := digest.SHA256.Of(data)
+			if present, err := r.Missing(t.Context(), digest.SetOf(d)); err != nil {
+				t.Fatal(err)
+			} else if present.Len() == 0 {
+				checkBlob(t, r, d, data)
+			}
+		}
+		if rec, err := r.Get(t.Context(), [32]byte{1}); err == nil && string(rec.Value) != "result" {
+			t.Errorf("record = %q", rec.Value)
+		} else if err != nil && !errors.Is(err, blob.ErrNotFound) {
+			t.Error(err)
+		}
+		if err := r.leaks(image); err != nil {
+			t.Error(err)
+		}
+		closeRing(t, r)
+	})
+}
+
+// FuzzDecode feeds arbitrary bytes to every decoder of the format; what decodes encodes to the same.
+func FuzzDecode(f *testing.F) {
+	one := first{generation: 3, seed: 42}
+	lines := []line{{key: ledger.Key{Kind: 1}, size: 5, off: 64, state: complete}}
+	f.Add(one.encode())
+	f.Add(one.appendHeader(nil, header{key: ledger.Key{Kind: ledger.Record}, size: 9, bodySum: 1}, 64))
+	f.Add(one.encodeFooter(lines, 200)[entrySize:])
+	f.Add([]byte(leaseMagic + "\x00\x00\x00\x00\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if got, err := decodeFirst(b); err == nil && !slices.Equal(got.encode()[:24], b[:24]) {
+			t.Errorf("first block %x decodes to %+v", b, got)
+		}
+		if got, err := one.decodeHeader(b, 64); err == nil {
+			if again, err := one.decodeHeader(one.appendHeader(nil, got, 64), 64); err != nil || again != got {
+				t.Errorf("header %+v becomes %+v, %v", got, again, err)
+			}
+		}
+		if n, _, err := one.decodeTrailer(b, 200+entrySize); err == nil && n*entrySize > 200+entrySize {
+			t.Errorf("trailer with %d lines", n)
+		}
+		for _, l := range decodeLines(b) {
+			_ = l.key
+		}
+		if l, err := decodeLeases(b); err == nil && len(l.tags)*8 > len(b) {
+			t.Errorf("%d leases in %d bytes", len(l.tags), len(b))
+		}
+	})
+}

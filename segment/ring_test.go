@@ -1,0 +1,381 @@
+package segment
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/storetest"
+	"github.com/sarsen-build/sarsen/internal/vfs"
+)
+
+func mustPut(t *testing.T, r *Ring, data []byte) digest.Digest {
+	t.Helper()
+	d := digest.SHA256.Of(data)
+	if err := blob.Put(t.Context(), r, d, data); err != nil {
+		t.Fatalf("Put of %d bytes = %v", len(data), err)
+	}
+	return d
+}
+
+func checkBlob(t *testing.T, r *Ring, d digest.Digest, want []byte) {
+	t.Helper()
+	got, err := blob.Get(t.Context(), r, d)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("Get of %v = %d bytes, %v", d, len(got), err)
+	}
+}
+
+// putAllSizes puts one blob of each size and returns a check that they are there.
+func putAllSizes(t *testing.T, r *Ring) (check func(*Ring)) {
+	for i, n := range sizes {
+		mustPut(t, r, storetest.Bytes(uint64(i), n))
+	}
+	return func(r *Ring) {
+		t.Helper()
+		for i, n := range sizes {
+			data := storetest.Bytes(uint64(i), n)
+			checkBlob(t, r, digest.SHA256.Of(data), data)
+		}
+	}
+}
+
+func TestRestart(t *testing.T) {
+	fsys := &vfs.Mem{}
+	r := openRing(t, fsys, small)
+	check := putAllSizes(t, r)
+	key := [32]byte{1}
+	for _, v := range []string{"old", "new"} {
+		if err := r.Put(t.Context(), key, []byte(v)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		closeRing(t, r)
+		r = openRing(t, fsys, small)
+		check(r)
+		if rec, err := r.Get(t.Context(), key); err != nil || string(rec.Value) != "new" {
+			t.Errorf("record = %q, %v, want new", rec.Value, err)
+		}
+		if err := r.leaks(fsys); err != nil {
+			t.Error(err)
+		}
+	}
+	closeRing(t, r)
+}
+
+// TestKill opens what a killed process leaves: no footer, no lease file, and an upload half done.
+func TestKill(t *testing.T) {
+	fsys := &vfs.Mem{}
+	r := openRing(t, fsys, small)
+	check := putAllSizes(t, r)
+	var half []digest.Digest
+	for _, n := range []int{3000, 40000} {
+		data := storetest.Bytes(99, n)
+		d := digest.SHA256.Of(data)
+		w, err := r.Create(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		if _, err := w.Write(data[:n-1]); err != nil {
+			t.Fatal(err)
+		}
+		half = append(half, d)
+	}
+	last := storetest.Bytes(7, 200)
+	mustPut(t, r, last) // its header is behind the half one's
+	if err := r.Put(t.Context(), [32]byte{1}, []byte("result")); err != nil {
+		t.Fatal(err)
+	}
+	image := fsys.Clone()
+	for range 2 { // the second time there are footers
+		r2 := openRing(t, image, small)
+		check(r2)
+		checkBlob(t, r2, digest.SHA256.Of(last), last)
+		for _, d := range half {
+			if _, err := r2.Open(t.Context(), d); !errors.Is(err, blob.ErrNotFound) {
+				t.Errorf("Open of half an upload = %v, want ErrNotFound", err)
+			}
+		}
+		if rec, err := r2.Get(t.Context(), [32]byte{1}); err != nil || string(rec.Value) != "result" {
+			t.Errorf("record = %q, %v", rec.Value, err)
+		}
+		if err := r2.leaks(image); err != nil {
+			t.Error(err)
+		}
+		image = image.Clone()
+	}
+}
+
+// TestSealWaitsForNobody rotates while an upload is under way, in whose segment the footer then says
+// open, and ends it after that.
+func TestSealWaitsForNobody(t *testing.T) {
+	fsys := &vfs.Mem{}
+	r := openRing(t, fsys, small)
+	data := storetest.Bytes(1, 10000)
+	d := digest.SHA256.Of(data)
+	w, err := r.Create(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := w.Write(data[:5000]); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		mustPut(t, r, storetest.Bytes(uint64(i+10), 16000)) // four fill a segment
+	}
+	if _, err := w.Write(data[5000:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	r2 := openRing(t, fsys.Clone(), small)
+	checkBlob(t, r2, d, data)
+	closeRing(t, r)
+	r3 := openRing(t, fsys, small)
+	checkBlob(t, r3, d, data)
+	closeRing(t, r3)
+}
+
+func TestRecords(t *testing.T) {
+	r := openRing(t, &vfs.Mem{}, small)
+	defer closeRing(t, r)
+	key := [32]byte{9}
+	if _, err := r.Get(t.Context(), key); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("Get before Put = %v, want ErrNotFound", err)
+	}
+	for _, want := range []string{"one", "", "three"} {
+		if err := r.Put(t.Context(), key, []byte(want)); err != nil {
+			t.Fatal(err)
+		}
+		if rec, err := r.Get(t.Context(), key); err != nil || string(rec.Value) != want {
+			t.Errorf("Get = %q, %v, want %q", rec.Value, err, want)
+		}
+	}
+	old, _ := r.Get(t.Context(), key)
+	if err := r.Put(t.Context(), key, []byte("four")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Drop(t.Context(), key, old.Incarnation); err != nil {
+		t.Fatal(err)
+	}
+	rec, err := r.Get(t.Context(), key)
+	if err != nil || string(rec.Value) != "four" {
+		t.Errorf("after the Drop of an older incarnation: %q, %v, want four", rec.Value, err)
+	}
+	if err := r.Drop(t.Context(), key, rec.Incarnation); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Get(t.Context(), key); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("Get after Drop = %v, want ErrNotFound", err)
+	}
+	if err := r.Put(t.Context(), key, make([]byte, 10000)); !errors.Is(err, blob.ErrTooLarge) {
+		t.Errorf("Put of a large record = %v, want ErrTooLarge", err)
+	}
+}
+
+// TestFull fills the ring with leased blobs, and goes on when the leases are over.
+func TestFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := &vfs.Mem{}
+		r := openRing(t, fsys, small)
+		defer closeRing(t, r)
+		fill := func(seed uint64) (n uint64) {
+			for ; n < 1000; n++ {
+				data := storetest.Bytes(seed+n, 10000)
+				err := blob.Put(t.Context(), r, digest.SHA256.Of(data), data)
+				if errors.Is(err, blob.ErrFull) {
+					return n
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if used := r.Stats().UsedBytes; used > small.MaxSize {
+					t.Fatalf("%d bytes used of %d", used, small.MaxSize)
+				}
+			}
+			return n
+		}
+		const each = 17 * 6 // a segment takes six; sealed ones are cut to what they hold, so there is one more
+		if got := fill(0); got != each {
+			t.Errorf("%d blobs went in before the ring was full, want %d", got, each)
+		}
+		for i := range uint64(each) {
+			data := storetest.Bytes(i, 10000)
+			checkBlob(t, r, digest.SHA256.Of(data), data)
+		}
+		time.Sleep(2 * small.Lease)
+		if got := fill(1000); got != each {
+			t.Errorf("%d blobs went in after the leases were over, want %d", got, each)
+		}
+		if s := r.Stats(); s.EvictedSegments != 17 || s.Blobs != each {
+			t.Errorf("Stats = %+v, want 17 evicted and %d blobs", s, each)
+		}
+		if err := r.leaks(fsys); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestLeaseOutlivesRestart: a leased blob is still leased after a restart, one that was not is not.
+func TestLeaseOutlivesRestart(t *testing.T) {
+	for _, clean := range []bool{true, false} {
+		t.Run(fmt.Sprintf("clean=%v", clean), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				fsys := &vfs.Mem{}
+				r := openRing(t, fsys, small)
+				cold, warm := storetest.Bytes(1, 10000), storetest.Bytes(2, 10000)
+				c := mustPut(t, r, cold)
+				r.turn <- struct{}{}
+				if err := r.rotate(); err != nil {
+					t.Fatal(err)
+				}
+				<-r.turn
+				w := mustPut(t, r, warm)
+				time.Sleep(2 * small.Lease)
+				checkBlob(t, r, w, warm)
+				if clean {
+					closeRing(t, r)
+				} else {
+					fsys = fsys.Clone()
+				}
+				r = openRing(t, fsys, small)
+				r.evictAll()
+				checkBlob(t, r, w, warm)
+				if _, err := r.Open(t.Context(), c); (err == nil) == clean {
+					t.Errorf("Open of the blob whose lease was over = %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	r := openRing(t, &vfs.Mem{}, small)
+	defer closeRing(t, r)
+	d := digest.SHA256.Of(nil)
+	d.Hash[0]++
+	d.Size = r.MaxBlobSize() + 1
+	if _, err := r.Create(t.Context(), d); !errors.Is(err, blob.ErrTooLarge) {
+		t.Errorf("Create of %d bytes = %v, want ErrTooLarge", d.Size, err)
+	}
+	data := storetest.Bytes(1, int(r.MaxBlobSize()))
+	checkBlob(t, r, mustPut(t, r, data), data)
+}
+
+func TestOptions(t *testing.T) {
+	for _, o := range []Options{
+		{MaxSize: MinSize - 1, Lease: time.Hour},
+		{MaxSize: -1, Lease: time.Hour},
+		{MaxSize: MinSize, Lease: time.Millisecond},
+	} {
+		if _, err := Open(t.Context(), &vfs.Mem{}, "ring", o); !errors.Is(err, blob.ErrInvalid) {
+			t.Errorf("Open with %+v = %v, want ErrInvalid", o, err)
+		}
+	}
+}
+
+func TestLocked(t *testing.T) {
+	dir := t.TempDir()
+	r, err := Open(t.Context(), vfs.OS{}, dir, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), vfs.OS{}, dir, small); !errors.Is(err, ErrLocked) {
+		t.Errorf("second Open = %v, want ErrLocked", err)
+	}
+	check := putAllSizes(t, r)
+	closeRing(t, r)
+	if r, err = Open(t.Context(), vfs.OS{}, dir, small); err != nil {
+		t.Fatal(err)
+	}
+	check(r)
+	closeRing(t, r)
+	if _, err := r.Open(t.Context(), digest.SHA256.Of([]byte("x"))); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("Open after Close = %v", err)
+	}
+	if err := blob.Put(t.Context(), r, digest.SHA256.Of([]byte("x")), []byte("x")); !errors.Is(err, blob.ErrClosed) {
+		t.Errorf("Put after Close = %v, want ErrClosed", err)
+	}
+}
+
+// A failing is a file system whose syncs or writes fail while the switch is on.
+type failing struct {
+	vfs.FS
+	syncs, writes bool
+}
+
+var errDisk = errors.New("input/output error")
+
+func (f *failing) Create(name string, size int64) (vfs.File, error) {
+	file, err := f.FS.Create(name, size)
+	return failingFile{file, f}, err
+}
+
+type failingFile struct {
+	vfs.File
+	f *failing
+}
+
+func (f failingFile) Sync() error {
+	if f.f.syncs {
+		return errDisk
+	}
+	return f.File.Sync()
+}
+
+func (f failingFile) WriteAt(p []byte, off int64) (int, error) {
+	if f.f.writes {
+		return 0, errDisk
+	}
+	return f.File.WriteAt(p, off)
+}
+
+// TestSyncFails: a result is never acknowledged after a sync failed, though a later sync succeeds.
+func TestSyncFails(t *testing.T) {
+	fsys := &failing{FS: &vfs.Mem{}}
+	r := openRing(t, fsys, small)
+	data := storetest.Bytes(1, 100)
+	d := mustPut(t, r, data)
+	fsys.syncs = true
+	if err := r.Put(t.Context(), [32]byte{1}, []byte("x")); !errors.Is(err, errDisk) {
+		t.Errorf("Put while syncs fail = %v, want %v", err, errDisk)
+	}
+	fsys.syncs = false
+	if err := r.Put(t.Context(), [32]byte{1}, []byte("x")); !errors.Is(err, errBadSegment) {
+		t.Errorf("Put after a sync failed = %v, want %v", err, errBadSegment)
+	}
+	if _, err := r.Get(t.Context(), [32]byte{1}); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("Get of a result that was refused = %v, want ErrNotFound", err)
+	}
+	checkBlob(t, r, d, data)
+	checkBlob(t, r, mustPut(t, r, storetest.Bytes(2, 100)), storetest.Bytes(2, 100))
+}
+
+// TestWriteFails: a write that fails is told to all who had a part in it, and the ring goes on.
+func TestWriteFails(t *testing.T) {
+	fsys := &failing{FS: &vfs.Mem{}}
+	r := openRing(t, fsys, small)
+	check := putAllSizes(t, r)
+	fsys.writes = true
+	for i, n := range sizes {
+		data := storetest.Bytes(uint64(i)+50, n)
+		if err := blob.Put(t.Context(), r, digest.SHA256.Of(data), data); !errors.Is(err, errDisk) {
+			t.Errorf("Put of %d bytes while writes fail = %v, want %v", n, err, errDisk)
+		}
+	}
+	fsys.writes = false
+	check(r)
+	for i, n := range sizes {
+		data := storetest.Bytes(uint64(i)+50, n)
+		checkBlob(t, r, mustPut(t, r, data), data)
+	}
+}

@@ -1,0 +1,116 @@
+# What the scripts of this folder share. It is sourced, never run.
+# shellcheck shell=sh disable=SC2034,SC2154 # its names are used, and set, by those who source it
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+me=$(basename "$0" .sh)
+cache=${SARSEN_TEST_CACHE:-${HOME:?set HOME or SARSEN_TEST_CACHE}/.cache/sarsen-test}
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+
+grpc=127.0.0.1:8980
+http=127.0.0.1:8981
+
+say() { echo "$me: $*"; }
+
+# fail ends the script, and with it (it is the first process of its namespace)
+# Sarsen, the client and every mount. What Sarsen wrote is shown first, because
+# all of that is about to be gone.
+fail() {
+	if [ -s "${work:-}/sarsen.log" ]; then
+		echo "--- the end of what sarsen wrote:"
+		tail -n 30 "$work/sarsen.log"
+	fi >&2
+	echo "$me: FAIL: $*" >&2
+	exit 1
+}
+
+# want TEXT FILE WHAT fails unless FILE holds TEXT.
+want() {
+	grep -q -- "$1" "$2" && return
+	echo "--- $2:" >&2
+	tail -n 40 "$2" >&2
+	fail "$3: got the text above, want '$1' in it"
+}
+
+# need WHAT PACKAGE... installs the packages when WHAT, a program or a file, is missing.
+need() {
+	if [ -e "$1" ] || command -v "$1" >/dev/null; then return; fi
+	what=$1
+	shift
+	command -v apt-get >/dev/null || fail "$what is missing and there is no apt-get; install: $*"
+	(
+		flock 9 # apt's own lock makes a second run fail, not wait
+		apt-get -o Acquire::Retries=5 -qq update
+		DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300 \
+			install -y -qq --no-install-recommends "$@"
+	) 9>"$cache/apt.lock" >&2 || fail "could not install: $*"
+}
+
+# enter UNSHARE-OPTIONS -- SCRIPT ARGUMENTS... runs the script again, as the first
+# process of its own namespaces. When it ends, in whatever way (kill -9 too), the
+# kernel takes its children and mounts away, so nothing has to be tidied up.
+enter() {
+	if [ "${SARSEN_TEST_INSIDE:-}" = 1 ]; then
+		trap 'exit 130' INT # a first process ignores what it has no handler for
+		trap 'exit 143' TERM
+		return
+	fi
+	SARSEN_TEST_INSIDE=1 exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc "$@"
+}
+
+# alone is enter for a test: with no network but its own loopback.
+alone() {
+	case ${SARSEN:-} in
+	/*) [ -x "$SARSEN" ] || fail "SARSEN=$SARSEN is not a program" ;;
+	*) fail "SARSEN must be the absolute path of the program to test" ;;
+	esac
+	need ip iproute2
+	enter --net -- "$0" "$@"
+	ip link set lo up
+}
+
+# scratch FOLDER makes FOLDER the place for all that is written: a tmpfs that
+# no other process sees, so that two runs may share the cache.
+scratch() {
+	work=$1
+	mkdir -p "$work"
+	mount -t tmpfs -o size=4g,mode=1777 tmpfs "$work"
+	mkdir "$work/home"
+}
+
+# inside COMMAND... runs it in the Debian root $root.
+inside() {
+	chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin HOME=/tmp/home LC_ALL=C "$@"
+}
+
+# start_sarsen starts Sarsen on $work/data and returns when it says that it is ready.
+start_sarsen() {
+	: >"$work/sarsen.out"
+	env -i PATH="$PATH" HOME="$work/home" TMPDIR="$work" \
+		"$SARSEN" up --dir "$work/data" --max-size 2GB --grpc $grpc --http $http \
+		>"$work/sarsen.out" 2>>"$work/sarsen.log" &
+	sarsen=$!
+	tries=0
+	until grep -q ready "$work/sarsen.out"; do
+		kill -0 "$sarsen" 2>/dev/null || fail "'sarsen up' ended before it said 'ready'; it said: $(cat "$work/sarsen.out")"
+		tries=$((tries + 1))
+		[ $tries -lt 300 ] || fail "'sarsen up' did not say 'ready' within 30 s; it said: $(cat "$work/sarsen.out")"
+		sleep 0.1
+	done
+}
+
+# stop_sarsen sends SIGTERM and wants exit status 0 within 30 s.
+stop_sarsen() {
+	kill -TERM "$sarsen" || fail "sarsen was no longer running when it was to be stopped"
+	(sleep 30 && kill -KILL "$sarsen") >/dev/null 2>&1 &
+	watchdog=$!
+	status=0
+	wait "$sarsen" || status=$?
+	kill $watchdog 2>/dev/null || true
+	case $status in
+	0) ;;
+	137) fail "sarsen did not end within 30 s of SIGTERM" ;;
+	*) fail "sarsen's exit status after SIGTERM: got $status, want 0" ;;
+	esac
+}
