@@ -1,0 +1,40 @@
+# `make` lists the verbs. docs/testing.md says what each harness is for.
+
+GO ?= go
+STATICCHECK = $(GO) tool -modfile=tools/go.mod staticcheck
+
+.DEFAULT_GOAL := help
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+build: ## build ./sarsen, static and stripped
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o sarsen ./cmd/sarsen
+
+test: lint unit mutants clients ## everything that CI runs
+
+lint: ## formatting, go vet, staticcheck, and the house rules
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags mutant ./...
+	$(GO) vet -tags clients ./test/clients
+	GOOS=darwin $(GO) vet ./internal/vfs ./segment ./httpcache
+	$(STATICCHECK) ./...
+	$(GO) test -count=1 ./internal/tidy
+
+unit: ## unit, conformance, seeded and script tests, with the race detector
+	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/mutants -e /internal/tidy)
+
+mutants: ## make each mistake of internal/mutant and see it caught
+	$(GO) test -count=1 -v ./test/mutants
+
+clients: ## Bazel, buildbox and moon against the real binary (root; 60 s and 1.5 GB of packages the first time)
+	$(GO) test -tags clients -count=1 -v -timeout 45m ./test/clients
+
+FUZZTIME ?= 30s
+fuzz: ## run every fuzz target for FUZZTIME
+	@for f in $$(git grep -ohE '^func Fuzz[A-Za-z]+' -- '*_test.go' | sed 's/func //' | sort -u); do \
+		for p in $$(git grep -lE "^func $$f\(" -- '*_test.go' | xargs -n1 dirname); do \
+			echo "$$f in ./$$p"; $(GO) test ./$$p -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done; done
+
+.PHONY: help build test lint unit mutants clients fuzz

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/config"
+	"github.com/sarsen-build/sarsen/httpcache"
+	"github.com/sarsen-build/sarsen/internal/vfs"
+	"github.com/sarsen-build/sarsen/segment"
+	"github.com/sarsen-build/sarsen/server"
+)
+
+// A stop takes 30 s in all: what is in flight gets the first part, then it is cut, and the store has
+// the rest to write footers and sync.
+const (
+	drainWithin = 18 * time.Second
+	cutWithin   = 4 * time.Second
+	closeWithin = 8 * time.Second
+)
+
+// run starts what c describes, says so on stdout when all of it works, and serves until a signal
+// comes or a part fails. Services start in the order listeners, store, servers, and stop in the
+// opposite order, so that no call finds its store closed.
+func run(c *config.Config, stdout, stderr io.Writer) error {
+	// Without this, "sarsen up | tee log" would die of the first line after tee, in the midst of
+	// closing the store.
+	signal.Ignore(syscall.SIGPIPE)
+	log := newLogger(c, stderr)
+	ctx, cancel := untilSignal(log, stderr)
+	defer cancel()
+
+	s := &services{config: c, log: log, failed: make(chan error, 2)}
+	err := s.start(ctx)
+	if err == nil {
+		err = selfCheck(ctx, s.grpcListener.Addr().String(), s.httpListener.Addr().String(), log)
+	}
+	if err == nil {
+		printReady(stdout, c, s.grpcAddr(), s.httpAddr())
+		select {
+		case <-ctx.Done():
+		case err = <-s.failed:
+		}
+	}
+	// A signal that came while starting is no error, whatever it cut short.
+	if ctx.Err() != nil {
+		err = nil
+	}
+	if stopErr := s.stop(); err == nil {
+		err = stopErr
+	}
+	return err
+}
+
+// untilSignal returns a context that ends with the first signal to stop. The second ends the process.
+func untilSignal(log *slog.Logger, stderr io.Writer) (context.Context, context.CancelFunc) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	// A closed terminal stops Sarsen too, unless it was started with nohup.
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		log.Info("stopping; a second signal stops at once", "signal", (<-signals).String())
+		cancel()
+		<-signals
+		fmt.Fprintln(stderr, "sarsen: stopped at once by a second signal; the next start recovers the store")
+		os.Exit(statusError)
+	}()
+	return ctx, cancel
+}
+
+// services are the running parts. What was not started is nil.
+type services struct {
+	config *config.Config
+	log    *slog.Logger
+
+	grpcListener, httpListener net.Listener
+	store                      *segment.Ring
+	grpc                       *server.Server
+	http                       *http.Server
+	failed                     chan error // gets why a listener ended by itself
+}
+
+// start starts everything. After an error, stop stops what was started.
+func (s *services) start(ctx context.Context) (err error) {
+	if s.grpcListener, err = listen(ctx, "gRPC", "--grpc", s.config.GRPC); err != nil {
+		return err
+	}
+	if s.httpListener, err = listen(ctx, "HTTP", "--http", s.config.HTTP); err != nil {
+		return err
+	}
+	began := time.Now()
+	s.store, err = segment.Open(ctx, vfs.OS{}, s.config.Dir, segment.Options{
+		MaxSize: s.config.MaxSize, Lease: s.config.Lease, Log: s.log,
+	})
+	if err != nil {
+		s.store = nil
+		return explainOpen(s.config.Dir, err)
+	}
+	stats := s.store.Stats()
+	s.log.Info("store open", "dir", s.config.Dir, "blobs", stats.Blobs, "results", stats.Records,
+		"used", humanize.Bytes(uint64(stats.UsedBytes)), "max", config.FormatSize(s.config.MaxSize), "took", time.Since(began).Round(time.Millisecond))
+	s.wire()
+	s.serve("gRPC", s.grpcListener, s.grpc.Serve)
+	s.serve("HTTP", s.httpListener, s.http.Serve)
+	return nil
+}
+
+// wire makes the servers on the open store.
+func (s *services) wire() {
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	actions := action.New(s.store, s.store)
+	s.grpc = server.New(server.Options{
+		Store:       s.store,
+		Actions:     actions,
+		HTTPAddr:    s.httpAddr,
+		MaxBlobSize: s.store.MaxBlobSize(),
+		Log:         s.log,
+		Metrics:     metrics,
+	})
+	s.http = &http.Server{
+		Handler: httpcache.New(httpcache.Options{
+			Store:       s.store,
+			Actions:     actions,
+			SpoolDir:    filepath.Join(s.config.Dir, "spool"),
+			MaxBlobSize: s.store.MaxBlobSize(),
+			GRPCAddr:    s.grpcAddr,
+			Status:      s.status,
+			Version:     shortVersion(),
+			Log:         s.log,
+			Metrics:     metrics,
+		}),
+		// A large upload over a slow line may take hours, so whole requests have no limit; the handler
+		// bounds each read and write.
+		ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout:       5 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+}
+
+// serve runs a server's accept loop.
+func (s *services) serve(name string, l net.Listener, loop func(net.Listener) error) {
+	go func() {
+		if err := loop(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- fmt.Errorf("the %s server stopped by itself: %w", name, err)
+		}
+	}()
+}
+
+// status is what /status shows of the store.
+func (s *services) status() any {
+	return struct {
+		Dir   string        `json:"dir"`
+		Lease string        `json:"lease"`
+		Store segment.Stats `json:"store"`
+	}{s.config.Dir, config.FormatDuration(s.config.Lease), s.store.Stats()}
+}
+
+func (s *services) grpcAddr() string { return advertised(s.config.GRPC, s.grpcListener.Addr()) }
+func (s *services) httpAddr() string { return advertised(s.config.HTTP, s.httpListener.Addr()) }
+
+// stop stops what was started: first both servers at once, then the store.
+func (s *services) stop() error {
+	if s.store == nil {
+		closeListener(s.grpcListener)
+		closeListener(s.httpListener)
+		return nil
+	}
+	began := time.Now()
+	draining, cancel := context.WithTimeout(context.Background(), drainWithin)
+	defer cancel()
+	httpDone, grpcDone, storeDone := make(chan error, 1), make(chan error, 1), make(chan error, 1)
+	go func() { httpDone <- s.stopHTTP(draining) }()
+	go func() { grpcDone <- s.stopGRPC(draining) }()
+	cut, cancelCut := context.WithTimeout(context.Background(), drainWithin+cutWithin)
+	defer cancelCut()
+	// A late step is given up with a warning, so that the store is closed in any case.
+	_ = s.await(cut, "HTTP server", httpDone)
+	_ = s.await(cut, "gRPC server", grpcDone)
+
+	closing, cancelClosing := context.WithTimeout(context.Background(), closeWithin)
+	defer cancelClosing()
+	go func() { storeDone <- s.store.Close() }()
+	if err := s.await(closing, "store", storeDone); err != nil {
+		return fmt.Errorf("the store in %s was not closed cleanly (%w); the next start recovers it", s.config.Dir, err)
+	}
+	s.log.Info("stopped", "took", time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+var errLate = errors.New("it took too long")
+
+// await waits for one step of stopping until ctx ends, and logs how it went.
+func (s *services) await(ctx context.Context, name string, done <-chan error) error {
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = errLate
+	}
+	if err != nil {
+		s.log.Warn(name+" did not stop cleanly", "err", err)
+	} else {
+		s.log.Info(name + " stopped")
+	}
+	return err
+}
+
+// stopGRPC sends clients away and lets calls finish until ctx ends; then it cuts them.
+func (s *services) stopGRPC(ctx context.Context) error {
+	s.grpc.Stop(ctx)
+	if ctx.Err() != nil {
+		return fmt.Errorf("calls that were still running after %s were cut", drainWithin)
+	}
+	return nil
+}
+
+// stopHTTP lets requests finish until ctx ends; then it cuts them.
+func (s *services) stopHTTP(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err == nil {
+		return nil
+	}
+	if err := s.http.Close(); err != nil {
+		return err
+	}
+	return fmt.Errorf("requests that were still running after %s were cut", drainWithin)
+}
+
+func closeListener(l net.Listener) {
+	if l != nil {
+		_ = l.Close()
+	}
+}

@@ -1,0 +1,154 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sarsen-build/sarsen/segment"
+)
+
+// A Field is one setting.
+type Field struct {
+	Name    string // in the file, dotted: "grpc.address"
+	Flag    string // without dashes: "grpc"
+	Value   string // what stands for the value in help: "HOST:PORT"
+	Usage   string // what it sets, in one line
+	Default string // "" if it depends on the machine
+
+	set func(c *Config, text string) error
+	get func(c *Config) string // set(get()) changes nothing
+}
+
+// Fields lists all settings, in the order in which they are printed. Those of one section are neighbors.
+var Fields = []Field{
+	{
+		Name: "dir", Flag: "dir", Value: "DIR",
+		Usage: "where the data lies (default: sarsen in the user's cache directory)",
+		set: func(c *Config, text string) error {
+			if text == "" || strings.ContainsRune(text, 0) {
+				return fmt.Errorf("%q is not the path of a directory", text)
+			}
+			c.Dir = text
+			return nil
+		},
+		get: func(c *Config) string { return c.Dir },
+	},
+	{
+		Name: "max-size", Flag: "max-size", Value: "SIZE",
+		Usage: "how much disk the store may take, like 50GB or 16GiB (default: half of what is free there, at most 100GB)",
+		set: func(c *Config, text string) (err error) {
+			if c.MaxSize, err = ParseSize(text); err == nil && c.MaxSize < segment.MinSize {
+				err = fmt.Errorf("%s is less than the store needs; make it %s or more", text, FormatSize(segment.MinSize))
+			}
+			return err
+		},
+		get: func(c *Config) string { return FormatSize(c.MaxSize) },
+	},
+	{
+		Name: "lease", Flag: "lease", Value: "DURATION", Default: "1h",
+		Usage: "how long a blob stays readable after the server said that it is there, like 90m, 1h or 2d",
+		set: func(c *Config, text string) (err error) {
+			if c.Lease, err = ParseDuration(text); err == nil && (c.Lease < minLease || c.Lease > maxLease) {
+				err = fmt.Errorf("%s is out of range; make it %s at least and %s at most", text, FormatDuration(minLease), FormatDuration(maxLease))
+			}
+			return err
+		},
+		get: func(c *Config) string { return FormatDuration(c.Lease) },
+	},
+	{
+		Name: "grpc.address", Flag: "grpc", Value: "HOST:PORT", Default: "127.0.0.1:8980",
+		Usage: "where the gRPC server listens; port 0 picks a free one",
+		set:   func(c *Config, text string) error { return setAddress(&c.GRPC, text, "8980") },
+		get:   func(c *Config) string { return c.GRPC },
+	},
+	{
+		Name: "http.address", Flag: "http", Value: "HOST:PORT", Default: "127.0.0.1:8981",
+		Usage: "where the HTTP server listens; port 0 picks a free one",
+		set:   func(c *Config, text string) error { return setAddress(&c.HTTP, text, "8981") },
+		get:   func(c *Config) string { return c.HTTP },
+	},
+	{
+		Name: "log.level", Flag: "log-level", Value: "LEVEL", Default: "info",
+		Usage: "the least that is logged: " + levels + "; debug has a line for every request",
+		set:   setLevel,
+		get:   func(c *Config) string { return strings.ToLower(c.LogLevel.String()) },
+	},
+	{
+		Name: "log.format", Flag: "log-format", Value: "FORMAT", Default: "text",
+		Usage: "how it is logged to standard error: text or json",
+		set: func(c *Config, text string) error {
+			if text != "text" && text != "json" {
+				return fmt.Errorf("%q is not a log format; write text or json", text)
+			}
+			c.LogFormat = text
+			return nil
+		},
+		get: func(c *Config) string { return c.LogFormat },
+	},
+}
+
+const (
+	minLease = time.Second
+	maxLease = 365 * 24 * time.Hour
+	levels   = "debug, info, warn or error"
+)
+
+// fieldNamed returns the setting of a dotted name.
+func fieldNamed(name string) (Field, bool) {
+	for _, f := range Fields {
+		if f.Name == name {
+			return f, true
+		}
+	}
+	return Field{}, false
+}
+
+// fieldOfFlag returns the setting of a flag.
+func fieldOfFlag(flag string) (Field, bool) {
+	for _, f := range Fields {
+		if f.Flag == flag {
+			return f, true
+		}
+	}
+	return Field{}, false
+}
+
+// fieldsIn returns the names of the settings in a section, without its own.
+func fieldsIn(section string) []string {
+	var names []string
+	for _, f := range Fields {
+		if rest, ok := strings.CutPrefix(f.Name, section+"."); ok {
+			names = append(names, rest)
+		}
+	}
+	return names
+}
+
+func setAddress(dst *string, text, port string) error {
+	host, p, err := net.SplitHostPort(text)
+	if err != nil {
+		return fmt.Errorf("%q is not an address; write HOST:PORT, like 127.0.0.1:%s", text, port)
+	}
+	if n, err := strconv.ParseUint(p, 10, 16); err != nil || strconv.FormatUint(n, 10) != p {
+		return fmt.Errorf("%q has no port between 0 and 65535; write HOST:PORT, like 127.0.0.1:%s", text, port)
+	}
+	if strings.ContainsAny(host, " \t\r\n/") {
+		return fmt.Errorf("%q is not a host; write HOST:PORT, like 127.0.0.1:%s", host, port)
+	}
+	*dst = text
+	return nil
+}
+
+func setLevel(c *Config, text string) error {
+	known := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	level, ok := known[text]
+	if !ok {
+		return fmt.Errorf("%q is not a log level; write %s", text, levels)
+	}
+	c.LogLevel = level
+	return nil
+}

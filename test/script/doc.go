@@ -1,0 +1,22 @@
+// Package script runs the real program as a user would: each .txt file is a script whose first word
+// says what it is about. Read them as documentation. Run one with
+//
+//	go test ./test/script -run Script/up_ready -v
+//
+// Beside testscript's own commands, the scripts have these:
+//
+//	start ARGS...        run "sarsen ARGS..." in the background until it says that it is ready, and
+//	                     set $grpc and $http to the addresses that it prints
+//	signal SIGNAL        send TERM, INT, HUP or KILL to it; but for KILL, wait until it says so
+//	ended                wait for its end; "! ended" wants an exit status other than 0
+//	stop                 signal TERM, then ended
+//	httpget URL [FILE]   GET; what comes goes to stdout, and to FILE. "! httpget" wants an error status
+//	httpput URL FILE     PUT the file; "! httpput" wants an error status
+//	httpbegin URL FILE   begin to PUT the file, and hold back its second half
+//	httpend              send the second half and wait for the answer; "! httpend" wants no success
+//	fill FILE SIZE SEED  write SIZE bytes that look random and depend on SEED only
+//	digest NAME FILE     set $NAME to the file's digest (HASH/SIZE), $NAME_hash and $NAME_size
+//	encode TYPE IN OUT   write IN, a REAPI message as text with variables, to OUT as bytes
+//
+// Every HTTP command prints the status code as the last line of stderr.
+package script

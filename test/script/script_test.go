@@ -1,0 +1,329 @@
+package script
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+// patience bounds every wait for the program. It is no measure of speed.
+const patience = 60 * time.Second
+
+// bin is the directory of the program under test.
+var bin string
+
+func TestMain(m *testing.M) { os.Exit(build(m)) }
+
+// build builds the program once, or takes the one that SARSEN names, and runs the tests.
+func build(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "sarsen-script-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	bin = dir
+	program := filepath.Join(dir, "sarsen")
+	if given := os.Getenv("SARSEN"); given != "" {
+		err = os.Symlink(given, program)
+	} else {
+		var out []byte
+		out, err = exec.Command("go", "build", "-o", program, "../../cmd/sarsen").CombinedOutput()
+		os.Stderr.Write(out)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "building sarsen:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 ".",
+		RequireUniqueNames:  true,
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+			env.Setenv("HOME", env.WorkDir)
+			env.Values[stateKey{}] = &state{}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"start": start, "signal": sendSignal, "ended": ended, "stop": stop, "httpget": httpGet, "httpput": httpPut,
+			"httpbegin": httpBegin, "httpend": httpEnd, "fill": fill, "digest": setDigest, "encode": encode,
+		},
+	})
+}
+
+// A state is what one script has running.
+type state struct {
+	sarsen   *exec.Cmd
+	ended    chan error // gets sarsen's end
+	out, err string     // the files that get what it says
+
+	// A PUT that httpbegin began and httpend ends.
+	body   *io.PipeWriter
+	rest   []byte
+	answer chan reply
+}
+
+type stateKey struct{}
+
+func stateOf(ts *testscript.TestScript) *state { return ts.Value(stateKey{}).(*state) }
+
+var addresses = regexp.MustCompile(`remote_cache=(grpc|http)://(\S+)`)
+
+func start(ts *testscript.TestScript, neg bool, args []string) {
+	s := stateOf(ts)
+	if neg || len(args) == 0 || s.sarsen != nil {
+		ts.Fatalf("usage: start ARGS..., once at a time")
+	}
+	s.out, s.err = ts.MkAbs(".sarsen.out"), ts.MkAbs(".sarsen.err")
+	out, err := os.Create(s.out)
+	ts.Check(err)
+	defer out.Close() // the program has its own
+	log, err := os.Create(s.err)
+	ts.Check(err)
+	defer log.Close()
+	cmd := exec.Command(filepath.Join(bin, "sarsen"), args...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "TMPDIR=" + ts.Getenv("TMPDIR")}
+	cmd.Stdout, cmd.Stderr = out, log
+	ts.Check(cmd.Start())
+	s.sarsen, s.ended = cmd, make(chan error, 1)
+	go func() { s.ended <- cmd.Wait() }()
+	ts.Defer(func() { s.kill(ts) })
+	s.says(ts, s.out, "Ctrl-C stops it")
+	for _, m := range addresses.FindAllStringSubmatch(s.show(ts), -1) {
+		ts.Setenv(m[1], m[2])
+	}
+}
+
+// says waits until the program has written text to a file.
+func (s *state) says(ts *testscript.TestScript, file, text string) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		said, err := os.ReadFile(file)
+		ts.Check(err)
+		if strings.Contains(string(said), text) {
+			return
+		}
+		select {
+		case err := <-s.ended:
+			s.sarsen = nil
+			s.show(ts)
+			ts.Fatalf("sarsen ended (%v) before it said %q", err, text)
+		default:
+		}
+		if time.Now().After(deadline) {
+			s.show(ts)
+			ts.Fatalf("sarsen did not say %q within %s", text, patience)
+		}
+	}
+}
+
+// show makes what the program has said the script's stdout and stderr, and returns its stdout.
+func (s *state) show(ts *testscript.TestScript) string {
+	out, err := os.ReadFile(s.out)
+	ts.Check(err)
+	log, err := os.ReadFile(s.err)
+	ts.Check(err)
+	_, _ = ts.Stdout().Write(out)
+	_, _ = ts.Stderr().Write(log)
+	return string(out)
+}
+
+// kill ends what a script left running.
+func (s *state) kill(ts *testscript.TestScript) {
+	if s.sarsen != nil {
+		_ = s.sarsen.Process.Kill()
+		<-s.ended
+		s.sarsen = nil
+		log, _ := os.ReadFile(s.err)
+		ts.Logf("sarsen, which was left running, said:\n%s", log)
+	}
+}
+
+var signals = map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL}
+
+func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
+	s := stateOf(ts)
+	if neg || len(args) != 1 || signals[args[0]] == 0 {
+		ts.Fatalf("usage: signal TERM|INT|HUP|KILL")
+	}
+	if s.sarsen == nil {
+		ts.Fatalf("signal: nothing runs; use start first")
+	}
+	ts.Check(s.sarsen.Process.Signal(signals[args[0]]))
+	if args[0] != "KILL" {
+		// Two signals that arrive at once are one.
+		s.says(ts, s.err, "stopping")
+	}
+}
+
+func ended(ts *testscript.TestScript, neg bool, args []string) {
+	s := stateOf(ts)
+	if len(args) != 0 || s.sarsen == nil {
+		ts.Fatalf("usage: ended, after start")
+	}
+	select {
+	case err := <-s.ended:
+		s.sarsen = nil
+		s.show(ts)
+		if (err != nil) != neg {
+			ts.Fatalf("sarsen ended with: %v", err)
+		}
+	case <-time.After(patience):
+		s.show(ts)
+		ts.Fatalf("sarsen did not end within %s", patience)
+	}
+}
+
+func stop(ts *testscript.TestScript, neg bool, args []string) {
+	sendSignal(ts, false, []string{"TERM"})
+	ended(ts, neg, args)
+}
+
+// A reply is what an HTTP request came to.
+type reply struct {
+	code int
+	body []byte
+	err  error
+}
+
+func (r reply) check(ts *testscript.TestScript, neg bool) {
+	if r.err != nil {
+		fmt.Fprintln(ts.Stderr(), r.err)
+		if !neg {
+			ts.Fatalf("%v", r.err)
+		}
+		return
+	}
+	_, err := ts.Stdout().Write(r.body)
+	ts.Check(err)
+	fmt.Fprintf(ts.Stderr(), "%d\n", r.code)
+	if ok := r.code/100 == 2; ok == neg {
+		ts.Fatalf("got status %d, %s", r.code, bytes.TrimSpace(r.body))
+	}
+}
+
+func do(method, url string, body io.Reader, size int64) reply {
+	request, err := http.NewRequest(method, url, body)
+	if err != nil {
+		return reply{err: err}
+	}
+	request.ContentLength = size
+	// The body waits until the server asks for it: once a byte of it is gone, the request is being
+	// served, and a stop has to wait for it.
+	request.Header.Set("Expect", "100-continue")
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: patience}}
+	answer, err := client.Do(request)
+	if err != nil {
+		return reply{err: err}
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	return reply{answer.StatusCode, text, err}
+}
+
+func httpGet(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 && len(args) != 2 {
+		ts.Fatalf("usage: httpget URL [FILE]")
+	}
+	r := do(http.MethodGet, args[0], nil, 0)
+	r.check(ts, neg)
+	if len(args) == 2 {
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), r.body, 0o600))
+	}
+}
+
+func httpPut(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: httpput URL FILE")
+	}
+	data := ts.ReadFile(args[1])
+	do(http.MethodPut, args[0], strings.NewReader(data), int64(len(data))).check(ts, neg)
+}
+
+func httpBegin(ts *testscript.TestScript, neg bool, args []string) {
+	s := stateOf(ts)
+	if neg || len(args) != 2 || s.body != nil {
+		ts.Fatalf("usage: httpbegin URL FILE, once at a time")
+	}
+	data := []byte(ts.ReadFile(args[1]))
+	r, w := io.Pipe()
+	s.body, s.rest, s.answer = w, data[len(data)/2:], make(chan reply, 1)
+	ts.Defer(func() { _ = w.CloseWithError(errors.New("the script ended")) })
+	go func() { s.answer <- do(http.MethodPut, args[0], r, int64(len(data))) }()
+	_, err := w.Write(data[:len(data)/2])
+	ts.Check(err)
+}
+
+func httpEnd(ts *testscript.TestScript, neg bool, args []string) {
+	s := stateOf(ts)
+	if len(args) != 0 || s.body == nil {
+		ts.Fatalf("usage: httpend, after httpbegin")
+	}
+	// A server that has cut the request takes no more; the answer tells.
+	_, _ = s.body.Write(s.rest)
+	_ = s.body.Close()
+	s.body = nil
+	(<-s.answer).check(ts, neg)
+}
+
+func fill(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: fill FILE SIZE SEED")
+	}
+	size, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	var seed [32]byte
+	copy(seed[:], args[2])
+	data := make([]byte, size)
+	_, err = rand.NewChaCha8(seed).Read(data)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o600))
+}
+
+func setDigest(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: digest NAME FILE")
+	}
+	d := digest.SHA256.Of([]byte(ts.ReadFile(args[1])))
+	ts.Setenv(args[0], d.String())
+	ts.Setenv(args[0]+"_hash", d.Hex())
+	ts.Setenv(args[0]+"_size", strconv.FormatInt(d.Size, 10))
+}
+
+func encode(ts *testscript.TestScript, neg bool, args []string) {
+	messages := map[string]proto.Message{
+		"Action": &repb.Action{}, "ActionResult": &repb.ActionResult{}, "Command": &repb.Command{}, "Directory": &repb.Directory{},
+	}
+	if neg || len(args) != 3 || messages[args[0]] == nil {
+		ts.Fatalf("usage: encode Action|ActionResult|Command|Directory IN OUT")
+	}
+	m := messages[args[0]]
+	ts.Check(prototext.Unmarshal([]byte(os.Expand(ts.ReadFile(args[1]), ts.Getenv)), m))
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), data, 0o600))
+}
