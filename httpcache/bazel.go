@@ -1,0 +1,280 @@
+package httpcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/zstd"
+)
+
+// maxResult bounds an action result as it is sent, in bytes; it is held in memory whole.
+const maxResult = 64 << 20
+
+// maxNamed is how many missing blobs of a result a message names.
+const maxNamed = 20
+
+// getBlob answers GET and HEAD of a blob. Opening it leases it, so HEAD's yes stands too.
+func (h *handler) getBlob(w *response, r *http.Request, n name) error {
+	b, err := h.Store.Open(r.Context(), n.digest)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	content := &content{SectionReader: io.NewSectionReader(b, 0, b.Size())}
+	head, etag := w.Header(), `"`+n.digest.Hex()+`"`
+	head.Set("Content-Type", "application/octet-stream")
+	head.Set("Vary", "Accept-Encoding")
+	if b.Size() > 0 && plainGet(r) && wantsZstd(r.Header) {
+		// The bytes on the wire may differ from one time to the next, so the tag is a weak one.
+		head.Set("ETag", "W/"+etag)
+		head.Set("Content-Encoding", "zstd")
+		if err := compress(w, content); err != nil && content.err == nil {
+			return context.Canceled // the client takes no more
+		}
+		return content.err
+	}
+	head.Set("ETag", etag)
+	if strings.Contains(r.Header.Get("Range"), ",") {
+		// Several ranges at once may be answered with everything (RFC 9110 section 14.2). ServeContent
+		// would read them in a goroutine that can outlive this call, and so the open blob.
+		r.Header.Del("Range")
+	}
+	http.ServeContent(w, r, "", time.Time{}, content)
+	return content.err
+}
+
+// plainGet reports whether a request wants all of a blob whatever it has already. Only such answers
+// are compressed: ranges and conditions are about the blob's own bytes, and HEAD is asked for the
+// blob's size.
+func plainGet(r *http.Request) bool {
+	for _, key := range []string{"Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"} {
+		if r.Header.Get(key) != "" {
+			return false
+		}
+	}
+	return r.Method == http.MethodGet
+}
+
+// content remembers the store's failure, which http.ServeContent keeps to itself.
+type content struct {
+	*io.SectionReader
+	err error
+}
+
+func (c *content) Read(p []byte) (int, error) {
+	n, err := c.SectionReader.Read(p)
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
+	return n, err
+}
+
+// compress sends src as one zstd frame, which ends only if src was read to its end.
+func compress(w *response, src io.Reader) error {
+	out := &valve{w: w}
+	z := zstd.NewWriter(out)
+	_, err := copyPooled(z, src)
+	// Close gives the encoder back, but must not make half a blob look whole.
+	out.shut = err != nil
+	return errors.Join(err, z.Close())
+}
+
+// A valve passes on what is written until it is shut.
+type valve struct {
+	w    io.Writer
+	shut bool
+}
+
+func (v *valve) Write(p []byte) (int, error) {
+	if v.shut {
+		return len(p), nil
+	}
+	return v.w.Write(p)
+}
+
+// putBlob takes PUT of a blob. With a declared size the body streams into the store; without one it
+// waits in a file until its size is known.
+func (h *handler) putBlob(w *response, r *http.Request, n name) error {
+	u, err := openUpload(w, r, h.MaxBlobSize)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	d := n.digest
+	if u.size == digest.AnySize {
+		err = h.spool(r.Context(), d, u)
+	} else {
+		d.Size = u.size
+		err = h.stream(r.Context(), d, u)
+	}
+	if err != nil {
+		return err
+	}
+	whole(w, nil)
+	return nil
+}
+
+// stream stores body, which has d.Size bytes if all is well, as d.
+func (h *handler) stream(ctx context.Context, d digest.Digest, body io.Reader) error {
+	if d.Size == 0 {
+		return h.takeNothing(d, body)
+	}
+	w, err := h.Store.Create(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	buf := buffers.Get().(*buffer)
+	defer buffers.Put(buf)
+	// A body that fits into the buffer is still there when it turns out that its hash is wrong.
+	// A larger one is hashed by BLAKE3 on the way, since it can't be read twice.
+	var other hash.Hash
+	if d.Function == digest.SHA256 && d.Size > int64(len(buf)) {
+		other = digest.BLAKE3.NewHash()
+	}
+	var got int64
+	for err == nil {
+		var n int
+		n, err = fill(body, buf[:])
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if got += int64(n); n == 0 {
+			break
+		}
+		if other != nil {
+			other.Write(buf[:n])
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			return err
+		}
+	}
+	if got != d.Size {
+		return refuse(http.StatusBadRequest, "the body has %d bytes where %d were declared", got, d.Size)
+	}
+	if err = w.Commit(); !errors.Is(err, blob.ErrMismatch) {
+		return err
+	}
+	if other == nil {
+		other = digest.BLAKE3.NewHash()
+		other.Write(buf[:min(d.Size, int64(len(buf)))])
+	}
+	return h.mismatch(d, other, err)
+}
+
+// takeNothing ends the PUT of a body that was declared to be empty. The empty blob is always there.
+func (h *handler) takeNothing(d digest.Digest, body io.Reader) error {
+	if n, err := fill(body, make([]byte, 1)); err != nil && err != io.EOF {
+		return err
+	} else if n > 0 {
+		return refuse(http.StatusBadRequest, "the body has bytes where none were declared")
+	}
+	if d.IsEmpty() {
+		return nil
+	}
+	return h.mismatch(d, digest.BLAKE3.NewHash(), blob.Mismatch(d, d.Function.Empty()))
+}
+
+// mismatch returns err, which says that a body is not what d names, or better advice if blake3, the
+// body's hash by that function, is what the client calls it: Bazel's URLs are the same for every
+// digest function of 32 bytes, so one that was told to use BLAKE3 can't say so.
+func (h *handler) mismatch(d digest.Digest, blake3 hash.Hash, err error) error {
+	if d.Function != digest.SHA256 || [32]byte(blake3.Sum(nil)) != d.Hash {
+		return err
+	}
+	return refuse(http.StatusBadRequest, "%s is the body's BLAKE3, not its SHA-256, which a plain hash means over HTTP: "+
+		"use %s, or PUT /cas/blake3/%s", d.Hex(), h.grpc(), d.Hex())
+}
+
+// getResult answers GET and HEAD of an action result.
+func (h *handler) getResult(w *response, r *http.Request, n name) error {
+	result, err := h.Actions.Get(r.Context(), n.key())
+	if err != nil {
+		return err
+	}
+	contentType, encode := "application/octet-stream", proto.Marshal
+	if wantsJSON(r.Header) {
+		contentType, encode = "application/json", protojson.Marshal
+	}
+	data, err := encode(result)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Vary", "Accept")
+	whole(w, data)
+	return nil
+}
+
+// putResult takes PUT of an action result. What it names must be there already: Bazel and moon
+// upload outputs first.
+func (h *handler) putResult(w *response, r *http.Request, n name) error {
+	u, err := openUpload(w, r, maxResult)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	data, err := io.ReadAll(u)
+	if err != nil {
+		return err
+	}
+	if u.size != digest.AnySize && u.size != int64(len(data)) {
+		return refuse(http.StatusBadRequest, "the body has %d bytes where %d were declared", len(data), u.size)
+	}
+	format, decode := "protobuf; say so if it is JSON, with Content-Type: application/json", proto.Unmarshal
+	if isJSON(r.Header) {
+		format, decode = "JSON", protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal
+	}
+	result := new(repb.ActionResult)
+	if err := decode(data, result); err != nil {
+		return refuse(http.StatusBadRequest, "the body is not an ActionResult in %s: %v", format, err)
+	}
+	if err := h.Actions.Put(r.Context(), n.key(), result); err != nil {
+		return explain(err)
+	}
+	whole(w, nil)
+	return nil
+}
+
+// explain names what a result lacks, and tells a malformed result from a failing store.
+func explain(err error) error {
+	if i, ok := errors.AsType[*action.IncompleteError](err); ok {
+		var b strings.Builder
+		fmt.Fprintf(&b, "the result names %d blobs that are missing; upload the outputs before the result:", len(i.Missing))
+		for _, d := range i.Missing[:min(len(i.Missing), maxNamed)] {
+			fmt.Fprintf(&b, "\n%s", d)
+		}
+		if more := len(i.Missing) - maxNamed; more > 0 {
+			fmt.Fprintf(&b, "\nand %d more", more)
+		}
+		return refuse(http.StatusPreconditionFailed, "%s", b.String())
+	}
+	if f, ok := errors.AsType[*action.FieldError](err); ok && statusOf(err) == http.StatusInternalServerError {
+		return refuse(http.StatusBadRequest, "malformed action result: %v", f)
+	}
+	return err
+}
+
+// isJSON reports whether a body says that it is JSON.
+func isJSON(h http.Header) bool {
+	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	return err == nil && mediaType == "application/json"
+}
+
+// key returns the action cache's key of n. Results are found by hash alone, so the size, which the
+// path doesn't carry, makes no difference.
+func (n name) key() action.Key { return action.Key{Instance: n.instance, Action: n.digest} }

@@ -1,0 +1,205 @@
+// Package httpcache serves the HTTP build caches from one content-addressed store, one dialect a
+// file: bazel.go has Bazel's, which moon and ccache speak too. Beside them stand /healthz, /metrics
+// and /status.
+//
+// # Invariants
+//
+//   - No answer says that a blob or a result is here unless the store just said so in a call that
+//     leases it. Nothing is remembered between requests.
+//   - 200 to a PUT means that the store has verified, published and leased the bytes. Whatever else
+//     comes of a PUT, a body that was cut off included, nothing is visible.
+//   - A GET that can't be finished never looks finished: the connection is cut.
+//   - Memory for one request is bounded by a buffer, but for action results, which are bounded by
+//     maxResult.
+//
+// # Concurrency
+//
+// The handler keeps no state of its own and serves any number of requests at once.
+//
+// # Crashes
+//
+// Bodies of unknown size wait in files without a name, which end with the process.
+package httpcache
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/blob"
+)
+
+// stall is how long one read from a client, or one write to it, may take. A client that is silent
+// for longer holds an unfinished upload's room, or an open blob that can't be removed.
+const stall = 5 * time.Minute
+
+// Options say what New serves.
+type Options struct {
+	// Store holds the blobs, for all instances.
+	Store blob.Store
+	// Actions holds the action results.
+	Actions *action.Cache
+	// SpoolDir is where bodies of unknown size wait for their end; it is made if it is missing.
+	// Empty means the system's temporary folder.
+	SpoolDir string
+	// MaxBlobSize is the largest blob in bytes that may be put. Larger ones are refused before they
+	// are read. Zero leaves the limit to the store.
+	MaxBlobSize int64
+	// GRPCAddr returns HOST:PORT of the gRPC server, which messages name. It may be nil.
+	GRPCAddr func() string
+	// Status returns what /status prints beside version and uptime; it must be fit for
+	// encoding/json. It may be nil.
+	Status func() any
+	// Version is the program's version.
+	Version string
+	// Log gets a line per request at debug, and failures of the store. It may be nil.
+	Log *slog.Logger
+	// Metrics is where the metrics are registered and what /metrics prints. It may be nil.
+	Metrics interface {
+		prometheus.Registerer
+		prometheus.Gatherer
+	}
+}
+
+type handler struct {
+	Options
+	metrics *metrics
+	scrape  http.Handler // answers /metrics
+	started time.Time
+	stall   time.Duration
+}
+
+// New returns the handler of everything that the package serves.
+func New(o Options) http.Handler { return newHandler(o) }
+
+func newHandler(o Options) *handler {
+	if o.SpoolDir == "" {
+		o.SpoolDir = os.TempDir()
+	}
+	if o.MaxBlobSize <= 0 {
+		o.MaxBlobSize = math.MaxInt64
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = prometheus.NewRegistry()
+	}
+	return &handler{
+		Options: o,
+		metrics: newMetrics(o.Metrics),
+		scrape:  promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}),
+		started: time.Now(),
+		stall:   stall,
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), stall: h.stall}
+	// r itself stays as it is: net/http looks into r.Body to see whether it may be left unread.
+	w.body = &body{Reader: r.Body, response: w}
+	n, err := parsePath(r.URL.Path)
+	defer func() {
+		if w.code == 0 {
+			w.code = http.StatusOK
+		}
+		h.metrics.count(n.route, r.Method, w.code, w.body.received, w.sent)
+		if h.Log.Enabled(r.Context(), slog.LevelDebug) {
+			h.Log.Debug("http request", "method", r.Method, "path", r.URL.Path, "code", w.code,
+				"received", w.body.received, "sent", w.sent, "took", time.Since(start), "from", r.RemoteAddr)
+		}
+	}()
+	if err == nil {
+		err = h.dispatch(w, r, n)
+	}
+	if err != nil {
+		h.fail(w, r, err)
+	}
+}
+
+// methods says what each route takes, as the Allow header has it.
+var methods = map[route]string{
+	routeCAS:     "GET, HEAD, PUT",
+	routeAC:      "GET, HEAD, PUT",
+	routeHealthz: "GET, HEAD",
+	routeMetrics: "GET, HEAD",
+	routeStatus:  "GET, HEAD",
+}
+
+func (h *handler) dispatch(w *response, r *http.Request, n name) error {
+	put := r.Method == http.MethodPut
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && !(put && n.isBazel()) {
+		w.Header().Set("Allow", methods[n.route])
+		return refuse(http.StatusMethodNotAllowed, "%s is not served here, only %s", r.Method, methods[n.route])
+	}
+	switch n.route {
+	case routeCAS:
+		if put {
+			return h.putBlob(w, r, n)
+		}
+		return h.getBlob(w, r, n)
+	case routeAC:
+		if put {
+			return h.putResult(w, r, n)
+		}
+		return h.getResult(w, r, n)
+	case routeMetrics:
+		h.scrape.ServeHTTP(w, r)
+	case routeStatus:
+		return h.status(w)
+	default:
+		text(w, http.StatusOK, "ok")
+	}
+	return nil
+}
+
+// grpc returns how to name the gRPC server in a message.
+func (h *handler) grpc() string {
+	if h.GRPCAddr == nil || h.GRPCAddr() == "" {
+		return "gRPC"
+	}
+	return "gRPC (grpc://" + strings.TrimPrefix(h.GRPCAddr(), "grpc://") + ")"
+}
+
+// fail answers with what went wrong.
+func (h *handler) fail(w *response, r *http.Request, err error) {
+	if w.code != 0 {
+		// The answer has begun as a success. Only a cut connection still tells the client.
+		h.logFailure(r, err)
+		panic(http.ErrAbortHandler)
+	}
+	code := statusOf(err)
+	switch code {
+	case http.StatusInternalServerError:
+		h.logFailure(r, err)
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+	case http.StatusRequestEntityTooLarge, http.StatusRequestTimeout:
+		// Otherwise net/http would read on, in the hope of keeping the connection.
+		w.Header().Set("Connection", "close")
+	}
+	// The rest of a small body is read by net/http, which must not wait for ever either.
+	w.body.arm()
+	// What was said about a blob is not true of the text.
+	w.Header().Del("ETag")
+	w.Header().Del("Content-Encoding")
+	text(w, code, err.Error())
+}
+
+// logFailure reports what a client can't be blamed for.
+func (h *handler) logFailure(r *http.Request, err error) {
+	if r.Context().Err() == nil && !errors.Is(err, context.Canceled) {
+		h.Log.Error("http request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+}

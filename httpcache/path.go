@@ -1,0 +1,92 @@
+package httpcache
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+// A route is what kind of thing a path names. It is a label of the metrics too.
+type route string
+
+const (
+	routeCAS     route = "cas"
+	routeAC      route = "ac"
+	routeHealthz route = "healthz"
+	routeMetrics route = "metrics"
+	routeStatus  route = "status"
+	routeOther   route = "other" // not served
+)
+
+// routes lists all routes, for a reader who asked for something else.
+const routes = `no such path. Served are:
+  GET HEAD PUT  [/INSTANCE]/cas/HASH     a blob; HASH is its SHA-256 in 64 lower-case hexadecimal digits
+  GET HEAD PUT  [/INSTANCE]/ac/HASH      an action result, protobuf or JSON by content type
+                .../cas/blake3/HASH, .../ac/blake3/HASH   the same by BLAKE3
+  GET           /healthz
+  GET           /metrics                 for Prometheus
+  GET           /status                  JSON`
+
+// maxInstance bounds the instance name, in bytes: it becomes part of every result's record.
+const maxInstance = 1024
+
+// A name is what a path says. For a route that is not Bazel's only the route is set.
+type name struct {
+	route    route
+	instance string        // without slashes at its ends; may have some inside
+	digest   digest.Digest // of AnySize: no path carries a size
+}
+
+// parsePath reads a decoded path. Empty segments are skipped, since base URLs often end in a slash.
+// The name's route is valid even if there is an error.
+func parsePath(path string) (name, error) {
+	segments := strings.FieldsFunc(path, func(c rune) bool { return c == '/' })
+	n := len(segments)
+	switch {
+	case n == 1 && isService(route(segments[0])):
+		return name{route: route(segments[0])}, nil
+	case n >= 2 && isBazel(route(segments[n-2])):
+		return bazelName(segments[:n-2], route(segments[n-2]), digest.SHA256.String(), segments[n-1])
+	case n >= 3 && isBazel(route(segments[n-3])):
+		return bazelName(segments[:n-3], route(segments[n-3]), segments[n-2], segments[n-1])
+	}
+	return name{route: routeOther}, refuse(http.StatusNotFound, routes)
+}
+
+func bazelName(instance []string, r route, function, hash string) (name, error) {
+	n := name{route: r, instance: strings.Join(instance, "/")}
+	if len(n.instance) > maxInstance || !utf8.ValidString(n.instance) {
+		return n, refuse(http.StatusBadRequest, "the instance name must be UTF-8 of at most %d bytes", maxInstance)
+	}
+	f, ok := digest.FunctionNamed(function)
+	if !ok {
+		return n, refuse(http.StatusBadRequest, "%.40q is not a digest function that is served: want /%s/HASH or /%s/blake3/HASH", function, r, r)
+	}
+	d, err := digest.New(f, hash, digest.AnySize)
+	if err != nil {
+		return n, fmt.Errorf("%w: want /%s/HASH or /%s/blake3/HASH", err, r, r)
+	}
+	n.digest = d
+	return n, nil
+}
+
+// String returns the one canonical path of n.
+func (n name) String() string {
+	if !n.isBazel() {
+		return "/" + string(n.route)
+	}
+	path := "/" + string(n.route) + "/" + n.digest.String()
+	if n.instance != "" {
+		path = "/" + n.instance + path
+	}
+	return path
+}
+
+func (n name) isBazel() bool { return isBazel(n.route) }
+
+func isBazel(r route) bool { return r == routeCAS || r == routeAC }
+
+func isService(r route) bool { return r == routeHealthz || r == routeMetrics || r == routeStatus }

@@ -1,0 +1,124 @@
+package server
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+// table says which gRPC code each error of the floors below becomes. The first match counts.
+var table = []struct {
+	err  error
+	code codes.Code
+}{
+	{blob.ErrNotFound, codes.NotFound},
+	{blob.ErrMismatch, codes.InvalidArgument},
+	{blob.ErrFull, codes.ResourceExhausted},
+	// What can never fit is what max_cas_blob_size_bytes is about: "Servers SHOULD reject blob uploads
+	// over the limit with response code INVALID_ARGUMENT". RESOURCE_EXHAUSTED would be tried again.
+	{blob.ErrTooLarge, codes.InvalidArgument},
+	{blob.ErrAborted, codes.Aborted},
+	{blob.ErrCorrupt, codes.DataLoss},
+	{blob.ErrInvalid, codes.InvalidArgument},
+	{blob.ErrClosed, codes.Unavailable},
+	{digest.ErrSyntax, codes.InvalidArgument},
+	{context.Canceled, codes.Canceled},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+}
+
+// codeOf returns the gRPC code of err: its own if it is a status, else the table's, else INTERNAL.
+func codeOf(err error) codes.Code {
+	var s interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &s) {
+		return s.GRPCStatus().Code()
+	}
+	for _, row := range table {
+		if errors.Is(err, row.err) {
+			return row.code
+		}
+	}
+	if incomplete := (*action.IncompleteError)(nil); errors.As(err, &incomplete) {
+		return codes.FailedPrecondition
+	}
+	// A field that is wrong in a way that no store reported is the caller's mistake.
+	var field *action.FieldError
+	var stored *blob.Error
+	if errors.As(err, &field) && !errors.As(err, &stored) {
+		return codes.InvalidArgument
+	}
+	return codes.Internal
+}
+
+// statusError returns err as gRPC sends it, nil for nil.
+func statusError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		return err
+	}
+	st := &spb.Status{Code: int32(codeOf(err)), Message: err.Error()}
+	incomplete := (*action.IncompleteError)(nil)
+	if !errors.As(err, &incomplete) {
+		return status.ErrorProto(st)
+	}
+	withDetails, detailErr := status.FromProto(st).WithDetails(violations(incomplete.Missing))
+	if detailErr != nil {
+		return status.ErrorProto(st)
+	}
+	return withDetails.Err()
+}
+
+// maxViolations bounds the detail that travels in a header, which proxies and clients bound too:
+// gRPC's Java and C++ clients take 8 KiB of them by default.
+const maxViolations = 40
+
+// violations says which blobs are missing, in the form that the comment on Execute gives: a
+// violation of type MISSING for each, whose subject is its resource name without the instance.
+func violations(missing []digest.Digest) *errdetails.PreconditionFailure {
+	f := new(errdetails.PreconditionFailure)
+	for _, d := range missing[:min(len(missing), maxViolations)] {
+		f.Violations = append(f.Violations, &errdetails.PreconditionFailure_Violation{
+			Type:    "MISSING",
+			Subject: resource{digest: d}.String(),
+		})
+	}
+	return f
+}
+
+// itemStatus returns err as the status of one item of a batch. OK is a Status without fields, which
+// all items share.
+func itemStatus(err error) *spb.Status {
+	if err == nil {
+		return itemOK
+	}
+	return &spb.Status{Code: int32(codeOf(err)), Message: message(err)}
+}
+
+var itemOK = new(spb.Status)
+
+// invalid returns an INVALID_ARGUMENT.
+func invalid(format string, args ...any) error {
+	return status.Errorf(codes.InvalidArgument, format, args...)
+}
+
+// inField says which field of the request err is about, and keeps err's code.
+func inField(field string, err error) error {
+	return status.Error(codeOf(err), field+": "+message(err))
+}
+
+// message returns err's text without the "rpc error: code = ..." of a status.
+func message(err error) string {
+	if s, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		return s.GRPCStatus().Message()
+	}
+	return err.Error()
+}

@@ -1,0 +1,227 @@
+// Package server is the Remote Execution API v2 on the wire: gRPC calls become calls of a blob.Store
+// and an action.Cache, and their errors become codes.
+//
+// The reference is the comments of remote_execution.proto and bytestream.proto.
+//
+// # Invariants
+//
+//   - NoFalseYes: a blob is called present only because the Store said so in a call that leases it,
+//     made for this very request. Nothing here remembers that a blob exists.
+//   - No message sent is longer than maxMessage, so a client with gRPC's default limit of 4 MiB can
+//     receive every one.
+//   - Memory taken for one call is bounded by limits in this package, never by a size that a client
+//     merely states.
+//
+// # Concurrency
+//
+// All calls run concurrently. What they share is the store, the cache and the table of unfinished
+// uploads (upload.go), where the newest stream of a name is the only one that may go on.
+//
+// # Crashes
+//
+// Unfinished uploads are forgotten; clients start again from 0 because QueryWriteStatus says so.
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/genproto/googleapis/bytestream"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+const (
+	// maxReceive is the longest message that is accepted, in bytes.
+	maxReceive = 16 << 20
+	// maxMessage is the longest message that is sent, in bytes: clients accept 4 MiB by default, and
+	// some count framing.
+	maxMessage = 4<<20 - 16<<10
+	// maxBatch is the most that the blobs of one batch may sum up to, in bytes.
+	maxBatch = 4<<20 - 64<<10
+	// chunkSize is how much of a blob one ReadResponse carries, in bytes.
+	chunkSize = 1 << 20
+
+	// A window is how much may be on its way unacknowledged. A connection of 200 ms carries 80 MB/s
+	// with 16 MiB; gRPC's own estimate needs many round trips to get there.
+	streamWindow     = 4 << 20
+	connectionWindow = 16 << 20
+
+	// watchGrace is how long a health watch outlasts the beginning of Stop.
+	watchGrace = 100 * time.Millisecond
+)
+
+// Options says what a Server serves. Store and Actions must be set.
+type Options struct {
+	Store   blob.Store
+	Actions *action.Cache
+
+	// HTTPAddr returns the address of the HTTP port, which is named to clients that speak HTTP/1 to
+	// this one. It may be nil or return "".
+	HTTPAddr func() string
+
+	// MaxBlobSize is the largest blob that is accepted and advertised, in bytes; 0 leaves the limit to
+	// the store.
+	MaxBlobSize int64
+
+	// Log may be nil.
+	Log *slog.Logger
+
+	// Metrics may be nil. One Registerer takes the metrics of one Server.
+	Metrics prometheus.Registerer
+}
+
+// A Server answers REAPI calls on any number of listeners.
+type Server struct {
+	store       blob.Batcher
+	actions     *action.Cache
+	httpAddr    func() string
+	maxBlobSize int64
+	log         *slog.Logger
+	metrics     *metrics
+	uploads     *uploads
+	grpc        *grpc.Server
+	health      *health.Server
+
+	stopping context.Context // ends when Stop begins
+	stop     context.CancelFunc
+}
+
+// New returns a Server that is ready to Serve.
+func New(o Options) *Server {
+	s := &Server{
+		store:       blob.Batches(o.Store),
+		actions:     o.Actions,
+		httpAddr:    o.HTTPAddr,
+		maxBlobSize: o.MaxBlobSize,
+		log:         o.Log,
+		uploads:     newUploads(uploadLimits),
+		health:      health.NewServer(),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.grpc = grpc.NewServer(
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.MaxRecvMsgSize(maxReceive),
+		grpc.MaxSendMsgSize(maxMessage),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connectionWindow),
+		grpc.ReadBufferSize(64<<10),
+		grpc.WriteBufferSize(64<<10),
+		// Clients that ping more often than every 5 minutes get a GOAWAY by default; many do.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		// A dead client is noticed within 80 s; gRPC's default is 2 hours.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.WaitForHandlers(true),
+		grpc.ChainUnaryInterceptor(s.unary),
+		grpc.ChainStreamInterceptor(s.stream),
+	)
+	s.grpc.RegisterService(casService(), &cas{Server: s})
+	bytestream.RegisterByteStreamServer(s.grpc, &byteStream{Server: s})
+	repb.RegisterActionCacheServer(s.grpc, &actionCache{Server: s})
+	repb.RegisterCapabilitiesServer(s.grpc, &capabilities{maxBlobSize: o.MaxBlobSize})
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	for service := range s.grpc.GetServiceInfo() {
+		s.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)
+	}
+	s.metrics = newMetrics(o.Metrics, s.grpc.GetServiceInfo(), s.uploads)
+	return s
+}
+
+// Serve answers calls on l until Stop, and then returns nil. It closes l.
+func (s *Server) Serve(l net.Listener) error {
+	err := s.grpc.Serve(s.listenHTTP2(l))
+	if errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return err
+}
+
+// Stop ends serving: clients are sent away with GOAWAY and calls in flight finish; those that have
+// not when ctx ends are cut. When Stop returns, no call uses the store any more.
+func (s *Server) Stop(ctx context.Context) {
+	s.health.Shutdown()
+	s.stop()
+	var finished sync.WaitGroup
+	done := make(chan struct{})
+	finished.Go(func() {
+		s.grpc.GracefulStop()
+		close(done)
+	})
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.grpc.Stop()
+	}
+	finished.Wait()
+	s.uploads.close()
+}
+
+// unary maps errors to codes and accounts for each call.
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	start := time.Now()
+	resp, err := handler(ctx, req)
+	err = statusError(err)
+	s.observe(ctx, info.FullMethod, start, err)
+	return resp, err
+}
+
+// stream maps errors to codes and accounts for each call.
+func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	start := time.Now()
+	if info.FullMethod == healthpb.Health_Watch_FullMethodName {
+		// A watch lasts as long as its client wants, and would hold up Stop. It gets a moment to send
+		// that the server is stopping.
+		ctx, cancel := context.WithCancel(stream.Context())
+		defer cancel()
+		defer context.AfterFunc(s.stopping, func() { time.AfterFunc(watchGrace, cancel) })()
+		stream = &streamUntil{stream, ctx}
+	}
+	err := statusError(handler(srv, stream))
+	s.observe(stream.Context(), info.FullMethod, start, err)
+	return err
+}
+
+// A streamUntil is a stream whose context ends earlier than the call.
+type streamUntil struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *streamUntil) Context() context.Context { return s.ctx }
+
+// has reports whether the blob d is present, and leases it if so.
+func (s *Server) has(ctx context.Context, d digest.Digest) (bool, error) {
+	missing, err := s.store.Missing(ctx, digest.SetOf(d))
+	return missing.Len() == 0, err
+}
+
+// casService is the generated description of the CAS service with the one call whose messages are
+// coded by hand (findmissing.go).
+func casService() *grpc.ServiceDesc {
+	desc := repb.ContentAddressableStorage_ServiceDesc
+	desc.Methods = slices.Clone(desc.Methods)
+	for i, m := range desc.Methods {
+		if m.MethodName == "FindMissingBlobs" {
+			desc.Methods[i].Handler = findMissingHandler
+		}
+	}
+	return &desc
+}
