@@ -193,7 +193,7 @@ func (c *Cache) storeInlined(ctx context.Context, f digest.Function, result *rep
 }
 
 func (c *Cache) storeBytes(ctx context.Context, f digest.Function, p *repb.Digest, data []byte) error {
-	d, err := digest.New(f, p.GetHash(), p.GetSizeBytes())
+	d, err := parse(f, p)
 	if err != nil {
 		return err
 	}

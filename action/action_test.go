@@ -3,6 +3,7 @@ package action
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -198,12 +199,13 @@ func TestMalformed(t *testing.T) {
 		"output_files[0].digest":                      {OutputFiles: []*repb.OutputFile{{Path: "a", Digest: bad}}},
 		"output_directories[0].tree_digest":           {OutputDirectories: []*repb.OutputDirectory{{TreeDigest: bad}}},
 		"output_directories[0].root_directory_digest": {OutputDirectories: []*repb.OutputDirectory{{RootDirectoryDigest: &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}}}},
+		"output_files[0].digest ":                     {OutputFiles: []*repb.OutputFile{{Path: "a", Digest: &repb.Digest{Hash: d.Hex(), SizeBytes: -1}}}},
 		"stdout_digest":                               {StdoutDigest: bad},
 		"stderr_digest":                               {StderrDigest: bad},
 	} {
 		err := New(store, store).Put(t.Context(), anAction, result)
 		var f *FieldError
-		if !errors.As(err, &f) || f.Field != field {
+		if !errors.As(err, &f) || f.Field != strings.TrimSpace(field) {
 			t.Errorf("Put = %v, want a FieldError of %s", err, field)
 		}
 	}

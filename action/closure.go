@@ -74,11 +74,19 @@ func closureOf(ctx context.Context, store blob.Store, f digest.Function, result 
 }
 
 func (c *closure) add(p *repb.Digest) error {
-	d, err := digest.New(c.function, p.GetHash(), p.GetSizeBytes())
+	d, err := parse(c.function, p)
 	if err == nil {
 		c.blobs.Add(d)
 	}
 	return err
+}
+
+// parse reads a digest of a message, which must have a size.
+func parse(f digest.Function, p *repb.Digest) (digest.Digest, error) {
+	if p.GetSizeBytes() < 0 {
+		return digest.Digest{}, fmt.Errorf("%w: size %d is negative", digest.ErrSyntax, p.GetSizeBytes())
+	}
+	return digest.New(f, p.GetHash(), p.GetSizeBytes())
 }
 
 func (c *closure) addOutputDirectory(ctx context.Context, field string, dir *repb.OutputDirectory) error {
@@ -101,7 +109,7 @@ func (c *closure) addOutputDirectory(ctx context.Context, field string, dir *rep
 // addTree adds a Tree and the files inside it. Its directories are inside the Tree's own bytes and
 // need not be blobs.
 func (c *closure) addTree(ctx context.Context, p *repb.Digest) error {
-	d, err := digest.New(c.function, p.GetHash(), p.GetSizeBytes())
+	d, err := parse(c.function, p)
 	if err != nil {
 		return err
 	}
@@ -127,7 +135,7 @@ func (c *closure) addTree(ctx context.Context, p *repb.Digest) error {
 func (c *closure) walk(ctx context.Context, p *repb.Digest) error {
 	queue := []*repb.Digest{p}
 	for len(queue) > 0 {
-		d, err := digest.New(c.function, queue[0].GetHash(), queue[0].GetSizeBytes())
+		d, err := parse(c.function, queue[0])
 		if err != nil {
 			return err
 		}

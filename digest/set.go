@@ -18,13 +18,13 @@ func SetOf(ds ...Digest) Set {
 
 // Add adds d and reports whether it was new.
 func (s *Set) Add(d Digest) bool {
-	if s.Has(d) {
-		return false
-	}
 	if s.seen == nil {
 		s.seen = make(map[Digest]struct{})
 	}
-	s.seen[d] = struct{}{}
+	n := len(s.seen)
+	if s.seen[d] = struct{}{}; len(s.seen) == n {
+		return false
+	}
 	s.list = append(s.list, d)
 	return true
 }

@@ -61,7 +61,7 @@ func (r *Ring) readLeases(files []found) *leases {
 	name := leaseName(r.dir, newest.generation)
 	file, err := r.fsys.Open(name)
 	if err != nil {
-		r.log.Warn("everything is leased anew", slog.Any("error", err))
+		r.log.Debug("everything is leased anew", slog.Any("error", err))
 		return nil
 	}
 	defer file.Close()
