@@ -56,9 +56,9 @@ type upload struct {
 	place  *list.Element
 	expiry *time.Timer
 
-	mu     sync.Mutex  // held while one stream uses writer
-	writer blob.Writer // nil before begin and after finished
-	gone   bool        // committed or abandoned, and out of the table
+	turn   chan struct{} // held while one stream uses writer; a channel, for it is held across I/O
+	writer blob.Writer   // nil before begin and after finished
+	gone   bool          // committed or abandoned, and out of the table
 }
 
 var (
@@ -78,7 +78,7 @@ func (us *uploads) claim(name string, d digest.Digest) (u *upload, claim int64) 
 	defer us.mu.Unlock()
 	u = us.byName[name]
 	if u == nil {
-		u = &upload{name: name, digest: d}
+		u = &upload{name: name, digest: d, turn: make(chan struct{}, 1)}
 		us.byName[name] = u
 	}
 	us.wake(u)
@@ -88,9 +88,9 @@ func (us *uploads) claim(name string, d digest.Digest) (u *upload, claim int64) 
 // release ends a claim. An upload that has some bytes and not all, and that no newer stream has
 // claimed, is kept for a while.
 func (us *uploads) release(u *upload, claim int64) {
-	u.mu.Lock()
+	u.lock()
 	gone := u.gone
-	u.mu.Unlock()
+	u.unlock()
 
 	us.mu.Lock()
 	var drop []*upload
@@ -191,17 +191,20 @@ func (us *uploads) close() {
 	}
 }
 
+func (u *upload) lock()   { u.turn <- struct{}{} }
+func (u *upload) unlock() { <-u.turn }
+
 // use locks u for the stream with that claim.
 func (u *upload) use(claim int64) error {
-	u.mu.Lock()
+	u.lock()
 	if u.claims.Load() != claim {
-		u.mu.Unlock()
+		u.unlock()
 		return errTakenOver
 	}
 	return nil
 }
 
-// finish closes the writer. u.mu is held; release then takes u out of the table.
+// finish closes the writer. u's turn is held; release then takes u out of the table.
 func (u *upload) finish() {
 	if u.writer != nil {
 		u.writer.Close()
@@ -211,8 +214,8 @@ func (u *upload) finish() {
 }
 
 func (u *upload) drop() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.lock()
+	defer u.unlock()
 	u.finish()
 }
 
@@ -221,7 +224,7 @@ func (u *upload) begin(ctx context.Context, store blob.Store, claim int64) (rece
 	if err := u.use(claim); err != nil {
 		return 0, err
 	}
-	defer u.mu.Unlock()
+	defer u.unlock()
 	if u.gone {
 		return 0, errFinished
 	}
@@ -241,7 +244,7 @@ func (u *upload) write(claim, offset int64, data []byte) (received int64, err er
 	if err := u.use(claim); err != nil {
 		return 0, err
 	}
-	defer u.mu.Unlock()
+	defer u.unlock()
 	received = u.size.Load()
 	if u.gone {
 		return received, errTakenOver
@@ -269,7 +272,7 @@ func (u *upload) commit(claim int64) error {
 	if err := u.use(claim); err != nil {
 		return err
 	}
-	defer u.mu.Unlock()
+	defer u.unlock()
 	if u.gone {
 		return errTakenOver
 	}
@@ -283,7 +286,7 @@ func (u *upload) commit(claim int64) error {
 // abandon ends an upload whose blob has come another way.
 func (u *upload) abandon(claim int64) {
 	if u.use(claim) == nil {
-		defer u.mu.Unlock()
+		defer u.unlock()
 		u.finish()
 	}
 }

@@ -262,8 +262,8 @@ func (r *tableRig) names() []string {
 }
 
 func (u *upload) isClosed() bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.lock()
+	defer u.unlock()
 	return u.gone && u.writer == nil
 }
 

@@ -71,7 +71,7 @@ func Run(t *testing.T, n int, scenario func(t *testing.T, s *Schedule)) {
 // runOne runs one seed. synctest.Test ends the calling test when the bubble's fails, so how to replay
 // is said on the way out.
 func runOne(t *testing.T, seed uint64, scenario func(t *testing.T, s *Schedule)) {
-	s := &Schedule{Seed: seed, Rand: rand.New(rand.NewPCG(seed, 1))}
+	s := newSchedule(seed)
 	defer func() {
 		if t.Failed() {
 			t.Logf("schedule: %s", strings.Join(s.trace, ", "))
@@ -79,9 +79,18 @@ func runOne(t *testing.T, seed uint64, scenario func(t *testing.T, s *Schedule))
 		}
 	}()
 	synctest.Test(t, func(t *testing.T) {
-		s.arrived, s.ended = make(chan parked, 64), make(chan struct{}, 64)
+		s.open()
 		scenario(t, s)
 	})
+}
+
+func newSchedule(seed uint64) *Schedule {
+	return &Schedule{Seed: seed, Rand: rand.New(rand.NewPCG(seed, 1))}
+}
+
+// open makes the channels, which must be the bubble's own for synctest to know who waits on them.
+func (s *Schedule) open() {
+	s.arrived, s.ended = make(chan parked, 64), make(chan struct{}, 64)
 }
 
 func number(t *testing.T, name, value string) int {
