@@ -2,6 +2,7 @@ package segment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/cespare/xxhash/v2"
@@ -43,9 +44,19 @@ func (r *Ring) Put(ctx context.Context, key [32]byte, value []byte) error {
 	}
 	k := recordKey(key)
 	defer r.hold(k)()
+	for {
+		// Only a ring that turned round within this call gets here again.
+		if err := r.put(k, value); !errors.Is(err, errVictim) {
+			return err
+		}
+	}
+}
+
+// put appends one incarnation, syncs it and publishes it. The caller holds the slot of k.
+func (r *Ring) put(k ledger.Key, value []byte) error {
 	req := &request{key: k, size: int64(len(value)), sum: xxhash.Sum64(value), data: value}
 	if len(value) == 0 {
-		req.data = []byte{}
+		req.data = []byte{} // nil would mean that the bytes come later
 	}
 	if err := r.append(req); err != nil {
 		return err
