@@ -138,6 +138,7 @@ func (l *Ledger) Pin(k Key, size int64, hold func(p Place, size int64)) (Pin, bo
 	if !mutant.OpenHolds {
 		e.stamp = l.stamp(e.stamp)
 		e.pins++
+		s.pins++
 	}
 	hold(e.place, e.size)
 	return Pin{s, e}, true
@@ -160,6 +161,7 @@ func (p Pin) Release() {
 		panic("ledger: a pin was released twice")
 	}
 	p.e.pins--
+	p.s.pins--
 	if p.e.pins == 0 && p.e.dead {
 		p.s.free(p.e)
 	}
@@ -287,7 +289,7 @@ func (l *Ledger) Counts() (blobs, records, pins int) {
 		s.mu.Lock()
 		blobs += s.blobs
 		records += s.records
-		pins += s.pins()
+		pins += s.pins
 		s.mu.Unlock()
 	}
 	return blobs, records, pins
@@ -313,6 +315,7 @@ type shard struct {
 	next    uint32 // first entry that was never used
 	blobs   int
 	records int
+	pins    int
 }
 
 // slabSize is the number of entries in a slab: 256 of 64 bytes are four pages.

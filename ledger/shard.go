@@ -81,10 +81,3 @@ func (s *shard) grow() {
 		}
 	}
 }
-
-func (s *shard) pins() (n int) {
-	for i := range s.next {
-		n += int(s.at(i + 1).pins)
-	}
-	return n
-}

@@ -23,13 +23,16 @@ type segment struct {
 	size atomic.Int64 // bytes on disk
 
 	victim atomic.Bool // being evicted: publishes nothing more
-	bad    atomic.Bool // a write or sync failed: takes no more extents, gets no footer
+	broken atomic.Bool // a write failed: takes no more extents
+	bad    atomic.Bool // a sync failed: publishes nothing more, gets no footer
 	dirty  atomic.Bool // has bytes that no sync has covered; set after the write, cleared before the sync
 
 	// The rest belongs to whoever holds the ring's turn.
 	end     int64     // where the next extent begins
 	extents []*extent // all that were handed out, until a footer lists them
 	sealed  bool      // hands out no more extents
+	lines   []line    // of the oldest segment: what evicting it has to condemn
+	holder  int       // the line that stood in the way the last time
 }
 
 // An extent is a place for one record in a segment. It is handed out once.
@@ -57,7 +60,7 @@ func splitPlace(p ledger.Place) (generation uint32, off int64) {
 func (e *extent) writeAt(p []byte, pos int64) error {
 	s := e.seg
 	if _, err := s.file.WriteAt(p, e.off+headerSize+pos); err != nil {
-		s.bad.Store(true)
+		s.broken.Store(true)
 		return fmt.Errorf("write segment %s: %w", s.name, err)
 	}
 	s.dirty.Store(true)
@@ -86,7 +89,7 @@ func (e *extent) line() line {
 // fits reports whether a record of size bytes, and its line in the footer, still go in.
 func (s *segment) fits(size int64) bool {
 	footer := int64(len(s.extents)+1)*entrySize + trailerSize
-	return !s.sealed && !s.bad.Load() && s.end+span(size)+footer <= s.size.Load()
+	return !s.sealed && !s.broken.Load() && !s.bad.Load() && s.end+span(size)+footer <= s.size.Load()
 }
 
 // handOut returns the next extent. The caller, who holds the ring's turn, writes its header before
@@ -125,8 +128,8 @@ func (s *segment) unref() {
 	}
 }
 
-// seal writes the footer. Bytes are synced before the footer that vouches for them. The caller holds
-// the ring's turn.
+// seal writes the footer. Bytes are synced before the footer that vouches for them. Without a footer
+// the segment is as good, but start-up has to hash it. The caller holds the ring's turn.
 func (s *segment) seal() error {
 	s.sealed = true
 	if s.bad.Load() {
@@ -142,11 +145,9 @@ func (s *segment) seal() error {
 	footer := s.encodeFooter(lines, s.end)
 	total := s.end + int64(len(footer))
 	if _, err := s.file.WriteAt(footer, s.end); err != nil {
-		s.bad.Store(true)
 		return fmt.Errorf("write footer of %s: %w", s.name, err)
 	}
 	if err := s.file.Truncate(total); err != nil {
-		s.bad.Store(true)
 		return fmt.Errorf("truncate %s: %w", s.name, err)
 	}
 	s.ring.used.Add(total - s.size.Swap(total))

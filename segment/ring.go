@@ -129,7 +129,7 @@ func (a *appender) flush() {
 	if err == nil {
 		a.seg.dirty.Store(true)
 	} else {
-		a.seg.bad.Store(true)
+		a.seg.broken.Store(true)
 		err = fmt.Errorf("append to segment %s: %w", a.seg.name, err)
 		for _, req := range a.in {
 			req.extent.finish(abandoned)
@@ -139,22 +139,17 @@ func (a *appender) flush() {
 	a.buf, a.in = a.buf[:0], a.in[:0]
 }
 
-// rotate seals the active segment and makes the next one, evicting if there is no room. The caller
+// rotate seals the active segment, and those of big blobs that have come, and makes the next one, evicting if there is no room. The caller
 // holds the turn.
 func (r *Ring) rotate() error {
-	if r.active != nil {
-		if err := r.active.seal(); err != nil {
-			r.log.Error("seal", slog.Any("error", err))
-		}
-		r.active = nil
-	}
 	for _, s := range r.order {
-		if s.own && !s.sealed && s.settled() {
+		if !s.sealed && (s == r.active || s.settled()) {
 			if err := s.seal(); err != nil {
 				r.log.Error("seal", slog.Any("error", err))
 			}
 		}
 	}
+	r.active = nil
 	s, err := r.newSegment(r.segmentSize, false)
 	if err == nil {
 		r.active = s
@@ -174,14 +169,14 @@ func (r *Ring) ownSegment(req *request) (*extent, error) {
 		return nil, err
 	}
 	e := s.handOut(req.key, req.size)
-	s.sealed = true // to handOut; the footer comes when the blob has
-	if _, err := s.file.WriteAt(s.appendHeader(nil, header{key: req.key, size: req.size}, e.off), e.off); err != nil {
-		s.bad.Store(true)
-		e.finish(abandoned)
-		r.remove(s)
-		return nil, fmt.Errorf("write segment %s: %w", s.name, err)
+	_, err = s.file.WriteAt(s.appendHeader(nil, header{key: req.key, size: req.size}, e.off), e.off)
+	if err == nil && req.data != nil {
+		err = e.writeAt(req.data, 0)
 	}
-	s.sealed = false
+	if err != nil {
+		e.finish(abandoned)
+		return nil, errors.Join(fmt.Errorf("write segment %s: %w", s.name, err), r.remove(s))
+	}
 	return e, nil
 }
 
@@ -237,26 +232,31 @@ func (r *Ring) evictOldest() error {
 		return r.full("nothing but the active segment is there")
 	}
 	s := r.order[0]
-	lines, err := s.list()
-	if err != nil {
-		return fmt.Errorf("evict segment %s: %w", s.name, err)
+	if s.lines == nil {
+		var err error
+		if s.lines, err = s.list(); err != nil {
+			return fmt.Errorf("evict segment %s: %w", s.name, err)
+		}
 	}
-	for _, l := range lines {
-		if r.ledger.Held(l.key, placeOf(s.generation, l.off)) {
+	// A full ring is asked again and again; what stood in the way mostly still does.
+	for n := range s.lines {
+		i := (s.holder + n) % len(s.lines)
+		if l := s.lines[i]; r.ledger.Held(l.key, placeOf(s.generation, l.off)) {
+			s.holder = i
 			return r.full("the oldest segment holds leased blobs")
 		}
 	}
 	// From here on uploads into s are refused, in the section that would publish them; what is
 	// published already is condemned below.
 	s.victim.Store(true)
-	for _, l := range lines {
+	for _, l := range s.lines {
 		if !r.ledger.Condemn(l.key, placeOf(s.generation, l.off)) {
 			s.victim.Store(false)
 			return r.full("a blob in the oldest segment was asked for")
 		}
 	}
 	r.evicted.Add(1)
-	r.log.Debug("evict", slog.String("segment", s.name), slog.Int("records", len(lines)))
+	r.log.Debug("evict", slog.String("segment", s.name), slog.Int("records", len(s.lines)))
 	return r.remove(s)
 }
 

@@ -222,22 +222,23 @@ func abandoned(t *testing.T, f Fixture) {
 
 func batches(t *testing.T, f Fixture) {
 	b := blob.Batches(f.Store)
-	good, bad := Bytes(1, f.Sizes[0]), Bytes(2, f.Sizes[0])
-	g, e := digest.SHA256.Of(good), digest.SHA256.Empty()
-	wrong := digest.SHA256.Of(bad)
-	errs := b.PutAll(ctx, []digest.Digest{g, wrong, g, e}, [][]byte{good, good, good, nil})
-	if errs[0] != nil || !errors.Is(errs[1], blob.ErrMismatch) || errs[2] != nil || errs[3] != nil {
-		t.Errorf("PutAll = %v, want [nil ErrMismatch nil nil]", errs)
-	}
-	// The same digest twice, first with wrong bytes: each is judged by its own.
-	errs = b.PutAll(ctx, []digest.Digest{wrong, wrong}, [][]byte{good, bad})
-	if !errors.Is(errs[0], blob.ErrMismatch) || errs[1] != nil {
-		t.Errorf("PutAll of one digest with wrong and right bytes = %v", errs)
-	}
-	none := digest.SHA256.Of([]byte("none"))
-	data, errs := b.GetAll(ctx, []digest.Digest{g, none, g, e})
-	if !bytes.Equal(data[0], good) || !errors.Is(errs[1], blob.ErrNotFound) || !bytes.Equal(data[2], good) || data[3] == nil || errs[3] != nil {
-		t.Errorf("GetAll = %v", errs)
+	for i, n := range f.Sizes {
+		good, bad := Bytes(uint64(2*i), n), Bytes(uint64(2*i+1), n)
+		g, wrong := digest.SHA256.Of(good), digest.SHA256.Of(bad)
+		e, none := digest.SHA256.Empty(), digest.SHA256.Of([]byte("none"))
+		errs := b.PutAll(ctx, []digest.Digest{g, wrong, g, e}, [][]byte{good, good, good, nil})
+		if errs[0] != nil || !errors.Is(errs[1], blob.ErrMismatch) || errs[2] != nil || errs[3] != nil {
+			t.Errorf("PutAll of %d bytes = %v, want [nil ErrMismatch nil nil]", n, errs)
+		}
+		// The same digest twice, first with wrong bytes: each is judged by its own.
+		errs = b.PutAll(ctx, []digest.Digest{wrong, wrong}, [][]byte{good, bad})
+		if !errors.Is(errs[0], blob.ErrMismatch) || errs[1] != nil {
+			t.Errorf("PutAll of %d bytes as one digest, wrong and right = %v", n, errs)
+		}
+		data, errs := b.GetAll(ctx, []digest.Digest{g, none, wrong, e})
+		if !bytes.Equal(data[0], good) || !errors.Is(errs[1], blob.ErrNotFound) || !bytes.Equal(data[2], bad) || data[3] == nil || errs[3] != nil {
+			t.Errorf("GetAll of %d bytes = %v", n, errs)
+		}
 	}
 }
 
