@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"mime"
 	"net/http"
@@ -140,12 +139,6 @@ func (h *handler) stream(ctx context.Context, d digest.Digest, body io.Reader) e
 	defer w.Close()
 	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
-	// A body that fits into the buffer is still there when it turns out that its hash is wrong.
-	// A larger one is hashed by BLAKE3 on the way, since it can't be read twice.
-	var other hash.Hash
-	if d.Function == digest.SHA256 && d.Size > int64(len(buf)) {
-		other = digest.BLAKE3.NewHash()
-	}
 	var got int64
 	for err == nil {
 		var n int
@@ -156,9 +149,6 @@ func (h *handler) stream(ctx context.Context, d digest.Digest, body io.Reader) e
 		if got += int64(n); n == 0 {
 			break
 		}
-		if other != nil {
-			other.Write(buf[:n])
-		}
 		if _, err := w.Write(buf[:n]); err != nil {
 			return err
 		}
@@ -166,14 +156,7 @@ func (h *handler) stream(ctx context.Context, d digest.Digest, body io.Reader) e
 	if got != d.Size {
 		return refuse(http.StatusBadRequest, "the body has %d bytes where %d were declared", got, d.Size)
 	}
-	if err = w.Commit(); !errors.Is(err, blob.ErrMismatch) {
-		return err
-	}
-	if other == nil {
-		other = digest.BLAKE3.NewHash()
-		other.Write(buf[:min(d.Size, int64(len(buf)))])
-	}
-	return h.mismatch(d, other, err)
+	return h.advise(d, w.Commit())
 }
 
 // takeNothing ends the PUT of a body that was declared to be empty. The empty blob is always there.
@@ -186,18 +169,16 @@ func (h *handler) takeNothing(d digest.Digest, body io.Reader) error {
 	if d.IsEmpty() {
 		return nil
 	}
-	return h.mismatch(d, digest.BLAKE3.NewHash(), blob.Mismatch(d, d.Function.Empty()))
+	return h.advise(d, blob.Mismatch(d, d.Function.Empty()))
 }
 
-// mismatch returns err, which says that a body is not what d names, or better advice if blake3, the
-// body's hash by that function, is what the client calls it: Bazel's URLs are the same for every
-// digest function of 32 bytes, so one that was told to use BLAKE3 can't say so.
-func (h *handler) mismatch(d digest.Digest, blake3 hash.Hash, err error) error {
-	if d.Function != digest.SHA256 || [32]byte(blake3.Sum(nil)) != d.Hash {
+// advise adds to a mismatch what it often comes from: Bazel's URLs are the same for every digest
+// function of 32 bytes, so a Bazel that was told to use BLAKE3 can't say so over HTTP.
+func (h *handler) advise(d digest.Digest, err error) error {
+	if d.Function != digest.SHA256 || !errors.Is(err, blob.ErrMismatch) {
 		return err
 	}
-	return refuse(http.StatusBadRequest, "%s is the body's BLAKE3, not its SHA-256, which a plain hash means over HTTP: "+
-		"use %s, or PUT /cas/blake3/%s", d.Hex(), h.grpc(), d.Hex())
+	return refuse(http.StatusBadRequest, "%v; a plain hash over HTTP is SHA-256: for BLAKE3 use %s, or PUT /cas/blake3/%s", err, h.grpc(), d.Hex())
 }
 
 // getResult answers GET and HEAD of an action result.

@@ -31,11 +31,7 @@ func (h *handler) spool(ctx context.Context, d digest.Digest, body io.Reader) er
 	if got == d {
 		return h.stream(ctx, d, f)
 	}
-	blake3 := digest.BLAKE3.NewHash()
-	if _, err := copyPooled(blake3, f); err != nil {
-		return err
-	}
-	return h.mismatch(d, blake3, blob.Mismatch(d, got))
+	return h.advise(d, blob.Mismatch(d, got))
 }
 
 // briefFile returns a new file in dir that has lost its name already.
