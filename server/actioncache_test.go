@@ -22,7 +22,7 @@ func (r *rig) aResult(f digest.Function) *repb.ActionResult {
 		OutputFiles: []*repb.OutputFile{
 			{Path: "out/a.o", Digest: r.put(f, []byte("object")), IsExecutable: true},
 			{Path: "out/a.d", Digest: r.put(f, []byte("a.o: a.c a.h"))},
-			{Path: "out/empty", Digest: wire(f.Empty())},
+			{Path: "out/empty", Digest: onWire(f.Empty())},
 		},
 		OutputDirectories: []*repb.OutputDirectory{{Path: "dir", TreeDigest: r.put(f, marshal(r.t, &repb.Tree{
 			Root: &repb.Directory{Files: []*repb.FileNode{{Name: "x", Digest: r.put(f, []byte("in the tree"))}}},
@@ -45,7 +45,7 @@ func TestActionResult(t *testing.T) {
 	for _, f := range digest.Functions {
 		r := newRig(t)
 		function := repb.DigestFunction_Value(f)
-		key := wire(f.Of([]byte("an action that is not in the CAS")))
+		key := onWire(f.Of([]byte("an action that is not in the CAS")))
 		get := &repb.GetActionResultRequest{InstanceName: "i/j", ActionDigest: key, DigestFunction: function}
 		_, err := r.ac.GetActionResult(r.ctx, get)
 		wantStatus(t, err, codes.NotFound, key.Hash)
@@ -155,11 +155,11 @@ func TestIncomplete(t *testing.T) {
 	missing2 := digest.SHA256.Of([]byte("missing too"))
 	r := newRig(t)
 	withTree := func(file digest.Digest) *repb.OutputDirectory {
-		tree := &repb.Tree{Root: &repb.Directory{Files: []*repb.FileNode{{Name: "x", Digest: wire(file)}}}}
+		tree := &repb.Tree{Root: &repb.Directory{Files: []*repb.FileNode{{Name: "x", Digest: onWire(file)}}}}
 		return &repb.OutputDirectory{Path: "d", TreeDigest: r.put(digest.SHA256, marshal(t, tree))}
 	}
 	withRoot := func(file digest.Digest) *repb.OutputDirectory {
-		child := r.put(digest.SHA256, marshal(t, &repb.Directory{Files: []*repb.FileNode{{Name: "x", Digest: wire(file)}}}))
+		child := r.put(digest.SHA256, marshal(t, &repb.Directory{Files: []*repb.FileNode{{Name: "x", Digest: onWire(file)}}}))
 		root := r.put(digest.SHA256, marshal(t, &repb.Directory{Directories: []*repb.DirectoryNode{{Name: "c", Digest: child}}}))
 		return &repb.OutputDirectory{Path: "d", RootDirectoryDigest: root}
 	}
@@ -168,12 +168,12 @@ func TestIncomplete(t *testing.T) {
 		result *repb.ActionResult
 		want   []digest.Digest
 	}{
-		{"file", &repb.ActionResult{OutputFiles: []*repb.OutputFile{{Path: "f", Digest: wire(missing)}}}, []digest.Digest{missing}},
-		{"stdout and stderr", &repb.ActionResult{StdoutDigest: wire(missing), StderrDigest: wire(missing2)}, []digest.Digest{missing, missing2}},
-		{"tree", &repb.ActionResult{OutputDirectories: []*repb.OutputDirectory{{Path: "d", TreeDigest: wire(missing)}}}, []digest.Digest{missing}},
+		{"file", &repb.ActionResult{OutputFiles: []*repb.OutputFile{{Path: "f", Digest: onWire(missing)}}}, []digest.Digest{missing}},
+		{"stdout and stderr", &repb.ActionResult{StdoutDigest: onWire(missing), StderrDigest: onWire(missing2)}, []digest.Digest{missing, missing2}},
+		{"tree", &repb.ActionResult{OutputDirectories: []*repb.OutputDirectory{{Path: "d", TreeDigest: onWire(missing)}}}, []digest.Digest{missing}},
 		{"file in a tree", &repb.ActionResult{OutputDirectories: []*repb.OutputDirectory{withTree(missing)}}, []digest.Digest{missing}},
 		{"file below a root directory", &repb.ActionResult{OutputDirectories: []*repb.OutputDirectory{withRoot(missing)}}, []digest.Digest{missing}},
-		{"root directory", &repb.ActionResult{OutputDirectories: []*repb.OutputDirectory{{Path: "d", RootDirectoryDigest: wire(missing)}}}, []digest.Digest{missing}},
+		{"root directory", &repb.ActionResult{OutputDirectories: []*repb.OutputDirectory{{Path: "d", RootDirectoryDigest: onWire(missing)}}}, []digest.Digest{missing}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			key := wireOf([]byte(tt.name))

@@ -24,7 +24,7 @@ func TestFindMissingBlobs(t *testing.T) {
 	blake := r.put(digest.BLAKE3, []byte("blake"))
 	away, away2 := wireOf([]byte("away")), wireOf([]byte("away too"))
 	otherSize := &repb.Digest{Hash: here.Hash, SizeBytes: 5}
-	emptySHA, emptyBLAKE3 := wire(digest.SHA256.Empty()), wire(digest.BLAKE3.Empty())
+	emptySHA, emptyBLAKE3 := onWire(digest.SHA256.Empty()), onWire(digest.BLAKE3.Empty())
 	for _, tt := range []struct {
 		name     string
 		function repb.DigestFunction_Value
@@ -86,7 +86,7 @@ func TestFindMissingBlobsLimit(t *testing.T) {
 	r := newRig(t)
 	req := new(repb.FindMissingBlobsRequest)
 	for i := range 60000 {
-		d := wire(digest.Digest{Function: digest.SHA256, Size: 1000, Hash: [32]byte{byte(i), byte(i >> 8), 1}})
+		d := onWire(digest.Digest{Function: digest.SHA256, Size: 1000, Hash: [32]byte{byte(i), byte(i >> 8), 1}})
 		req.BlobDigests = append(req.BlobDigests, d)
 	}
 	_, err := r.cas.FindMissingBlobs(r.ctx, req)
@@ -117,7 +117,7 @@ func TestBatchUpdateBlobs(t *testing.T) {
 	bomb.Digest.SizeBytes = 1000
 	truncated := packed(text[16:])
 	truncated.Data = truncated.Data[:len(truncated.Data)-5]
-	emptyPacked := &repb.BatchUpdateBlobsRequest_Request{Digest: wire(digest.SHA256.Empty()), Compressor: repb.Compressor_ZSTD}
+	emptyPacked := &repb.BatchUpdateBlobsRequest_Request{Digest: onWire(digest.SHA256.Empty()), Compressor: repb.Compressor_ZSTD}
 	tests := []struct {
 		name string
 		item *repb.BatchUpdateBlobsRequest_Request
@@ -173,7 +173,7 @@ func TestBatchUpdateBLAKE3(t *testing.T) {
 	got, err := r.cas.BatchUpdateBlobs(r.ctx, &repb.BatchUpdateBlobsRequest{
 		InstanceName:   "i",
 		DigestFunction: repb.DigestFunction_BLAKE3,
-		Requests:       []*repb.BatchUpdateBlobsRequest_Request{{Digest: wire(d), Data: data}},
+		Requests:       []*repb.BatchUpdateBlobsRequest_Request{{Digest: onWire(d), Data: data}},
 	})
 	if err != nil || got.GetResponses()[0].GetStatus().GetCode() != 0 {
 		t.Fatalf("got %v, %v, want success", got, err)
@@ -226,7 +226,7 @@ func TestBatchReadBlobs(t *testing.T) {
 	away := wireOf([]byte("away"))
 	got, err := r.cas.BatchReadBlobs(r.ctx, &repb.BatchReadBlobsRequest{
 		InstanceName:          "i",
-		Digests:               []*repb.Digest{a, away, b, a, n, {Hash: "abc", SizeBytes: 1}, {Hash: a.Hash, SizeBytes: 2}, wire(digest.SHA256.Empty()), {Hash: a.Hash, SizeBytes: -1}},
+		Digests:               []*repb.Digest{a, away, b, a, n, {Hash: "abc", SizeBytes: 1}, {Hash: a.Hash, SizeBytes: 2}, onWire(digest.SHA256.Empty()), {Hash: a.Hash, SizeBytes: -1}},
 		AcceptableCompressors: []repb.Compressor_Value{repb.Compressor_ZSTD, repb.Compressor_DEFLATE},
 	})
 	if err != nil {
@@ -356,8 +356,8 @@ func TestBatchTooManyItems(t *testing.T) {
 	r := newRig(t)
 	update, read := new(repb.BatchUpdateBlobsRequest), new(repb.BatchReadBlobsRequest)
 	for range 50000 {
-		update.Requests = append(update.Requests, &repb.BatchUpdateBlobsRequest_Request{Digest: wire(digest.SHA256.Empty())})
-		read.Digests = append(read.Digests, wire(digest.SHA256.Empty()))
+		update.Requests = append(update.Requests, &repb.BatchUpdateBlobsRequest_Request{Digest: onWire(digest.SHA256.Empty())})
+		read.Digests = append(read.Digests, onWire(digest.SHA256.Empty()))
 	}
 	_, err := r.cas.BatchUpdateBlobs(r.ctx, update)
 	wantStatus(t, err, codes.InvalidArgument, "requests: 50000 items")

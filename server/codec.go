@@ -9,6 +9,8 @@ import (
 	_ "google.golang.org/grpc/encoding/proto" // registers the codec that newCodec hands on to
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/sarsen-build/sarsen/internal/wire"
 )
 
 // The codec moves the bytes of blobs without copying them through generated messages, which allocate
@@ -83,61 +85,19 @@ func (m *writeRequest) free() {
 func (m *writeRequest) unmarshal(data mem.Buffer) error {
 	m.free()
 	m.buffer = data
-	return scan(data.ReadOnlyData(), func(f field) error {
+	return wire.Scan(data.ReadOnlyData(), func(f wire.Field) error {
 		switch {
-		case f.is(writeRequestResourceName, protowire.BytesType):
-			m.resourceName = string(f.bytes)
-		case f.is(writeRequestWriteOffset, protowire.VarintType):
-			m.writeOffset = int64(f.number)
-		case f.is(writeRequestFinishWrite, protowire.VarintType):
-			m.finishWrite = f.number != 0
-		case f.is(writeRequestData, protowire.BytesType):
-			m.data = f.bytes
+		case f.Is(writeRequestResourceName, protowire.BytesType):
+			m.resourceName = string(f.Bytes)
+		case f.Is(writeRequestWriteOffset, protowire.VarintType):
+			m.writeOffset = int64(f.Number)
+		case f.Is(writeRequestFinishWrite, protowire.VarintType):
+			m.finishWrite = f.Number != 0
+		case f.Is(writeRequestData, protowire.BytesType):
+			m.data = f.Bytes
 		}
 		return nil
 	})
-}
-
-// A field is one field of a message on the wire.
-type field struct {
-	num    protowire.Number
-	typ    protowire.Type
-	bytes  []byte // of a BytesType
-	number uint64 // of a VarintType
-}
-
-func (f *field) is(num protowire.Number, typ protowire.Type) bool {
-	return f.num == num && f.typ == typ
-}
-
-var errMalformed = errors.New("not a protocol buffer message")
-
-// scan calls each for every field of message, in order.
-func scan(message []byte, each func(field) error) error {
-	for len(message) > 0 {
-		num, typ, n := protowire.ConsumeTag(message)
-		if n < 0 {
-			return errMalformed
-		}
-		message = message[n:]
-		f := field{num: num, typ: typ}
-		switch typ {
-		case protowire.BytesType:
-			f.bytes, n = protowire.ConsumeBytes(message)
-		case protowire.VarintType:
-			f.number, n = protowire.ConsumeVarint(message)
-		default:
-			n = protowire.ConsumeFieldValue(num, typ, message)
-		}
-		if n < 0 {
-			return errMalformed
-		}
-		message = message[n:]
-		if err := each(f); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // buffers is a pool that hands out memory as it was left. gRPC's own clears what it hands out and has

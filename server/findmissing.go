@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/wire"
 )
 
 // The field numbers of FindMissingBlobsRequest, FindMissingBlobsResponse and Digest.
@@ -74,12 +75,12 @@ func (m *findMissingRequest) unmarshal(data mem.Buffer) error {
 	// The function comes after the digests that need it.
 	var value repb.DigestFunction_Value
 	count := 0
-	err := scan(message, func(f field) error {
+	err := wire.Scan(message, func(f wire.Field) error {
 		switch {
-		case f.is(findMissingRequestDigests, protowire.BytesType):
+		case f.Is(findMissingRequestDigests, protowire.BytesType):
 			count++
-		case f.is(findMissingRequestFunction, protowire.VarintType):
-			value = repb.DigestFunction_Value(f.number)
+		case f.Is(findMissingRequestFunction, protowire.VarintType):
+			value = repb.DigestFunction_Value(f.Number)
 		}
 		return nil
 	})
@@ -92,11 +93,11 @@ func (m *findMissingRequest) unmarshal(data mem.Buffer) error {
 		return nil
 	}
 	list := make([]digest.Digest, 0, count)
-	err = scan(message, func(f field) error {
-		if !f.is(findMissingRequestDigests, protowire.BytesType) || m.err != nil {
+	err = wire.Scan(message, func(f wire.Field) error {
+		if !f.Is(findMissingRequestDigests, protowire.BytesType) || m.err != nil {
 			return nil
 		}
-		hash, size, err := scanDigest(f.bytes)
+		hash, size, err := wire.Digest(f.Bytes)
 		if err != nil {
 			return err
 		}
@@ -111,20 +112,6 @@ func (m *findMissingRequest) unmarshal(data mem.Buffer) error {
 		m.digests = digest.SetOf(list...)
 	}
 	return err
-}
-
-// scanDigest reads a Digest message.
-func scanDigest(message []byte) (hash []byte, size int64, err error) {
-	err = scan(message, func(f field) error {
-		switch {
-		case f.is(digestHash, protowire.BytesType):
-			hash = f.bytes
-		case f.is(digestSize, protowire.VarintType):
-			size = int64(f.number)
-		}
-		return nil
-	})
-	return hash, size, err
 }
 
 // A findMissingResponse is a FindMissingBlobsResponse.

@@ -54,7 +54,7 @@ func TestYesLeases(t *testing.T) {
 		yes  func() error
 	}{
 		{"FindMissingBlobs", func() error {
-			_, err := r.cas.FindMissingBlobs(r.ctx, &repb.FindMissingBlobsRequest{BlobDigests: []*repb.Digest{wire(d)}})
+			_, err := r.cas.FindMissingBlobs(r.ctx, &repb.FindMissingBlobsRequest{BlobDigests: []*repb.Digest{onWire(d)}})
 			return err
 		}},
 		{"Write", func() error {
@@ -91,7 +91,7 @@ func TestEvictedBlob(t *testing.T) {
 	d := digest.SHA256.Of(data)
 	name := resource{upload: "u", digest: d}.String()
 	for range 3 {
-		missing, err := r.cas.FindMissingBlobs(r.ctx, &repb.FindMissingBlobsRequest{BlobDigests: []*repb.Digest{wire(d)}})
+		missing, err := r.cas.FindMissingBlobs(r.ctx, &repb.FindMissingBlobsRequest{BlobDigests: []*repb.Digest{onWire(d)}})
 		if err != nil || len(missing.GetMissingBlobDigests()) != 1 {
 			t.Errorf("FindMissingBlobs: got %v, %v, want it missing", missing, err)
 		}

@@ -84,7 +84,7 @@ func (r *rig) put(f digest.Function, data []byte) *repb.Digest {
 	if err := blob.Put(r.ctx, r.store, d, data); err != nil {
 		r.t.Fatal(err)
 	}
-	return wire(d)
+	return onWire(d)
 }
 
 // holds reports whether the store has the blob.
@@ -97,9 +97,9 @@ func (r *rig) holds(d digest.Digest) bool {
 }
 
 // wire returns d as a message.
-func wire(d digest.Digest) *repb.Digest { return &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size} }
+func onWire(d digest.Digest) *repb.Digest { return &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size} }
 
-func wireOf(data []byte) *repb.Digest { return wire(digest.SHA256.Of(data)) }
+func wireOf(data []byte) *repb.Digest { return onWire(digest.SHA256.Of(data)) }
 
 // pattern returns n bytes that differ from place to place and do not compress.
 func pattern(n int, seed uint64) []byte {

@@ -231,7 +231,7 @@ func TestCodecAgrees(t *testing.T) {
 	for i := range 300 {
 		d := digest.SHA256.Of(pattern(i, 7))
 		set.Add(d)
-		req.BlobDigests = append(req.BlobDigests, wire(d))
+		req.BlobDigests = append(req.BlobDigests, onWire(d))
 	}
 	got, err := r.cas.FindMissingBlobs(r.ctx, req)
 	if err != nil {

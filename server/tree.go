@@ -16,6 +16,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/wire"
 )
 
 const (
@@ -29,16 +30,10 @@ const (
 	maxDirectory = maxMessage - 128
 )
 
-// The field numbers of GetTreeResponse, Directory and its nodes.
+// The field numbers of GetTreeResponse.
 const (
 	treeResponseDirectories = 1
 	treeResponseToken       = 2
-
-	directoryFiles       = 1
-	directoryDirectories = 2
-	directorySymlinks    = 3
-	nodeName             = 1
-	nodeDigest           = 2
 )
 
 // GetTree sends the directories below a root, breadth first and in the order in which directories
@@ -154,45 +149,19 @@ func inTree(root, d digest.Digest, err error) error {
 // apart by hashing them, and to decode and encode one again need not give the same bytes.
 func children(function digest.Function, data []byte, found func(digest.Digest) error) error {
 	i := -1
-	return scanDirectory(data, func(f field) error {
-		if f.is(directoryFiles, protowire.BytesType) || f.is(directorySymlinks, protowire.BytesType) {
-			return scanDirectory(f.bytes, func(field) error { return nil })
-		}
-		if !f.is(directoryDirectories, protowire.BytesType) {
+	err := wire.Nodes(data, func(kind protowire.Number, n wire.Node) error {
+		if kind != wire.DirectoryDirectories {
 			return nil
 		}
 		i++
-		var name, hash []byte
-		var size int64
-		err := scanDirectory(f.bytes, func(f field) (err error) {
-			switch {
-			case f.is(nodeName, protowire.BytesType):
-				name = f.bytes
-			case f.is(nodeDigest, protowire.BytesType):
-				if hash, size, err = scanDigest(f.bytes); err != nil {
-					return errNoDirectory
-				}
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		d, wrong := parseDigest(function, string(hash), size)
+		d, wrong := parseDigest(function, string(n.Hash), n.Size)
 		if wrong != nil {
-			return inField(fmt.Sprintf("directories[%d] (%q) .digest.%s", i, clip(string(name)), wrong.field), wrong.err)
+			return inField(fmt.Sprintf("directories[%d].digest.%s (of %q)", i, wrong.field, clip(string(n.Name))), wrong.err)
 		}
 		return found(d)
 	})
-}
-
-var errNoDirectory = invalid("the blob is not a Directory message")
-
-// scanDirectory is scan with an error that says what was expected.
-func scanDirectory(message []byte, each func(field) error) error {
-	err := scan(message, each)
-	if errors.Is(err, errMalformed) {
-		return errNoDirectory
+	if errors.Is(err, wire.ErrMalformed) {
+		return invalid("the blob is not a Directory message")
 	}
 	return err
 }

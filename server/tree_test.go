@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/wire"
 )
 
 // A node is a directory of a test tree.
@@ -25,7 +26,7 @@ type node struct {
 // putTree stores n and all below it, and returns its digest.
 func (r *rig) putTree(f digest.Function, n *node) *repb.Digest {
 	r.t.Helper()
-	d := &repb.Directory{Files: []*repb.FileNode{{Name: n.name + pad(n.padding), Digest: wire(f.Of([]byte(n.name)))}}}
+	d := &repb.Directory{Files: []*repb.FileNode{{Name: n.name + pad(n.padding), Digest: onWire(f.Of([]byte(n.name)))}}}
 	for _, child := range n.children {
 		d.Directories = append(d.Directories, &repb.DirectoryNode{Name: child.name, Digest: r.putTree(f, child)})
 	}
@@ -34,7 +35,7 @@ func (r *rig) putTree(f digest.Function, n *node) *repb.Digest {
 		r.t.Fatal(err)
 	}
 	if n.absent {
-		return wire(f.Of(data))
+		return onWire(f.Of(data))
 	}
 	return r.put(f, data)
 }
@@ -149,11 +150,11 @@ func checkPages(t *testing.T, r *rig, req *repb.GetTreeRequest, pages []*repb.Ge
 // TestGetTreeEmpty checks the directory without anything, whose blob is never stored.
 func TestGetTreeEmpty(t *testing.T) {
 	r := newRig(t)
-	pages, err := r.getTree(&repb.GetTreeRequest{RootDigest: wire(digest.SHA256.Empty())})
+	pages, err := r.getTree(&repb.GetTreeRequest{RootDigest: onWire(digest.SHA256.Empty())})
 	if err != nil || len(pages) != 1 || len(pages[0].GetDirectories()) != 1 {
 		t.Fatalf("got %v, %v, want one empty directory", pages, err)
 	}
-	root := r.put(digest.SHA256, marshal(t, &repb.Directory{Directories: []*repb.DirectoryNode{{Name: "e", Digest: wire(digest.SHA256.Empty())}}}))
+	root := r.put(digest.SHA256, marshal(t, &repb.Directory{Directories: []*repb.DirectoryNode{{Name: "e", Digest: onWire(digest.SHA256.Empty())}}}))
 	pages, err = r.getTree(&repb.GetTreeRequest{RootDigest: root})
 	if err != nil || len(namesOf(pages)) != 2 {
 		t.Errorf("got %v, %v, want two directories", pages, err)
@@ -224,7 +225,7 @@ func TestGetTreeErrors(t *testing.T) {
 	raw[len(raw)-20] ^= 1
 	nowhere := base64.RawURLEncoding.EncodeToString(raw)
 	text := r.put(digest.SHA256, []byte("this is no Directory"))
-	badFile := r.put(digest.SHA256, []byte{directoryFiles<<3 | 2, 1, 0xff})
+	badFile := r.put(digest.SHA256, []byte{wire.DirectoryFiles<<3 | 2, 1, 0xff})
 	badChild := r.put(digest.SHA256, marshal(t, &repb.Directory{Directories: []*repb.DirectoryNode{{Name: "child", Digest: &repb.Digest{Hash: "abc"}}}}))
 	aboveText := r.put(digest.SHA256, marshal(t, &repb.Directory{Directories: []*repb.DirectoryNode{{Name: "child", Digest: text}}}))
 	huge := r.put(digest.SHA256, marshal(t, &repb.Directory{Files: []*repb.FileNode{{Name: pad(5 << 20)}}}))
