@@ -43,8 +43,15 @@ type IncompleteError struct {
 }
 
 func (e *IncompleteError) Error() string {
+	if len(e.Missing) == 1 {
+		return fmt.Sprintf("the result names blob %s, which is missing; upload the outputs before the result", e.Missing[0])
+	}
 	return fmt.Sprintf("the result names %d missing blobs, the first is %s; upload the outputs before the result", len(e.Missing), e.Missing[0])
 }
+
+// MaxResult is the longest result that is taken, in bytes of the message without what it carries
+// inline. A longer one would not fit into the 4 MiB that gRPC clients receive by default.
+const MaxResult = 4<<20 - 64<<10
 
 // A Cache maps actions to results.
 type Cache struct {
@@ -100,11 +107,14 @@ func (c *Cache) lease(ctx context.Context, f digest.Function, result *repb.Actio
 
 // Put makes result the result of k. Bytes that the result carries inline are stored as blobs of
 // their own; everything else that it names must be present, or Put returns an *IncompleteError.
-// A malformed digest is a *FieldError.
+// A malformed digest is a *FieldError, a result longer than MaxResult blob.ErrTooLarge.
 func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error {
 	result = proto.CloneOf(result)
 	if err := c.storeInlined(ctx, k.Action.Function, result); err != nil {
 		return err
+	}
+	if n := proto.Size(result); n > MaxResult {
+		return fmt.Errorf("%w: the result has %d bytes without its inlined outputs, at most %d are taken", blob.ErrTooLarge, n, MaxResult)
 	}
 	closure, err := closureOf(ctx, c.store, k.Action.Function, result)
 	if err != nil {

@@ -190,6 +190,7 @@ func TestInlined(t *testing.T) {
 func TestMalformed(t *testing.T) {
 	store := model.New(time.Hour)
 	bad := &repb.Digest{Hash: "x", SizeBytes: 1}
+	empty := &repb.Digest{Hash: digest.SHA256.Empty().Hex()}
 	junk := []byte("\xff\xff\xff")
 	d := digest.SHA256.Of(junk)
 	if err := blob.Put(t.Context(), store, d, junk); err != nil {
@@ -199,6 +200,7 @@ func TestMalformed(t *testing.T) {
 		"output_files[0].digest":                      {OutputFiles: []*repb.OutputFile{{Path: "a", Digest: bad}}},
 		"output_directories[0].tree_digest":           {OutputDirectories: []*repb.OutputDirectory{{TreeDigest: bad}}},
 		"output_directories[0].root_directory_digest": {OutputDirectories: []*repb.OutputDirectory{{RootDirectoryDigest: &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}}}},
+		"output_directories[1].tree_digest":           {OutputDirectories: []*repb.OutputDirectory{{TreeDigest: empty}, {TreeDigest: &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}}}},
 		"output_files[0].digest ":                     {OutputFiles: []*repb.OutputFile{{Path: "a", Digest: &repb.Digest{Hash: d.Hex(), SizeBytes: -1}}}},
 		"stdout_digest":                               {StdoutDigest: bad},
 		"stderr_digest":                               {StderrDigest: bad},
@@ -208,6 +210,20 @@ func TestMalformed(t *testing.T) {
 		if !errors.As(err, &f) || f.Field != strings.TrimSpace(field) {
 			t.Errorf("Put = %v, want a FieldError of %s", err, field)
 		}
+	}
+}
+
+func TestTooLong(t *testing.T) {
+	store := model.New(time.Hour)
+	c := New(store, store)
+	result := &repb.ActionResult{ExecutionMetadata: &repb.ExecutedActionMetadata{Worker: strings.Repeat("w", MaxResult-8)}}
+	result.ExecutionMetadata.Worker = result.ExecutionMetadata.Worker[proto.Size(result)-MaxResult:]
+	if err := c.Put(t.Context(), anAction, result); err != nil {
+		t.Errorf("Put of %d bytes = %v", proto.Size(result), err)
+	}
+	result.ExecutionMetadata.Worker += "w"
+	if err := c.Put(t.Context(), anAction, result); !errors.Is(err, blob.ErrTooLarge) {
+		t.Errorf("Put of %d bytes = %v, want ErrTooLarge", proto.Size(result), err)
 	}
 }
 

@@ -1,19 +1,26 @@
 package action
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
-	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/wire"
 )
 
-// maxTreeSize bounds what is read to walk one tree or directory, in bytes. A Tree of a million files is about 100 MiB.
-const maxTreeSize = 256 << 20
+// What bounds the memory that a result can ask for: trees and directories are read one directory at a
+// time, and a closure is a set.
+const (
+	maxDirectory = 16 << 20 // bytes
+	maxClosure   = 1 << 20  // blobs
+)
 
 // A FieldError says which field of a result is malformed, or has bytes that are not its digest's.
 type FieldError struct {
@@ -75,10 +82,22 @@ func closureOf(ctx context.Context, store blob.Store, f digest.Function, result 
 
 func (c *closure) add(p *repb.Digest) error {
 	d, err := parse(c.function, p)
-	if err == nil {
-		c.blobs.Add(d)
+	if err != nil {
+		return err
 	}
+	_, err = c.include(d)
 	return err
+}
+
+// include adds d to the closure, and reports whether it was new.
+func (c *closure) include(d digest.Digest) (bool, error) {
+	if !c.blobs.Add(d) {
+		return false, nil
+	}
+	if c.blobs.Len() > maxClosure {
+		return false, fmt.Errorf("%w: the result names more than %d blobs", blob.ErrInvalid, maxClosure)
+	}
+	return true, nil
 }
 
 // parse reads a digest of a message, which must have a size.
@@ -113,70 +132,104 @@ func (c *closure) addTree(ctx context.Context, p *repb.Digest) error {
 	if err != nil {
 		return err
 	}
-	if !c.blobs.Add(d) {
-		return nil
-	}
-	var tree repb.Tree
-	if ok, err := c.read(ctx, d, &tree); !ok {
+	if fresh, err := c.include(d); err != nil || !fresh {
 		return err
 	}
-	for _, dir := range append(tree.GetChildren(), tree.GetRoot()) {
-		for _, file := range dir.GetFiles() {
-			if err := c.add(file.GetDigest()); err != nil {
-				return fmt.Errorf("file %q in tree %s: %w", file.GetName(), d, err)
-			}
-		}
+	r, err := c.open(ctx, d)
+	if r == nil {
+		return err
 	}
-	return nil
+	defer r.Close()
+	body := bufio.NewReader(io.NewSectionReader(r, 0, r.Size()))
+	err = wire.Stream(body, maxDirectory, func(f wire.Field) error {
+		if f.Num != wire.TreeRoot && f.Num != wire.TreeChildren {
+			return nil
+		}
+		return c.addNodes(f.Bytes, nil)
+	})
+	return malformed("Tree", d, err)
 }
 
 // walk adds the directory at p and all below it, each distinct one once, so that a tree with shared
 // subtrees takes time in its distinct size.
 func (c *closure) walk(ctx context.Context, p *repb.Digest) error {
-	queue := []*repb.Digest{p}
+	root, err := parse(c.function, p)
+	if err != nil {
+		return err
+	}
+	queue := []digest.Digest{root}
 	for len(queue) > 0 {
-		d, err := parse(c.function, queue[0])
+		d := queue[0]
+		queue = queue[1:]
+		if fresh, err := c.include(d); err != nil {
+			return err
+		} else if !fresh {
+			continue
+		}
+		data, err := c.directory(ctx, d)
 		if err != nil {
 			return err
 		}
-		queue = queue[1:]
-		if !c.blobs.Add(d) {
-			continue
-		}
-		var dir repb.Directory
-		if ok, err := c.read(ctx, d, &dir); err != nil {
+		err = c.addNodes(data, func(child digest.Digest) { queue = append(queue, child) })
+		if err := malformed("Directory", d, err); err != nil {
 			return err
-		} else if !ok {
-			continue
-		}
-		for _, file := range dir.GetFiles() {
-			if err := c.add(file.GetDigest()); err != nil {
-				return fmt.Errorf("file %q in directory %s: %w", file.GetName(), d, err)
-			}
-		}
-		for _, child := range dir.GetDirectories() {
-			queue = append(queue, child.GetDigest())
 		}
 	}
 	return nil
 }
 
-// read parses the blob d into m. It returns false and no error if the blob is absent, which it
-// records.
-func (c *closure) read(ctx context.Context, d digest.Digest, m proto.Message) (bool, error) {
-	if d.Size > maxTreeSize {
-		return false, fmt.Errorf("%w: %s is larger than the %d bytes that are read of a tree", blob.ErrInvalid, d, maxTreeSize)
+// directory returns the bytes of the directory d, or none if it is absent.
+func (c *closure) directory(ctx context.Context, d digest.Digest) ([]byte, error) {
+	if d.Size > maxDirectory {
+		return nil, fmt.Errorf("%w: directory %s is larger than the %d bytes that are read", blob.ErrInvalid, d, maxDirectory)
 	}
-	data, err := blob.Get(ctx, c.store, d)
-	if errors.Is(err, blob.ErrNotFound) {
-		c.absent.Add(d)
-		return false, nil
+	r, err := c.open(ctx, d)
+	if r == nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(io.NewSectionReader(r, 0, r.Size()))
+}
+
+// addNodes adds the files of a Directory message, and hands its directories to child if that is set.
+func (c *closure) addNodes(message []byte, child func(digest.Digest)) error {
+	return wire.Nodes(message, func(kind protowire.Number, n wire.Node) error {
+		if kind == wire.DirectoryDirectories && child == nil {
+			return nil
+		}
+		d, err := parse(c.function, &repb.Digest{Hash: string(n.Hash), SizeBytes: n.Size})
+		if err != nil {
+			return fmt.Errorf("%q: %w", n.Name, err)
+		}
+		if kind == wire.DirectoryDirectories {
+			child(d)
+			return nil
+		}
+		_, err = c.include(d)
+		return err
+	})
+}
+
+// malformed says what the blob d should have been, if err is about its form.
+func malformed(what string, d digest.Digest, err error) error {
+	if errors.Is(err, wire.ErrMalformed) {
+		return fmt.Errorf("%w: blob %s is not a %s: %v", blob.ErrInvalid, d, what, err)
 	}
 	if err != nil {
-		return false, err
+		return fmt.Errorf("in the %s %s: %w", what, d, err)
 	}
-	if err := proto.Unmarshal(data, m); err != nil {
-		return false, fmt.Errorf("%w: blob %s is not a %s: %v", blob.ErrInvalid, d, m.ProtoReflect().Descriptor().Name(), err)
+	return nil
+}
+
+// open opens the blob d. It returns nil and no error if that is absent, which it records.
+func (c *closure) open(ctx context.Context, d digest.Digest) (blob.Reader, error) {
+	r, err := c.store.Open(ctx, d)
+	if errors.Is(err, blob.ErrNotFound) {
+		c.absent.Add(d)
+		return nil, nil
 	}
-	return true, nil
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }

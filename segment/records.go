@@ -12,8 +12,14 @@ import (
 	"github.com/sarsen-build/sarsen/ledger"
 )
 
-// maxRecord bounds a record: it goes in one write and must leave room for others in a segment.
-const maxRecord = 4 << 20
+// mayHold refuses a record that would need a segment of its own: those leave out of order, and the
+// order of segments is what keeps superseded records dead.
+func (r *Ring) mayHold(value []byte) error {
+	if limit := r.segmentSize / 4; span(int64(len(value))) > limit {
+		return fmt.Errorf("%w: a record of %d bytes, at most %d are taken", blob.ErrTooLarge, len(value), limit-headerSize)
+	}
+	return nil
+}
 
 func recordKey(key [32]byte) ledger.Key { return ledger.Key{Kind: ledger.Record, Hash: key} }
 
@@ -39,8 +45,8 @@ func (r *Ring) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 
 // Put implements blob.Records.
 func (r *Ring) Put(ctx context.Context, key [32]byte, value []byte) error {
-	if len(value) > int(min(maxRecord, r.segmentSize/8)) {
-		return fmt.Errorf("%w: a record of %d bytes", blob.ErrTooLarge, len(value))
+	if err := r.mayHold(value); err != nil {
+		return err
 	}
 	k := recordKey(key)
 	defer r.hold(k)()

@@ -177,7 +177,7 @@ func TestRecords(t *testing.T) {
 	if _, err := r.Get(t.Context(), key); !errors.Is(err, blob.ErrNotFound) {
 		t.Errorf("Get after Drop = %v, want ErrNotFound", err)
 	}
-	if err := r.Put(t.Context(), key, make([]byte, 10000)); !errors.Is(err, blob.ErrTooLarge) {
+	if err := r.Put(t.Context(), key, make([]byte, small.segmentSize/4)); !errors.Is(err, blob.ErrTooLarge) {
 		t.Errorf("Put of a large record = %v, want ErrTooLarge", err)
 	}
 }

@@ -8,7 +8,11 @@
 package wire
 
 import (
+	"bufio"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -55,6 +59,86 @@ func Scan(message []byte, each func(Field) error) error {
 		}
 	}
 	return nil
+}
+
+// Stream is Scan over the fields that r has, of which only one is in memory at a time: those of
+// BytesType, each of at most max bytes. Fields of other types are passed over. An error of r comes
+// back as it is.
+func Stream(r *bufio.Reader, max uint64, each func(Field) error) error {
+	for {
+		if _, err := r.Peek(1); err == io.EOF {
+			return nil
+		}
+		tag, err := varint(r)
+		if err != nil {
+			return whole(err)
+		}
+		num, typ := protowire.DecodeTag(tag)
+		if !num.IsValid() {
+			return ErrMalformed
+		}
+		switch typ {
+		case protowire.VarintType:
+			_, err = varint(r)
+		case protowire.Fixed32Type:
+			_, err = r.Discard(4)
+		case protowire.Fixed64Type:
+			_, err = r.Discard(8)
+		case protowire.BytesType:
+			err = streamBytes(r, num, max, each)
+		default:
+			err = ErrMalformed
+		}
+		if err != nil {
+			return whole(err)
+		}
+	}
+}
+
+func streamBytes(r *bufio.Reader, num protowire.Number, max uint64, each func(Field) error) error {
+	n, err := varint(r)
+	if err != nil {
+		return whole(err)
+	}
+	if n > max {
+		return fmt.Errorf("%w: a field of %d bytes, at most %d are read", ErrMalformed, n, max)
+	}
+	// Memory follows the bytes that come, not the length that they claim.
+	b, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	if err != nil {
+		return err
+	}
+	if uint64(len(b)) < n {
+		return ErrMalformed
+	}
+	return each(Field{Num: num, Type: protowire.BytesType, Bytes: b})
+}
+
+// varint reads a variable-length integer.
+func varint(r *bufio.Reader) (uint64, error) {
+	var b []byte
+	for {
+		c, err := r.ReadByte()
+		if err != nil {
+			return 0, err
+		}
+		if b = append(b, c); c < 0x80 || len(b) == binary.MaxVarintLen64 {
+			break
+		}
+	}
+	v, n := protowire.ConsumeVarint(b)
+	if n < 0 {
+		return 0, ErrMalformed
+	}
+	return v, nil
+}
+
+// whole turns an end in the midst of a field into ErrMalformed.
+func whole(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return ErrMalformed
+	}
+	return err
 }
 
 // The field numbers of REAPI's Digest, Directory, FileNode and DirectoryNode, and Tree.
