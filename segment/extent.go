@@ -19,9 +19,12 @@ type segment struct {
 
 	// refs counts who uses the file: the ring, each Reader, each Writer. The last one closes it, and
 	// only then are its bytes free.
-	refs atomic.Int32
-	size atomic.Int64 // bytes on disk
+	refs    atomic.Int32
+	size    atomic.Int64 // of the file, in bytes
+	punched atomic.Int64 // bytes in it that were given back to the file system
+	owed    atomic.Int64 // what it is charged with after its removal, until its file is closed
 
+	named  atomic.Bool // the ledger names something in it, or once did
 	victim atomic.Bool // being evicted: publishes nothing more
 	broken atomic.Bool // a write failed: takes no more extents
 	bad    atomic.Bool // a sync failed: publishes nothing more, gets no footer
@@ -70,17 +73,41 @@ func (e *extent) writeAt(p []byte, pos int64) error {
 // finish ends the extent's life as something to write, with its state for the footer.
 func (e *extent) finish(st state) {
 	e.state.Store(uint32(st))
-	if st == abandoned && e.size >= punchSize {
-		// A failure costs room until the segment goes, and nothing else.
-		if err := e.seg.file.Punch(e.off+headerSize, e.size); err != nil {
-			e.seg.ring.log.Debug("punch", slog.String("segment", e.seg.name), slog.Any("error", err))
-		}
+	if st == abandoned {
+		e.seg.punch(e.line())
 	}
 	e.seg.unref()
 }
 
-// punchSize is the smallest abandoned extent whose room is worth a system call.
-const punchSize = 64 << 10
+// block is what file systems give back: whole ones inside a hole.
+const block = 4096
+
+// punch gives the bytes of an abandoned record back to the file system, if they are worth a system
+// call. Uploads that fail must not fill the ring. A small record is verified before it is written, so
+// none is abandoned but after a race.
+func (s *segment) punch(l line) {
+	if l.size <= s.ring.smallSize {
+		return
+	}
+	first := (l.off + headerSize + block - 1) / block * block
+	last := (l.off + headerSize + l.size) / block * block
+	if last <= first {
+		return
+	}
+	if err := s.file.Punch(first, last-first); err != nil {
+		// It costs room until the segment goes, and nothing else.
+		s.ring.log.Debug("punch", slog.String("segment", s.name), slog.Any("error", err))
+		return
+	}
+	s.punched.Add(last - first)
+}
+
+// charge is what the segment counts for against the ring's limit, in bytes: its file without the
+// holes, but never next to nothing, for a file also takes a descriptor and a name.
+func (s *segment) charge() int64 {
+	size := s.size.Load()
+	return max(size-s.punched.Load(), min(size, s.ring.segmentSize/16))
+}
 
 func (e *extent) line() line {
 	return line{e.key, e.size, e.off, state(e.state.Load())}
@@ -123,9 +150,7 @@ func (s *segment) unref() {
 	if err := s.file.Close(); err != nil {
 		s.ring.log.Warn("close", slog.String("segment", s.name), slog.Any("error", err))
 	}
-	if s.victim.Load() {
-		s.ring.used.Add(-s.size.Load())
-	}
+	s.ring.leaving.Add(-s.owed.Load())
 }
 
 // seal writes the footer. Bytes are synced before the footer that vouches for them. Without a footer
@@ -150,7 +175,7 @@ func (s *segment) seal() error {
 	if err := s.file.Truncate(total); err != nil {
 		return fmt.Errorf("truncate %s: %w", s.name, err)
 	}
-	s.ring.used.Add(total - s.size.Swap(total))
+	s.size.Store(total)
 	if err := s.sync(); err != nil {
 		return err
 	}

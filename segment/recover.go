@@ -97,7 +97,6 @@ func (r *Ring) recover(ctx context.Context) error {
 			continue
 		}
 		r.order = append(r.order, s)
-		r.used.Add(g.size)
 		table[g.generation] = s
 	}
 	r.table.Store(&table)
@@ -183,15 +182,19 @@ func (r *Ring) load(g found, leases *leases) (*segment, error) {
 	if err != nil && !errors.Is(err, errFormat) {
 		return nil, errors.Join(err, file.Close())
 	}
-	n := 0
 	for _, l := range lines {
 		if l.state == complete {
 			r.ledger.Restore(l.key, l.size, placeOf(s.generation, l.off), leases.has(l.key))
-			n++
+			s.named.Store(true)
 		}
 	}
-	if n == 0 {
+	if !s.named.Load() {
 		return nil, file.Close()
+	}
+	for _, l := range lines {
+		if l.state == abandoned {
+			s.punch(l)
+		}
 	}
 	return s, nil
 }

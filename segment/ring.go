@@ -150,11 +150,27 @@ func (r *Ring) rotate() error {
 		}
 	}
 	r.active = nil
+	if err := r.removeUnnamed(); err != nil {
+		return err
+	}
 	s, err := r.newSegment(r.segmentSize, false)
 	if err == nil {
 		r.active = s
 	}
 	return err
+}
+
+// removeUnnamed removes the sealed segments in which nothing was ever published, whatever their
+// place: all uploads into them failed. No result lies in them, so order does not matter.
+func (r *Ring) removeUnnamed() error {
+	for _, s := range slices.Clone(r.order) {
+		if s.sealed && !s.named.Load() && s.refs.Load() == 1 { // the ring's: nobody can publish any more
+			if err := r.remove(s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // settled reports whether no extent of s waits for bytes.
@@ -183,7 +199,7 @@ func (r *Ring) ownSegment(req *request) (*extent, error) {
 // newSegment makes a segment of size bytes, the newest of the ring, evicting the oldest until there
 // is room. Its name is durable before it hands out an extent.
 func (r *Ring) newSegment(size int64, own bool) (*segment, error) {
-	for r.used.Load()+size > r.maxSize {
+	for r.used()+size > r.maxSize {
 		if err := r.evictOldest(); err != nil {
 			return nil, err
 		}
@@ -212,7 +228,6 @@ func (r *Ring) newSegment(size int64, own bool) (*segment, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close(), r.fsys.Remove(name))
 	}
-	r.used.Add(size)
 	r.order = append(r.order, s)
 	r.setTable(func(t map[uint32]*segment) { t[f.generation] = s })
 	return s, nil
@@ -268,6 +283,8 @@ func (r *Ring) full(why string) error {
 // anything else is removed.
 func (r *Ring) remove(s *segment) error {
 	s.victim.Store(true)
+	s.owed.Store(s.charge())
+	r.leaving.Add(s.owed.Load())
 	r.order = slices.DeleteFunc(r.order, func(o *segment) bool { return o == s })
 	r.setTable(func(t map[uint32]*segment) { delete(t, s.generation) })
 	err := r.fsys.Remove(s.name)

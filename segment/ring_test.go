@@ -225,6 +225,45 @@ func TestFull(t *testing.T) {
 	})
 }
 
+// TestFailedUploadsTakeNoRoom: whatever fails gives its room back, beside leased blobs too.
+func TestFailedUploadsTakeNoRoom(t *testing.T) {
+	medium := Options{MaxSize: 16 << 20, Lease: time.Hour, segmentSize: 1 << 20, smallSize: 4096}
+	for _, live := range []int{0, 1} {
+		for _, n := range []int{200000, 700000} {
+			fsys := &vfs.Mem{}
+			r := openRing(t, fsys, medium)
+			for i := range 300 { // many times what the ring holds
+				if live > 0 && i%5 == 0 {
+					mustPut(t, r, storetest.Bytes(uint64(1000+i), 100))
+				}
+				data := storetest.Bytes(uint64(i), n)
+				w, err := r.Create(t.Context(), digest.SHA256.Of(data))
+				if err != nil {
+					t.Fatalf("live=%d: Create number %d of %d bytes = %v", live, i, n, err)
+				}
+				if _, err := w.Write(data[:n/2]); err != nil {
+					t.Fatal(err)
+				}
+				if i%2 == 0 {
+					_ = w.Commit() // half a blob
+				}
+				w.Close()
+			}
+			check := putAllSizes(t, r)
+			if err := r.leaks(fsys); err != nil {
+				t.Error(err)
+			}
+			used := r.used()
+			r = openRing(t, fsys.Clone(), medium)
+			check(r)
+			if after := r.used(); after > used+medium.segmentSize {
+				t.Errorf("%d bytes used before a restart, %d after", used, after)
+			}
+			closeRing(t, r)
+		}
+	}
+}
+
 // TestLeaseOutlivesRestart: a leased blob is still leased after a restart, one that was not is not.
 func TestLeaseOutlivesRestart(t *testing.T) {
 	for _, clean := range []bool{true, false} {

@@ -84,7 +84,8 @@ type Ring struct {
 	turn  chan struct{}        // held by whoever acts as the ring's owner
 	slots [slotCount]chan bool // held by whoever changes a record of that slot
 	table atomic.Pointer[map[uint32]*segment]
-	used  atomic.Int64 // bytes of all segments' files, removed ones that are still read too
+	// leaving is what removed segments are charged with that somebody still reads or writes.
+	leaving atomic.Int64
 
 	closed atomic.Bool // no extent is handed out any more, nothing published
 
@@ -126,10 +127,19 @@ func (r *Ring) Stats() Stats {
 		Blobs: blobs, Records: records, Pins: pins,
 		Segments:        len(*r.table.Load()),
 		SegmentBytes:    r.segmentSize,
-		UsedBytes:       r.used.Load(),
+		UsedBytes:       r.used(),
 		MaxBytes:        r.maxSize,
 		EvictedSegments: r.evicted.Load(),
 	}
+}
+
+// used returns how many bytes count against the ring's limit.
+func (r *Ring) used() int64 {
+	used := r.leaving.Load()
+	for _, s := range *r.table.Load() {
+		used += s.charge()
+	}
+	return used
 }
 
 // MaxBlobSize returns the size of the largest blob that the ring can ever hold, in bytes: it needs a

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -52,26 +53,28 @@ func (r *Ring) leaks(fsys vfs.FS) error {
 	if err != nil {
 		return err
 	}
-	var bytes int64
-	names := map[string]bool{}
+	sizes := map[string]int64{}
 	for _, info := range infos {
-		names[segmentName(r.dir, 0)[:len(r.dir)+1]+info.Name] = true
-		bytes += info.Size
+		sizes[filepath.Join(r.dir, info.Name)] = info.Size
 	}
 	for _, s := range *r.table.Load() {
-		if !names[s.name] {
+		size, ok := sizes[s.name]
+		if !ok {
 			return fmt.Errorf("RingIsDisk: phantom %s", s.name)
 		}
-		delete(names, s.name)
+		if counted := s.size.Load(); counted != size {
+			return fmt.Errorf("RingIsDisk: %s counts for %d bytes, and has %d", s.name, counted, size)
+		}
+		delete(sizes, s.name)
 		if n := s.refs.Load(); n != 1 {
 			return fmt.Errorf("%s has %d references, want the ring's one", s.name, n)
 		}
 	}
-	if len(names) > 0 {
-		return fmt.Errorf("RingIsDisk: orphans %v", names)
+	if len(sizes) > 0 {
+		return fmt.Errorf("RingIsDisk: orphans %v", sizes)
 	}
-	if used := r.used.Load(); used != bytes {
-		return fmt.Errorf("RingIsDisk: %d bytes counted, %d there", used, bytes)
+	if n := r.leaving.Load(); n != 0 {
+		return fmt.Errorf("RingIsDisk: %d bytes of removed segments are counted", n)
 	}
 	return nil
 }

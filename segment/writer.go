@@ -139,9 +139,13 @@ func (r *Ring) publish(e *extent) error {
 	}
 }
 
-// admitted reports whether what lies in e may still be published.
+// admitted reports whether what lies in e may still be published, and then it is.
 func (e *extent) admitted() bool {
-	return !e.seg.victim.Load() && !e.seg.bad.Load() && !e.seg.ring.closed.Load()
+	ok := !e.seg.victim.Load() && !e.seg.bad.Load() && !e.seg.ring.closed.Load()
+	if ok {
+		e.seg.named.Store(true)
+	}
+	return ok
 }
 
 // refusal says why it may not.
