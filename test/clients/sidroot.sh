@@ -28,9 +28,17 @@ if [ -e "$root/.ready" ]; then
 	exit
 fi
 new=$root.new
-# shellcheck disable=SC2016 # apt-get expands it
-mirror=${SARSEN_TEST_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
-	grep -v security | grep '/debian/*$' | head -n 1)}
+# mirror_here prints the mirror that apt uses here. It knows of none before its lists are there.
+mirror_here() {
+	# shellcheck disable=SC2016 # apt-get expands it
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
+		grep -v security | grep '/debian/*$' | head -n 1
+}
+mirror=${SARSEN_TEST_MIRROR:-$(mirror_here)}
+if [ -z "$mirror" ]; then
+	apt-get -o Acquire::Retries=5 -qq update >&2
+	mirror=$(mirror_here)
+fi
 [ -n "$mirror" ] || fail "apt's configuration here names no Debian mirror; set SARSEN_TEST_MIRROR"
 
 # bootstrap starts from nothing each time: debootstrap can't resume.
