@@ -155,12 +155,11 @@ func (c *Cache) pin(ctx context.Context, cl *closure) (missing digest.Set, relea
 	}
 	for _, d := range cl.blobs.List() {
 		r, err := c.store.Open(ctx, d)
-		if errors.Is(err, blob.ErrNotFound) {
-			missing, err = c.store.Missing(ctx, cl.blobs)
-			if missing.Len() == 0 && err == nil {
-				missing.Add(d) // it came in between; the caller tries again
+		for errors.Is(err, blob.ErrNotFound) {
+			if missing, err = c.store.Missing(ctx, cl.blobs); err != nil || missing.Len() > 0 {
+				return missing, release, err
 			}
-			return missing, release, err
+			r, err = c.store.Open(ctx, d) // it came in between
 		}
 		if err != nil {
 			return missing, release, err

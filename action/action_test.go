@@ -155,6 +155,30 @@ func TestComplete(t *testing.T) {
 	}
 }
 
+// TestFileHidesNothing: a blob that is an output file and a directory is walked all the same.
+func TestFileHidesNothing(t *testing.T) {
+	gone := digest.SHA256.Of([]byte("never uploaded"))
+	dir := &repb.Directory{Files: []*repb.FileNode{{Name: "x", Digest: &repb.Digest{Hash: gone.Hex(), SizeBytes: gone.Size}}}}
+	store := model.New(time.Hour)
+	b := &builder{t, store, map[string]*repb.Digest{}}
+	directory, tree := b.message("directory", dir), b.message("tree", &repb.Tree{Root: dir})
+	for _, result := range []*repb.ActionResult{
+		{
+			OutputFiles:       []*repb.OutputFile{{Path: "dir.pb", Digest: directory}},
+			OutputDirectories: []*repb.OutputDirectory{{Path: "d", RootDirectoryDigest: directory}},
+		},
+		{
+			OutputFiles:       []*repb.OutputFile{{Path: "tree.pb", Digest: tree}},
+			OutputDirectories: []*repb.OutputDirectory{{Path: "d", TreeDigest: tree}},
+		},
+	} {
+		var incomplete *IncompleteError
+		if err := New(store, store).Put(t.Context(), anAction, result); !errors.As(err, &incomplete) {
+			t.Errorf("Complete: Put of a result whose directory names a missing file = %v, want an IncompleteError", err)
+		}
+	}
+}
+
 func TestInlined(t *testing.T) {
 	store := model.New(time.Hour)
 	c := New(store, store)

@@ -48,6 +48,8 @@ type closure struct {
 	store    blob.Store
 	function digest.Function
 	blobs    digest.Set
+	walked   digest.Set // directories
+	trees    digest.Set
 	absent   digest.Set // what had to be read to go on, and was not there
 }
 
@@ -85,19 +87,15 @@ func (c *closure) add(p *repb.Digest) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.include(d)
-	return err
+	return c.include(d)
 }
 
-// include adds d to the closure, and reports whether it was new.
-func (c *closure) include(d digest.Digest) (bool, error) {
-	if !c.blobs.Add(d) {
-		return false, nil
+// include adds d to the closure.
+func (c *closure) include(d digest.Digest) error {
+	if c.blobs.Add(d) && c.blobs.Len() > maxClosure {
+		return fmt.Errorf("%w: the result names more than %d blobs", blob.ErrInvalid, maxClosure)
 	}
-	if c.blobs.Len() > maxClosure {
-		return false, fmt.Errorf("%w: the result names more than %d blobs", blob.ErrInvalid, maxClosure)
-	}
-	return true, nil
+	return nil
 }
 
 // parse reads a digest of a message, which must have a size.
@@ -132,7 +130,11 @@ func (c *closure) addTree(ctx context.Context, p *repb.Digest) error {
 	if err != nil {
 		return err
 	}
-	if fresh, err := c.include(d); err != nil || !fresh {
+	// A blob may be an output file too, or a tree and a directory at once, so each kind has its own set.
+	if !c.trees.Add(d) {
+		return nil
+	}
+	if err := c.include(d); err != nil {
 		return err
 	}
 	r, err := c.open(ctx, d)
@@ -161,10 +163,11 @@ func (c *closure) walk(ctx context.Context, p *repb.Digest) error {
 	for len(queue) > 0 {
 		d := queue[0]
 		queue = queue[1:]
-		if fresh, err := c.include(d); err != nil {
-			return err
-		} else if !fresh {
+		if !c.walked.Add(d) {
 			continue
+		}
+		if err := c.include(d); err != nil {
+			return err
 		}
 		data, err := c.directory(ctx, d)
 		if err != nil {
@@ -205,8 +208,7 @@ func (c *closure) addNodes(message []byte, child func(digest.Digest)) error {
 			child(d)
 			return nil
 		}
-		_, err = c.include(d)
-		return err
+		return c.include(d)
 	})
 }
 

@@ -2,6 +2,7 @@ package blob
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"github.com/sarsen-build/sarsen/digest"
@@ -41,7 +42,10 @@ func Get(ctx context.Context, s Store, d digest.Digest) ([]byte, error) {
 	}
 	defer r.Close()
 	data := make([]byte, r.Size())
-	if _, err := r.ReadAt(data, 0); err != nil && err != io.EOF {
+	if n, err := r.ReadAt(data, 0); n < len(data) {
+		if err == nil || err == io.EOF {
+			err = fmt.Errorf("%w: %d bytes where there should be %d", ErrCorrupt, n, len(data))
+		}
 		return nil, &Error{"read", d, err}
 	}
 	return data, nil

@@ -278,6 +278,20 @@ func (l *Ledger) Leased() []uint64 {
 	return tags
 }
 
+// Each calls do for every entry, in no order. It takes a while: ten million entries are 640 MB.
+func (l *Ledger) Each(do func(k Key, size int64, p Place)) {
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		for n := range s.next {
+			if e := s.at(n + 1); e.place != 0 && !e.dead {
+				do(Key{e.kind, e.hash}, e.size, e.place)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
 // Tag returns eight bytes that tell keys apart well enough to keep a lease: a false match keeps one
 // too many.
 func (k Key) Tag() uint64 { return binary.LittleEndian.Uint64(k.Hash[8:16]) }

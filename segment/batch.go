@@ -48,6 +48,7 @@ func (r *Ring) putAll(ds []digest.Digest, data [][]byte) []error {
 		}
 		first[d.Key()] = i
 		if r.ledger.Lease(keyOf(d), d.Size) {
+			errs[i] = r.standing()
 			continue
 		}
 		requests = append(requests, &request{key: keyOf(d), size: d.Size, data: data[i]})

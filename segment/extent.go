@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 	"github.com/sarsen-build/sarsen/ledger"
 )
@@ -28,7 +29,12 @@ type segment struct {
 	victim atomic.Bool // being evicted: publishes nothing more
 	broken atomic.Bool // a write failed: takes no more extents
 	bad    atomic.Bool // a sync failed: publishes nothing more, gets no footer
-	dirty  atomic.Bool // has bytes that no sync has covered; set after the write, cleared before the sync
+
+	// What is written is durable when a sync that began after it has ended well. One sync runs at a
+	// time: the kernel reports a failure once, and a second caller must not take that for success.
+	writes  atomic.Int64 // counted after each write
+	synced  atomic.Int64 // writes that a sync has covered
+	syncing chan struct{}
 
 	// The rest belongs to whoever holds the ring's turn.
 	end     int64     // where the next extent begins
@@ -66,14 +72,16 @@ func (e *extent) writeAt(p []byte, pos int64) error {
 		s.broken.Store(true)
 		return fmt.Errorf("write segment %s: %w", s.name, err)
 	}
-	s.dirty.Store(true)
+	s.writes.Add(1)
 	return nil
 }
 
-// finish ends the extent's life as something to write, with its state for the footer.
-func (e *extent) finish(st state) {
-	e.state.Store(uint32(st))
-	if st == abandoned {
+// abandon ends an extent that nobody will ever read.
+func (e *extent) abandon() {
+	e.state.Store(uint32(abandoned))
+	// After Close the directory may belong to another process, to whom an upload that is whole, though
+	// it was refused here, is a blob.
+	if !e.seg.ring.closed.Load() {
 		e.seg.punch(e.line())
 	}
 	e.seg.unref()
@@ -160,10 +168,7 @@ func (s *segment) seal() error {
 	if s.bad.Load() {
 		return nil
 	}
-	lines := make([]line, len(s.extents))
-	for i, e := range s.extents {
-		lines[i] = e.line() // before the sync: what is complete now is covered by it
-	}
+	lines := linesOf(s.extents) // before the sync: what is complete now is covered by it
 	if err := s.sync(); err != nil {
 		return err
 	}
@@ -186,25 +191,59 @@ func (s *segment) seal() error {
 // sync makes the segment's bytes durable. After a failure the kernel may have forgotten which pages
 // it lost, so the segment is bad for good.
 func (s *segment) sync() error {
-	s.dirty.Store(false)
+	s.syncing <- struct{}{}
+	defer func() { <-s.syncing }()
+	if s.bad.Load() {
+		return fmt.Errorf("segment %s: %w", s.name, errBadSegment)
+	}
+	writes := s.writes.Load()
+	if mutant.EarlySynced {
+		s.synced.Store(writes)
+	}
 	if err := s.file.Sync(); err != nil {
 		s.bad.Store(true)
 		return fmt.Errorf("sync segment %s: %w", s.name, err)
 	}
+	s.synced.Store(writes)
 	return nil
 }
 
-// list returns the lines of all records, from memory or from the footer. The caller holds the ring's
-// turn.
-func (s *segment) list() ([]line, error) {
+// dirty reports whether something was written that no sync has covered.
+func (s *segment) dirty() bool { return s.synced.Load() < s.writes.Load() }
+
+// list returns the lines of all records, from memory or from the footer. A footer that can't be read
+// any more must not keep the segment from going: then the ledger says what it names there, which is
+// all that matters. The caller holds the ring's turn.
+func (s *segment) list() []line {
 	if s.extents != nil {
-		lines := make([]line, len(s.extents))
-		for i, e := range s.extents {
-			lines[i] = e.line()
-		}
-		return lines, nil
+		return linesOf(s.extents)
 	}
-	return s.readFooter()
+	lines, err := s.readFooter()
+	if err != nil {
+		s.ring.log.Error("the footer is damaged; asking the ledger", slog.String("segment", s.name), slog.Any("error", err))
+		s.ring.ledger.Each(func(k ledger.Key, size int64, p ledger.Place) {
+			if generation, off := splitPlace(p); generation == s.generation {
+				lines = append(lines, line{key: k, size: size, off: off, state: complete})
+			}
+		})
+	}
+	return lines
+}
+
+func linesOf(extents []*extent) []line {
+	lines := make([]line, len(extents))
+	for i, e := range extents {
+		lines[i] = e.line()
+	}
+	return lines
+}
+
+// newSegment returns a segment with one reference, the ring's.
+func newSegment(r *Ring, name string, file vfs.File, size int64) *segment {
+	s := &segment{ring: r, name: name, file: file, end: firstSize, syncing: make(chan struct{}, 1)}
+	s.refs.Store(1)
+	s.size.Store(size)
+	return s
 }
 
 func segmentName(dir string, generation uint32) string {

@@ -1,10 +1,12 @@
 package segment
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/sim"
 	"github.com/sarsen-build/sarsen/ledger"
@@ -21,7 +23,7 @@ type reader struct {
 
 // open pins the record and takes a reference to its segment's file in one section, so that neither
 // goes before Close.
-func (r *Ring) open(k ledger.Key, size int64) (*reader, bool) {
+func (r *Ring) open(k ledger.Key, size int64) (*reader, error) {
 	rd := new(reader)
 	pin, ok := r.ledger.Pin(k, size, func(p ledger.Place, size int64) {
 		generation, off := splitPlace(p)
@@ -29,20 +31,25 @@ func (r *Ring) open(k ledger.Key, size int64) (*reader, bool) {
 		if s == nil {
 			panic(fmt.Sprintf("segment: the ledger names segment %d, which is not in the ring", generation))
 		}
-		if !mutant.OpenHolds {
-			s.refs.Add(1)
+		if mutant.OpenHolds || s.tryRef() { // the last reference goes with Close
+			rd.seg, rd.off, rd.size = s, off+headerSize, size
 		}
-		rd.seg, rd.off, rd.size = s, off+headerSize, size
 	})
 	if !ok {
-		return nil, false
+		return nil, blob.ErrNotFound
 	}
-	rd.pin = pin
+	if rd.pin = pin; rd.seg == nil {
+		pin.Release()
+		return nil, blob.ErrClosed
+	}
+	if err := r.standing(); err != nil {
+		return nil, errors.Join(err, rd.Close())
+	}
 	sim.Point("opened")
 	if mutant.OpenHolds {
 		rd.seg.refs.Add(1)
 	}
-	return rd, true
+	return rd, nil
 }
 
 // Size implements blob.Reader.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -29,8 +30,14 @@ const (
 
 var le = binary.LittleEndian
 
-// errFormat says that bytes are not what the format calls for: after a crash, the end of a chain.
-var errFormat = errors.New("not in the segment format")
+var (
+	// errFormat says that bytes are not what the format calls for: after a crash, the end of a chain.
+	errFormat = errors.New("not in the segment format")
+	// errUnwritten says that the first block was never written: a crash came first.
+	errUnwritten = fmt.Errorf("never written: %w", errFormat)
+	// errVersion says that another version of Sarsen wrote the bytes. Nothing of it is touched.
+	errVersion = errors.New("written by another version of Sarsen, which this one can't read; use that version, or another directory")
+)
 
 // A first is the first block.
 type first struct {
@@ -52,7 +59,14 @@ func (f first) encode() []byte {
 }
 
 func decodeFirst(b []byte) (first, error) {
-	if len(b) != firstSize || string(b[:8]) != firstMagic || le.Uint64(b[56:]) != xxhash.Sum64(b[:56]) {
+	switch version := len(firstMagic) - 1; {
+	case len(b) != firstSize:
+		return first{}, fmt.Errorf("first block of %d bytes: %w", len(b), errFormat)
+	case !slices.ContainsFunc(b, func(c byte) bool { return c != 0 }):
+		return first{}, errUnwritten
+	case string(b[:version]) == firstMagic[:version] && b[version] != firstMagic[version]:
+		return first{}, errVersion
+	case string(b[:8]) != firstMagic || le.Uint64(b[56:]) != xxhash.Sum64(b[:56]):
 		return first{}, fmt.Errorf("first block: %w", errFormat)
 	}
 	return first{le.Uint32(b[8:]), le.Uint32(b[12:])&flagOwn != 0, le.Uint64(b[16:])}, nil

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -74,8 +76,8 @@ func newRing(fsys vfs.FS, dir string, o Options) (*Ring, error) {
 	return r, nil
 }
 
-// recover makes the ring what the listing of the directory says. The fresh active segment comes above
-// all that is listed before anything is removed, so that no generation is used again.
+// recover makes the ring what the listing of the directory says. The highest name that is listed stays
+// until there is one above it, so that no generation is used again.
 func (r *Ring) recover(ctx context.Context) error {
 	found, err := r.listing()
 	if err != nil {
@@ -83,7 +85,7 @@ func (r *Ring) recover(ctx context.Context) error {
 	}
 	leases := r.readLeases(found.leases)
 	table := map[uint32]*segment{}
-	var litter []string
+	litter := map[uint32]string{}
 	for _, g := range found.segments {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -93,21 +95,45 @@ func (r *Ring) recover(ctx context.Context) error {
 			return err
 		}
 		if s == nil {
-			litter = append(litter, segmentName(r.dir, g.generation))
+			litter[g.generation] = segmentName(r.dir, g.generation)
 			continue
 		}
 		r.order = append(r.order, s)
 		table[g.generation] = s
 	}
 	r.table.Store(&table)
+	for _, l := range found.leases {
+		litter[l.generation] = leaseName(r.dir, l.generation)
+	}
+	highest := r.generation
+	if err := r.clean(litter, highest); err != nil {
+		return err
+	}
 	if err := r.begin(); err != nil {
 		return err
 	}
-	for _, l := range found.leases {
-		litter = append(litter, leaseName(r.dir, l.generation))
+	if name, ok := litter[highest]; ok && r.generation > highest {
+		return errors.Join(r.fsys.Remove(name), r.fsys.SyncDir(r.dir))
 	}
-	for _, name := range litter {
-		if err := errors.Join(r.fsys.Remove(name), r.fsys.SyncDir(r.dir)); err != nil {
+	return nil
+}
+
+// clean removes litter. The one with the highest name only loses its bytes for now, which on a full
+// disk may be what there must be room for.
+func (r *Ring) clean(litter map[uint32]string, highest uint32) error {
+	for _, generation := range slices.Sorted(maps.Keys(litter)) {
+		name := litter[generation]
+		if generation < highest {
+			if err := errors.Join(r.fsys.Remove(name), r.fsys.SyncDir(r.dir)); err != nil {
+				return err
+			}
+			continue
+		}
+		file, err := r.fsys.Open(name)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(file.Truncate(0), file.Sync(), file.Close()); err != nil {
 			return err
 		}
 	}
@@ -175,12 +201,13 @@ func (r *Ring) load(g found, leases *leases) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &segment{name: name, file: file, ring: r}
-	s.refs.Store(1)
-	s.size.Store(g.size)
+	s := newSegment(r, name, file, g.size)
 	lines, err := s.recoverLines(g.generation)
 	if err != nil && !errors.Is(err, errFormat) {
 		return nil, errors.Join(err, file.Close())
+	}
+	if err != nil && !errors.Is(err, errUnwritten) {
+		r.log.Warn("a segment that can't be read is removed", slog.String("segment", name), slog.Any("error", err))
 	}
 	for _, l := range lines {
 		if l.state == complete {
@@ -221,15 +248,10 @@ func (s *segment) recoverLines(generation uint32) ([]line, error) {
 	} else if lines, err = s.scan(); err != nil {
 		return nil, err
 	}
-	for i := range lines {
-		if lines[i].state == open {
-			if lines[i].state, err = s.verify(lines[i]); err != nil {
-				return nil, err
-			}
-		}
+	if err := s.verifyOpen(lines); err != nil {
+		return nil, err
 	}
 	if !s.sealed {
-		s.dirty.Store(true) // who wrote it may have crashed before any sync
 		for _, l := range lines {
 			e := &extent{seg: s, key: l.key, off: l.off, size: l.size}
 			e.state.Store(uint32(l.state))
@@ -237,6 +259,27 @@ func (s *segment) recoverLines(generation uint32) ([]line, error) {
 		}
 	}
 	return lines, nil
+}
+
+// verifyOpen settles the state of lines that no footer vouches for. Whoever wrote them may have been
+// killed before any sync, or have seen one fail, after which the kernel shows bytes that the disk does
+// not have. So they are synced first, and then read from the disk.
+func (s *segment) verifyOpen(lines []line) error {
+	if !slices.ContainsFunc(lines, func(l line) bool { return l.state == open }) {
+		return nil
+	}
+	if err := errors.Join(s.sync(), s.file.DropCache()); err != nil {
+		return err
+	}
+	for i := range lines {
+		if lines[i].state == open {
+			var err error
+			if lines[i].state, err = s.verify(lines[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // readFooter returns the lines of the footer, or errFormat if there is no whole one.

@@ -127,12 +127,12 @@ func (a *appender) flush() {
 	}
 	_, err := a.seg.file.WriteAt(a.buf, a.off)
 	if err == nil {
-		a.seg.dirty.Store(true)
+		a.seg.writes.Add(1)
 	} else {
 		a.seg.broken.Store(true)
 		err = fmt.Errorf("append to segment %s: %w", a.seg.name, err)
 		for _, req := range a.in {
-			req.extent.finish(abandoned)
+			req.extent.abandon()
 			req.extent, req.err = nil, err
 		}
 	}
@@ -190,7 +190,7 @@ func (r *Ring) ownSegment(req *request) (*extent, error) {
 		err = e.writeAt(req.data, 0)
 	}
 	if err != nil {
-		e.finish(abandoned)
+		e.abandon()
 		return nil, errors.Join(fmt.Errorf("write segment %s: %w", s.name, err), r.remove(s))
 	}
 	return e, nil
@@ -217,12 +217,11 @@ func (r *Ring) newSegment(size int64, own bool) (*segment, error) {
 		return nil, err
 	}
 	r.generation++
-	s := &segment{first: f, name: name, file: file, ring: r, end: firstSize}
-	s.refs.Store(1)
-	s.size.Store(size)
+	s := newSegment(r, name, file, size)
+	s.first = f
 	_, err = file.WriteAt(f.encode(), 0)
 	if err == nil {
-		s.dirty.Store(true)
+		s.writes.Add(1)
 		err = r.fsys.SyncDir(r.dir)
 	}
 	if err != nil {
@@ -240,18 +239,17 @@ func (r *Ring) setTable(change func(map[uint32]*segment)) {
 	r.table.Store(&t)
 }
 
-// evictOldest removes the oldest segment if nothing in it is pinned or leased. The caller holds the
-// turn.
+// evictOldest removes the oldest segment, but for the active one, if nothing in it is pinned or leased.
+// Behind the active one lie only big blobs' own segments, which hold no results, so the order of results
+// is kept. The caller holds the turn.
 func (r *Ring) evictOldest() error {
-	if len(r.order) == 0 || r.order[0] == r.active {
+	oldest := slices.IndexFunc(r.order, func(s *segment) bool { return s != r.active })
+	if oldest < 0 {
 		return r.full("nothing but the active segment is there")
 	}
-	s := r.order[0]
+	s := r.order[oldest]
 	if s.lines == nil {
-		var err error
-		if s.lines, err = s.list(); err != nil {
-			return fmt.Errorf("evict segment %s: %w", s.name, err)
-		}
+		s.lines = s.list()
 	}
 	// A full ring is asked again and again; what stood in the way mostly still does.
 	for n := range s.lines {
@@ -283,15 +281,14 @@ func (r *Ring) full(why string) error {
 // anything else is removed.
 func (r *Ring) remove(s *segment) error {
 	s.victim.Store(true)
+	if err := r.fsys.Remove(s.name); err != nil {
+		return err // it stays in the ring, to be tried again
+	}
 	s.owed.Store(s.charge())
 	r.leaving.Add(s.owed.Load())
 	r.order = slices.DeleteFunc(r.order, func(o *segment) bool { return o == s })
 	r.setTable(func(t map[uint32]*segment) { delete(t, s.generation) })
-	err := r.fsys.Remove(s.name)
 	s.unref()
-	if err != nil {
-		return err
-	}
 	return r.fsys.SyncDir(r.dir)
 }
 

@@ -157,6 +157,9 @@ func (r *Ring) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) {
 			missing.Add(d)
 		}
 	}
+	if err := r.standing(); err != nil {
+		return digest.Set{}, err
+	}
 	return missing, ctx.Err()
 }
 
@@ -169,9 +172,9 @@ func (r *Ring) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) {
 	if d.IsEmpty() {
 		return emptyReader{}, nil
 	}
-	rd, ok := r.open(keyOf(d), d.Size)
-	if !ok {
-		return nil, &blob.Error{Op: "open", Digest: d, Err: blob.ErrNotFound}
+	rd, err := r.open(keyOf(d), d.Size)
+	if err != nil {
+		return nil, &blob.Error{Op: "open", Digest: d, Err: err}
 	}
 	return rd, nil
 }
@@ -206,7 +209,7 @@ func (r *Ring) mayCreate(d digest.Digest) error {
 		return fmt.Errorf("%w, which is %s with --max-size %s", blob.ErrTooLarge, humanize.IBytes(uint64(r.MaxBlobSize())), humanize.IBytes(uint64(r.maxSize)))
 	}
 	if have, ok := r.ledger.SizeOf(keyOf(d)); ok && have != d.Size {
-		return blob.Mismatch(d, digest.Digest{Function: d.Function, Hash: d.Hash, Size: have})
+		return fmt.Errorf("%w: the blob with that hash has %d bytes", blob.ErrMismatch, have)
 	}
 	return nil
 }
@@ -223,7 +226,7 @@ func (r *Ring) Close() error {
 	for _, s := range r.order {
 		if !s.sealed {
 			errs = append(errs, s.seal())
-		} else if s.dirty.Load() {
+		} else if s.dirty() {
 			errs = append(errs, s.sync())
 		}
 	}

@@ -2,7 +2,8 @@ package segment
 
 import (
 	"errors"
-	"fmt"
+	"maps"
+	"slices"
 	"sync"
 )
 
@@ -56,11 +57,9 @@ var errBadSegment = errors.New("earlier bytes could not be written to the disk, 
 // that names them may be called durable.
 func (r *Ring) syncDirty() error {
 	var errs []error
-	for _, s := range *r.table.Load() {
-		switch {
-		case s.bad.Load():
-			errs = append(errs, fmt.Errorf("segment %s: %w", s.name, errBadSegment))
-		case s.dirty.Load():
+	table := *r.table.Load()
+	for _, generation := range slices.Sorted(maps.Keys(table)) { // in order, so that a seed replays
+		if s := table[generation]; s.bad.Load() || s.dirty() {
 			errs = append(errs, s.syncHeld())
 		}
 	}

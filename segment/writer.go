@@ -64,8 +64,8 @@ func (w *writer) write(p []byte) error {
 }
 
 func (w *writer) collect(p []byte) {
-	if w.data == nil {
-		w.data = make([]byte, 0, w.want.Size)
+	if w.data == nil && int64(len(p)) == w.want.Size {
+		w.data = make([]byte, 0, len(p))
 	}
 	w.data = append(w.data, p...)
 }
@@ -93,7 +93,9 @@ func (w *writer) commit() error {
 		return blob.Mismatch(w.want, got)
 	}
 	if w.winner != nil {
-		return nil // pinned since Create, and leased
+		// Pinned since Create, but the lease of that time may be over.
+		w.ring.ledger.Lease(keyOf(w.want), w.want.Size)
+		return w.ring.standing()
 	}
 	e := w.extent
 	w.extent = nil
@@ -117,19 +119,20 @@ func (w *writer) Close() error {
 // publish makes a blob whose bytes are verified and written present, and settles its extent. If
 // another writer was first, the bytes are given back and the answer is yes all the same.
 func (r *Ring) publish(e *extent) error {
+	if mutant.EarlyComplete {
+		e.state.Store(uint32(complete))
+	}
 	sim.Point("publish")
-	// Complete comes before the ledger: a footer that is written meanwhile lists what readers see.
-	e.state.Store(uint32(complete))
 	switch r.ledger.Publish(e.key, e.size, e.place(), e.admitted) {
 	case ledger.Won:
-		e.finish(complete)
+		e.seg.unref()
 		return nil
 	case ledger.Lost:
 		if mutant.FirstWins {
 			r.punchNamed(e.key)
 		}
 		r.giveBack(e)
-		return nil
+		return r.standing()
 	default:
 		r.giveBack(e)
 		if mutant.NoFalseYes {
@@ -139,13 +142,25 @@ func (r *Ring) publish(e *extent) error {
 	}
 }
 
-// admitted reports whether what lies in e may still be published, and then it is.
+// admitted reports whether what lies in e may still be published, and then it is. Only here does an
+// extent become complete, in the section that publishes it: a footer must not vouch for what turns
+// out to be abandoned.
 func (e *extent) admitted() bool {
 	ok := !e.seg.victim.Load() && !e.seg.bad.Load() && !e.seg.ring.closed.Load()
 	if ok {
 		e.seg.named.Store(true)
+		e.state.Store(uint32(complete))
 	}
 	return ok
+}
+
+// standing returns ErrClosed if a yes that was just stamped may have come too late for Close to write
+// its lease down. A yes that sees the ring open was stamped before Close looked.
+func (r *Ring) standing() error {
+	if r.closed.Load() {
+		return blob.ErrClosed
+	}
+	return nil
 }
 
 // refusal says why it may not.
@@ -161,7 +176,7 @@ func (e *extent) refusal() error {
 
 // giveBack ends an extent that nobody will ever read.
 func (r *Ring) giveBack(e *extent) {
-	e.finish(abandoned)
+	e.abandon()
 	if e.seg.own {
 		r.removeOwn(e.seg)
 	}
@@ -170,7 +185,7 @@ func (r *Ring) giveBack(e *extent) {
 // punchNamed is the mistake FirstWins: the loser gives back what the name stands for now, not what it
 // wrote itself.
 func (r *Ring) punchNamed(k ledger.Key) {
-	if rd, ok := r.open(k, digest.AnySize); ok {
+	if rd, err := r.open(k, digest.AnySize); err == nil {
 		_ = rd.seg.file.Punch(rd.off, rd.size)
 		_ = rd.Close()
 	}

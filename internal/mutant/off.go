@@ -11,4 +11,8 @@ const (
 	Immutable   = false
 	Complete    = false
 	AbortVictim = false
+
+	EarlyComplete = false
+	EarlySynced   = false
+	NoSlot        = false
 )

@@ -24,4 +24,12 @@ var (
 	Complete = name == "Complete"
 	// AbortVictim publishes an upload whose segment is being evicted (seed 003).
 	AbortVictim = name == "AbortVictim"
+	// EarlyComplete calls an extent complete before it is published, so that a footer may vouch for
+	// what is then given back (found in review).
+	EarlyComplete = name == "EarlyComplete"
+	// EarlySynced takes bytes for durable when their sync begins (found in review).
+	EarlySynced = name == "EarlySynced"
+	// NoSlot lets two updates of one result go at once, so that their order in the ring need not be
+	// that in the ledger.
+	NoSlot = name == "NoSlot"
 )

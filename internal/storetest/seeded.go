@@ -33,7 +33,7 @@ func Seeded(t *testing.T, open func(t *testing.T) Fixture) {
 			explore.Run(t, schedules, func(t *testing.T, s *explore.Schedule) {
 				f := open(t)
 				defer f.Close()
-				data := Bytes(s.Seed, f.Sizes[int(s.Seed)%len(f.Sizes)])
+				data := Bytes(s.Seed, f.Sizes[s.Rand.IntN(len(f.Sizes))])
 				scenario.run(t, s, f, data)
 				if err := f.Leaks(); err != nil {
 					t.Errorf("at rest: %v", err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,25 +12,39 @@ import (
 	"syscall"
 )
 
-// Mem is a file system in memory, for tests. Its zero value is empty and has room without bound.
+// Mem is a file system in memory, for tests, which knows what a kill and a power cut leave of it. Its
+// zero value is empty and has room without bound.
 type Mem struct {
 	// Room bounds the bytes of all files, open or named; 0 is no bound.
 	Room int64
 	// Before is called, if set, before each operation. Tests let it park the caller.
 	Before func(op, name string)
+	// FailSyncs makes every Sync fail, in the way of Linux: the bytes are still read, and taken for
+	// clean, so that a later Sync succeeds without them.
+	FailSyncs bool
 
 	mu     sync.Mutex
 	files  map[string]*memFile
+	names  map[string]*memFile // the files as directories have them on the disk
 	locked map[string]bool
 	used   int64
 }
 
+// A memFile is a file. What was written lies in data and, until a sync, in dirty; disk is what a power
+// cut would leave.
 type memFile struct {
 	m     *Mem
 	name  string
 	data  []byte
 	size  int64
+	disk  []byte
+	dirty []span
 	links int // 1 for the name, and 1 for each handle
+}
+
+type span struct {
+	off  int64
+	data []byte
 }
 
 func (m *Mem) enter(op, name string) {
@@ -38,7 +53,7 @@ func (m *Mem) enter(op, name string) {
 	}
 	m.mu.Lock()
 	if m.files == nil {
-		m.files, m.locked = map[string]*memFile{}, map[string]bool{}
+		m.files, m.names, m.locked = map[string]*memFile{}, map[string]*memFile{}, map[string]bool{}
 	}
 }
 
@@ -123,7 +138,13 @@ func (m *Mem) Remove(name string) error {
 // SyncDir implements FS.
 func (m *Mem) SyncDir(dir string) error {
 	m.enter("syncdir", dir)
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.names, func(name string, _ *memFile) bool { return filepath.Dir(name) == filepath.Clean(dir) })
+	for name, f := range m.files {
+		if filepath.Dir(name) == filepath.Clean(dir) {
+			m.names[name] = f
+		}
+	}
 	return nil
 }
 
@@ -185,10 +206,8 @@ func (h *memHandle) WriteAt(p []byte, off int64) (int, error) {
 	}
 	defer h.m.mu.Unlock()
 	end := off + int64(len(p))
-	if end > int64(len(h.data)) {
-		h.data = append(h.data, make([]byte, end-int64(len(h.data)))...)
-	}
-	copy(h.data[off:], p)
+	h.data = write(h.data, span{off, p})
+	h.dirty = append(h.dirty, span{off, slices.Clone(p)})
 	if end > h.size {
 		h.m.used += end - h.size
 		h.size = end
@@ -201,7 +220,37 @@ func (h *memHandle) Sync() error {
 	if err := h.enter("sync"); err != nil {
 		return err
 	}
-	h.m.mu.Unlock()
+	defer h.m.mu.Unlock()
+	dirty := h.dirty
+	h.dirty = nil
+	if h.m.FailSyncs {
+		return &fs.PathError{Op: "sync", Path: h.name, Err: syscall.EIO}
+	}
+	for _, s := range dirty {
+		h.disk = write(h.disk, s)
+	}
+	return nil
+}
+
+// write returns b with s written to it.
+func write(b []byte, s span) []byte {
+	if end := s.off + int64(len(s.data)); end > int64(len(b)) {
+		b = append(b, make([]byte, end-int64(len(b)))...)
+	}
+	copy(b[s.off:], s.data)
+	return b
+}
+
+// DropCache implements File: what is not dirty is then what the disk has.
+func (h *memHandle) DropCache() error {
+	if err := h.enter("dropcache"); err != nil {
+		return err
+	}
+	defer h.m.mu.Unlock()
+	h.data = slices.Clone(h.disk)
+	for _, s := range h.dirty {
+		h.data = write(h.data, s)
+	}
 	return nil
 }
 
@@ -213,20 +262,34 @@ func (h *memHandle) Truncate(size int64) error {
 	defer h.m.mu.Unlock()
 	h.m.used += size - h.size
 	h.size = size
-	if size < int64(len(h.data)) {
-		h.data = h.data[:size]
+	h.data = cut(h.data, size)
+	h.disk = cut(h.disk, size)
+	h.dirty = slices.DeleteFunc(h.dirty, func(s span) bool { return s.off >= size })
+	for i, s := range h.dirty {
+		h.dirty[i].data = cut(s.data, size-s.off)
 	}
 	return nil
 }
 
-// Punch implements File.
+func cut(b []byte, size int64) []byte { return b[:min(int64(len(b)), size)] }
+
+// Punch implements File. Like Truncate it is on the disk at once: file systems order such changes by
+// themselves, and later than that is kinder.
 func (h *memHandle) Punch(off, n int64) error {
 	if err := h.enter("punch"); err != nil {
 		return err
 	}
 	defer h.m.mu.Unlock()
-	if off < int64(len(h.data)) {
-		clear(h.data[off:min(off+n, int64(len(h.data)))])
+	for _, b := range [][]byte{h.data, h.disk} {
+		if off < int64(len(b)) {
+			clear(b[off:min(off+n, int64(len(b)))])
+		}
+	}
+	for _, s := range h.dirty {
+		from, to := max(off-s.off, 0), min(off+n-s.off, int64(len(s.data)))
+		if from < to {
+			clear(s.data[from:to])
+		}
 	}
 	return nil
 }
@@ -242,15 +305,44 @@ func (h *memHandle) Close() error {
 	return nil
 }
 
-// Clone returns a copy of the files as they are, as another process would find them if this one were
-// killed now: nothing is open and nothing locked.
+// Clone returns a copy of the files as another process would find them if this one were killed now:
+// nothing is open and nothing locked, and what is not synced is still there, and still not synced.
 func (m *Mem) Clone() *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := &Mem{Room: m.Room, files: map[string]*memFile{}, locked: map[string]bool{}}
+	c := m.empty()
+	copied := map[*memFile]*memFile{}
+	copyOf := func(f *memFile) *memFile {
+		if copied[f] == nil {
+			copied[f] = &memFile{m: c, name: f.name, data: slices.Clone(f.data), size: f.size, disk: slices.Clone(f.disk), dirty: slices.Clone(f.dirty)}
+		}
+		return copied[f]
+	}
 	for name, f := range m.files {
-		c.files[name] = &memFile{m: c, name: name, data: slices.Clone(f.data), size: f.size, links: 1}
+		c.files[name] = copyOf(f)
+		c.files[name].links = 1
+		c.used += f.size
+	}
+	for name, f := range m.names {
+		c.names[name] = copyOf(f)
+	}
+	return c
+}
+
+// PowerCut returns the files as they would be found if the power went now: of each file what was
+// synced, and under the names that their directory had when that was synced.
+func (m *Mem) PowerCut() *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.empty()
+	for name, f := range m.names {
+		left := &memFile{m: c, name: name, data: slices.Clone(f.disk), size: f.size, disk: slices.Clone(f.disk), links: 1}
+		c.files[name], c.names[name] = left, left
 		c.used += f.size
 	}
 	return c
+}
+
+func (m *Mem) empty() *Mem {
+	return &Mem{Room: m.Room, files: map[string]*memFile{}, names: map[string]*memFile{}, locked: map[string]bool{}}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,8 +14,23 @@ import (
 // OS is the operating system's file system.
 type OS struct{}
 
-// MakeDir implements FS.
-func (OS) MakeDir(dir string) error { return os.MkdirAll(dir, 0o755) }
+// MakeDir implements FS. A directory that was made here is durable, or what is synced inside it would
+// not be.
+func (fsys OS) MakeDir(dir string) error {
+	if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(filepath.Clean(dir))
+	if parent != dir {
+		if err := fsys.MakeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return fsys.SyncDir(parent)
+}
 
 // Lock implements FS with flock on the directory itself, so that there is no lock file to be stale.
 func (OS) Lock(dir string) (io.Closer, error) {

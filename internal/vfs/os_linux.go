@@ -19,6 +19,12 @@ func (f osFile) Sync() error {
 	return pathError("fdatasync", f, retry(func() error { return unix.Fdatasync(int(f.Fd())) }))
 }
 
+func (f osFile) DropCache() error {
+	return pathError("fadvise", f, retry(func() error {
+		return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	}))
+}
+
 func (f osFile) Punch(off, n int64) error {
 	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
 	return pathError("punch", f, retry(func() error { return unix.Fallocate(int(f.Fd()), mode, off, n) }))

@@ -50,6 +50,8 @@ type File interface {
 	io.Closer
 	// Sync makes the bytes durable, and the size, but not the times (fdatasync).
 	Sync() error
+	// DropCache makes later reads come from the disk, where the system can. Unsynced bytes stay.
+	DropCache() error
 	// Truncate sets the size in bytes.
 	Truncate(size int64) error
 	// Punch gives n bytes from off back to the file system; they then read as zeros.

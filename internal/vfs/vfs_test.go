@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 )
@@ -114,4 +115,58 @@ func TestMemRoom(t *testing.T) {
 	if _, err := m.Create("d/b", 100); err != nil {
 		t.Errorf("Create after the last handle was closed = %v", err)
 	}
+}
+
+// TestMemPowerCut: a kill loses nothing, a power cut what was not synced.
+func TestMemPowerCut(t *testing.T) {
+	m := &Mem{}
+	content := func(m *Mem, name string) string {
+		f, err := m.Open("d/" + name)
+		if err != nil {
+			return "none"
+		}
+		defer f.Close()
+		b := make([]byte, 3)
+		if _, err := f.ReadAt(b, 0); err != nil {
+			return err.Error()
+		}
+		return string(bytes.ReplaceAll(b, []byte{0}, []byte{'-'}))
+	}
+	check := func(when, name, running, killed, cut string) {
+		t.Helper()
+		got := []string{content(m, name), content(m.Clone(), name), content(m.PowerCut(), name), content(m.Clone().PowerCut(), name)}
+		if want := []string{running, killed, cut, cut}; !slices.Equal(got, want) {
+			t.Errorf("%s: running, killed, cut, killed and cut: %q, want %q", when, got, want)
+		}
+	}
+	a, err := m.Create("d/a", 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(s string, off int64) {
+		if _, err := a.WriteAt([]byte(s), off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("x", 0)
+	check("unsynced name", "a", "x--", "x--", "none")
+	m.SyncDir("d")
+	check("unsynced bytes", "a", "x--", "x--", "---")
+	a.Sync()
+	put("y", 1)
+	check("half synced", "a", "xy-", "xy-", "x--")
+	m.FailSyncs = true
+	if err := a.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("Sync = %v, want EIO", err)
+	}
+	m.FailSyncs = false
+	put("z", 2)
+	a.Sync()
+	check("after a failed sync", "a", "xyz", "xyz", "x-z")
+	a.DropCache()
+	check("after DropCache", "a", "x-z", "x-z", "x-z")
+	m.Remove("d/a")
+	check("removed", "a", "none", "none", "x-z")
+	m.SyncDir("d")
+	check("removed and synced", "a", "none", "none", "none")
 }

@@ -19,6 +19,9 @@ var caught = []struct {
 	{"YesStands", "segment", "TestSeeded/YesStands", "YesStands: at the end of the lease: a yes did not stand"},
 	{"Immutable", "segment", "TestSeeded/Immutable", "Immutable: Commit of wrong bytes"},
 	{"AbortVictim", "segment", "TestSeeded/NoFalseYes", "which is not in the ring"},
+	{"EarlyComplete", "segment", "TestSeededTwins", "bytes that are not the blob's"},
+	{"EarlySynced", "segment", "TestSeededAcknowledged", "was acknowledged"},
+	{"NoSlot", "segment", "TestSeededRecords", "after a restart"},
 	{"Complete", "action", "TestSeededComplete", "Complete: a result was served, but"},
 }
 

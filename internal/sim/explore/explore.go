@@ -30,6 +30,12 @@ type Schedule struct {
 	Seed uint64
 	Rand *rand.Rand // for the scenario's own choices
 
+	// priority is of tasks, in half of the schedules. There the first in line goes on until, now and
+	// then, it is sent back: so one task waits at one point while others get far, which a fair choice at
+	// each step hardly ever gives (Burckhardt et al., "A Randomized Scheduler with Probabilistic
+	// Guarantees of Finding Bugs", 2010).
+	priority map[string]float64
+
 	tasks   []task
 	arrived chan parked
 	ended   chan struct{}
@@ -85,7 +91,11 @@ func runOne(t *testing.T, seed uint64, scenario func(t *testing.T, s *Schedule))
 }
 
 func newSchedule(seed uint64) *Schedule {
-	return &Schedule{Seed: seed, Rand: rand.New(rand.NewPCG(seed, 1))}
+	s := &Schedule{Seed: seed, Rand: rand.New(rand.NewPCG(seed, 1))}
+	if s.Rand.IntN(2) == 0 {
+		s.priority = map[string]float64{}
+	}
+	return s
 }
 
 // open makes the channels, which must be the bubble's own for synctest to know who waits on them.
@@ -165,10 +175,32 @@ func (s *Schedule) step(waiting []parked) []parked {
 	slices.SortStableFunc(waiting, func(a, b parked) int {
 		return strings.Compare(a.task+a.point, b.task+b.point)
 	})
-	i := s.Rand.IntN(len(waiting))
+	i := s.choose(waiting)
 	s.trace = append(s.trace, waiting[i].task+" "+waiting[i].point)
 	close(waiting[i].goOn)
 	return slices.Delete(waiting, i, i+1)
+}
+
+// sendBack is how often, of so many steps, the task that is first in line is sent back.
+const sendBack = 12
+
+func (s *Schedule) choose(waiting []parked) int {
+	if s.priority == nil {
+		return s.Rand.IntN(len(waiting))
+	}
+	first := 0
+	for i, p := range waiting {
+		if _, ok := s.priority[p.task]; !ok {
+			s.priority[p.task] = s.Rand.Float64()
+		}
+		if s.priority[p.task] > s.priority[waiting[first].task] {
+			first = i
+		}
+	}
+	if s.Rand.IntN(sendBack) == 0 {
+		s.priority[waiting[first].task] = -s.Rand.Float64() * float64(len(s.trace)+1)
+	}
+	return first
 }
 
 func (s *Schedule) arrive(task, point string) {
