@@ -3,6 +3,7 @@ package segment
 import (
 	"errors"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -93,12 +94,13 @@ func TestResultWaitsForRunningSync(t *testing.T) {
 		fsys := &vfs.Mem{}
 		r := openRing(t, fsys, small)
 		mustPut(t, r, storetest.Bytes(1, 100))
-		first := true
+		var first sync.Once
 		fsys.Before = func(op, name string) {
-			if op == "sync" && first {
-				first = false
-				close(entered)
-				<-goOn
+			if op == "sync" {
+				first.Do(func() {
+					close(entered)
+					<-goOn
+				})
 			}
 		}
 		go func() {
@@ -119,7 +121,6 @@ func TestResultWaitsForRunningSync(t *testing.T) {
 		if err := <-synced; err != nil {
 			t.Errorf("sync = %v", err)
 		}
-		fsys.Before = nil
 		closeRing(t, r)
 	})
 }
