@@ -208,7 +208,7 @@ type session struct {
 	pid      int
 	seed     uint64
 	random   *source
-	conns    []*grpc.ClientConn // as many as the workload with the most uses
+	conns    []*grpc.ClientConn // grpcConnections
 
 	// What the last workload left on the server, for the next to read.
 	blobs   []payload
@@ -243,7 +243,7 @@ func open(ctx context.Context, o Options) (*session, error) {
 		s.seed = binary.LittleEndian.Uint64(b[:])
 	}
 	s.random = newSource(s.seed)
-	for range maxConnections {
+	for range grpcConnections {
 		conn, err := connect(s.target)
 		if err != nil {
 			s.close()

@@ -70,6 +70,9 @@ func TestRun(t *testing.T) {
 		if r.P50 <= 0 || r.P50 > r.P95 || r.P95 > r.P99 || r.P99 > r.Max || r.RequestsPerSecond <= 0 {
 			t.Errorf("%s: latencies %v %v %v %v, %v requests a second", r.Name, r.P50, r.P95, r.P99, r.Max, r.RequestsPerSecond)
 		}
+		if strings.HasPrefix(r.Name, "http-") && (r.Connections != 8 || r.Concurrency != 8) {
+			t.Errorf("%s: %d requests at once on %d connections, want one connection each of 8", r.Name, r.Concurrency, r.Connections)
+		}
 		if r.Server == nil || r.Server.PeakMemory == 0 {
 			t.Errorf("%s: the process was not read: %+v", r.Name, r.Server)
 		}

@@ -95,7 +95,7 @@ func (s *session) measure(ctx context.Context, w Workload, notify func(float64))
 func (s *session) workers(w Workload) []*worker {
 	list := make([]*worker, w.concurrency)
 	for i := range list {
-		list[i] = &worker{conn: s.conns[i%w.connections], http: &httpConn{target: s.http}}
+		list[i] = &worker{conn: s.conns[i%w.connections%len(s.conns)], http: &httpConn{target: s.http}}
 	}
 	return list
 }

@@ -19,7 +19,7 @@ type Workload struct {
 }
 
 const (
-	maxConnections = 4
+	grpcConnections = 4 // as many as the gRPC workload with the most uses
 
 	// The medium blobs: more requests than blobs, so that some are written that are there.
 	mediumBlobs = 2048
@@ -66,7 +66,7 @@ var Workloads = []Workload{
 	{Name: "gettree-c8", About: "GetTree, 500 directories of 10 files, 8 concurrent",
 		requests: 200, shortRequests: 16, concurrency: 8, connections: 1, prepare: getTree},
 	{Name: "http-put-4k", About: "HTTP PUT /cas/, new blobs of 4 KiB, 8 concurrent on as many connections",
-		requests: 10_000, concurrency: 8, connections: 1, http: true, prepare: httpPut},
+		requests: 10_000, concurrency: 8, connections: 8, http: true, prepare: httpPut},
 	{Name: "http-get-4k", About: "HTTP GET /cas/, blobs of 4 KiB, 8 concurrent on as many connections",
-		requests: 20_000, concurrency: 8, connections: 1, http: true, prepare: httpGet},
+		requests: 20_000, concurrency: 8, connections: 8, http: true, prepare: httpGet},
 }

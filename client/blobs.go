@@ -36,8 +36,12 @@ func wire(d digest.Digest) *repb.Digest {
 // function returns f as REAPI has it; the numbers are the same.
 func function(f digest.Function) repb.DigestFunction_Value { return repb.DigestFunction_Value(f) }
 
-// FromProto returns the digest that p says, or an error that wraps digest.ErrSyntax.
+// FromProto returns the digest that p says, or an error that wraps digest.ErrSyntax. The size on the
+// wire is always known: -1, which stands for any size inside, is refused.
 func FromProto(f digest.Function, p *repb.Digest) (digest.Digest, error) {
+	if p.GetSizeBytes() < 0 {
+		return digest.Digest{}, fmt.Errorf("%w: size %d is negative", digest.ErrSyntax, p.GetSizeBytes())
+	}
 	return digest.New(f, p.GetHash(), p.GetSizeBytes())
 }
 

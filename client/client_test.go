@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	bspb "google.golang.org/genproto/googleapis/bytestream"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
@@ -205,6 +207,23 @@ func TestTree(t *testing.T) {
 	})
 }
 
+// A server may hold anything as a directory. What can't be a digest is an error and no more.
+func TestTreeOfMalformedDigests(t *testing.T) {
+	eachServer(t, func(t *testing.T, c *client.Client) {
+		for _, size := range []int64{-1, -2, -1 << 63} {
+			child := &repb.Digest{Hash: digest.SHA256.Of([]byte("child")).Hex(), SizeBytes: size}
+			root := fromProto(t, putMessage(t, c, &repb.Directory{Directories: []*repb.DirectoryNode{{Name: "x", Digest: child}}}))
+			if got, err := c.Tree(t.Context(), root); err == nil || !strings.Contains(err.Error(), "negative") {
+				t.Errorf("a child of size %d: got %v, %v, want an error", size, got, err)
+			}
+			result := &repb.ActionResult{OutputDirectories: []*repb.OutputDirectory{{TreeDigest: child}}}
+			if got, err := c.Closure(t.Context(), digest.SHA256, result); !errors.Is(err, digest.ErrSyntax) {
+				t.Errorf("a tree of size %d: got %v, %v, want ErrSyntax", size, got.List(), err)
+			}
+		}
+	})
+}
+
 func TestClosure(t *testing.T) {
 	_, target := newBareServer(t)
 	c := dial(t, target, "")
@@ -306,5 +325,46 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	_, err = c.Missing(t.Context(), digest.SetOf(digest.SHA256.Of([]byte("x"))))
 	if err == nil || !strings.Contains(err.Error(), "does not offer") {
 		t.Errorf("a call that the server lacks: %v", err)
+	}
+}
+
+// A hasty server sends a whole blob, and says when it has.
+type hasty struct {
+	bspb.UnimplementedByteStreamServer
+	data []byte
+	sent chan struct{}
+}
+
+func (h *hasty) Read(_ *bspb.ReadRequest, stream bspb.ByteStream_ReadServer) error {
+	defer close(h.sent)
+	for data := h.data; len(data) > 0; data = data[1<<20:] {
+		if err := stream.Send(&bspb.ReadResponse{Data: data[:1<<20]}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// An awaiting writer takes nothing before the channel is closed.
+type awaiting struct {
+	bytes.Buffer
+	begin chan struct{}
+}
+
+func (w *awaiting) Write(p []byte) (int, error) {
+	<-w.begin
+	return w.Buffer.Write(p)
+}
+
+// A server may send 15 MiB before the client has taken any of it: on a long line that is what is on
+// its way.
+func TestWindow(t *testing.T) {
+	h := &hasty{data: random(15 << 20), sent: make(chan struct{})}
+	c := dial(t, serve(t, func(s *grpc.Server) { bspb.RegisterByteStreamServer(s, h) }), "")
+	w := &awaiting{begin: h.sent}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := c.Get(ctx, digest.SHA256.Of(h.data), w); err != nil || !bytes.Equal(w.Bytes(), h.data) {
+		t.Errorf("got %d bytes, %v", w.Len(), err)
 	}
 }

@@ -152,13 +152,12 @@ func (c *Config) finish() []*Error {
 			return []*Error{{Field: "max-size", Text: fmt.Sprintf("the disk's free space can't be found out (%v); say how much to use with --max-size", err)}}
 		}
 	}
-	// Two listeners can share nothing but port 0, which gives each its own.
-	if c.GRPC == c.HTTP && !strings.HasSuffix(c.GRPC, ":0") {
+	if overlap(c.GRPC, c.HTTP) {
 		later := c.origins["http.address"]
 		if later == (Origin{}) {
 			later = c.origins["grpc.address"]
 		}
-		return []*Error{{later, "http.address", fmt.Sprintf("%s is the gRPC server's address too; give each its own port", c.HTTP)}}
+		return []*Error{{later, "http.address", fmt.Sprintf("the HTTP server's %s and the gRPC server's %s share a port; give each its own", c.HTTP, c.GRPC)}}
 	}
 	return nil
 }

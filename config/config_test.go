@@ -99,7 +99,7 @@ func TestErrors(t *testing.T) {
 		{"no port", "grpc: {address: localhost}", `F:1: grpc.address: "localhost" is not an address; write HOST:PORT, like 127.0.0.1:8980`},
 		{"named port", "http: {address: 'localhost:http'}", `F:1: http.address: "localhost:http" has no port between 0 and 65535; write HOST:PORT, like 127.0.0.1:8981`},
 		{"URL", "http: {address: 'http://h:1'}", `F:1: http.address: "http://h:1" is not an address; write HOST:PORT, like 127.0.0.1:8981`},
-		{"same address", "grpc: {address: 'h:1'}\nhttp: {address: 'h:1'}", "F:2: http.address: h:1 is the gRPC server's address too; give each its own port"},
+		{"same address", "grpc: {address: 'h:1'}\nhttp: {address: 'h:1'}", "F:2: http.address: the HTTP server's h:1 and the gRPC server's h:1 share a port; give each its own"},
 		{"level", "log: {level: loud}", `F:1: log.level: "loud" is not a log level; write debug, info, warn or error`},
 		{"format", "log: {format: xml}", `F:1: log.format: "xml" is not a log format; write text or json`},
 		{"value for a section", "grpc: 127.0.0.1:8980", "F:1: grpc: this is a section, not a value; write its settings (address) indented below it, like 'address: ...'"},
@@ -142,11 +142,41 @@ func TestErrorsOfFlags(t *testing.T) {
 	}{
 		{Override{"lease", "soon"}, `--lease: "soon" is not a duration; write numbers and units, like 90m, 1h or 2d`},
 		{Override{"max-size", "1MB"}, "--max-size: 1MB is less than the store needs; make it 64MiB or more"},
-		{Override{"grpc", "127.0.0.1:8981"}, "--grpc: 127.0.0.1:8981 is the gRPC server's address too; give each its own port"},
+		{Override{"grpc", "127.0.0.1:8981"}, "--grpc: the HTTP server's 127.0.0.1:8981 and the gRPC server's 127.0.0.1:8981 share a port; give each its own"},
 	} {
 		_, err := Load("", Override{"dir", t.TempDir()}, test.override)
 		if err == nil || err.Error() != test.want {
 			t.Errorf("--%s=%s: got %v, want %s", test.override.Flag, test.override.Value, err, test.want)
+		}
+	}
+}
+
+// Two listeners on one port of overlapping hosts can't both start.
+func TestOverlap(t *testing.T) {
+	for _, test := range []struct {
+		a, b string
+		want bool
+	}{
+		{"127.0.0.1:1", "127.0.0.1:1", true},
+		{"127.0.0.1:1", "127.0.0.1:2", false},
+		{"127.0.0.1:0", "127.0.0.1:0", false},
+		{"0.0.0.0:1", "127.0.0.1:1", true},
+		{"0.0.0.0:1", "127.0.0.1:2", false},
+		{":1", "192.0.2.1:1", true},
+		{"[::]:1", "127.0.0.1:1", true},
+		{"[::]:1", "cache.example:1", true},
+		{"[::1]:1", "[0:0::1]:1", true},
+		{"[::1]:1", "127.0.0.1:1", false},
+		{"localhost:1", "127.0.0.1:1", true},
+		{"192.0.2.1:1", "192.0.2.2:1", false},
+		{"cache.example:1", "cache.example:1", true},
+		{"cache.example:1", "other.example:1", false},
+	} {
+		if got := overlap(test.a, test.b); got != test.want {
+			t.Errorf("overlap(%s, %s): got %v, want %v", test.a, test.b, got, test.want)
+		}
+		if got := overlap(test.b, test.a); got != test.want {
+			t.Errorf("overlap(%s, %s): got %v, want %v", test.b, test.a, got, test.want)
 		}
 	}
 }

@@ -143,6 +143,29 @@ func setAddress(dst *string, text, port string) error {
 	return nil
 }
 
+// overlap reports whether two listeners can't have these addresses, which setAddress has taken. Port 0
+// gives each its own.
+func overlap(a, b string) bool {
+	hostA, portA, _ := net.SplitHostPort(a)
+	hostB, portB, _ := net.SplitHostPort(b)
+	if portA != portB || portA == "0" {
+		return false
+	}
+	ipA, ipB := listenIP(hostA), listenIP(hostB)
+	return hostA == hostB || ipA.IsUnspecified() || ipB.IsUnspecified() || ipA != nil && ipA.Equal(ipB)
+}
+
+// listenIP returns the address that a host stands for when a server listens, nil for a name.
+func listenIP(host string) net.IP {
+	switch host {
+	case "":
+		return net.IPv4zero
+	case "localhost":
+		return net.IPv4(127, 0, 0, 1)
+	}
+	return net.ParseIP(host)
+}
+
 func setLevel(c *Config, text string) error {
 	known := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
 	level, ok := known[text]

@@ -20,8 +20,9 @@ import (
 	"github.com/sarsen-build/sarsen/internal/zstd"
 )
 
-// maxResult bounds an action result as it is sent, in bytes; it is held in memory whole.
-const maxResult = 64 << 20
+// maxResult bounds an action result as it is sent, in bytes; it is held in memory whole. gRPC takes
+// as much in a message. What is left of it without inlined outputs is bounded by action.MaxResult.
+const maxResult = 16 << 20
 
 // maxNamed is how many missing blobs of a result a message names.
 const maxNamed = 20
@@ -29,6 +30,9 @@ const maxNamed = 20
 // getBlob answers GET and HEAD of a blob. Opening it leases it, so HEAD's yes stands too.
 func (h *handler) getBlob(w *response, r *http.Request, n name) error {
 	b, err := h.Store.Open(r.Context(), n.digest)
+	if errors.Is(err, blob.ErrNotFound) {
+		return refuse(http.StatusNotFound, "blob %s is not here", n.digest)
+	}
 	if err != nil {
 		return err
 	}
@@ -184,6 +188,9 @@ func (h *handler) advise(d digest.Digest, err error) error {
 // getResult answers GET and HEAD of an action result.
 func (h *handler) getResult(w *response, r *http.Request, n name) error {
 	result, err := h.Actions.Get(r.Context(), n.key())
+	if err == blob.ErrNotFound { // that and no more was said
+		return refuse(http.StatusNotFound, "no result of action %s", n.digest)
+	}
 	if err != nil {
 		return err
 	}
@@ -235,9 +242,9 @@ func (h *handler) putResult(w *response, r *http.Request, n name) error {
 func explain(err error) error {
 	if i, ok := errors.AsType[*action.IncompleteError](err); ok {
 		var b strings.Builder
-		fmt.Fprintf(&b, "the result names %d blobs that are missing; upload the outputs before the result:", len(i.Missing))
-		for _, d := range i.Missing[:min(len(i.Missing), maxNamed)] {
-			fmt.Fprintf(&b, "\n%s", d)
+		b.WriteString(i.Error()) // which names the first
+		for _, d := range i.Missing[1:min(len(i.Missing), maxNamed)] {
+			fmt.Fprintf(&b, "\nalso missing: %s", d)
 		}
 		if more := len(i.Missing) - maxNamed; more > 0 {
 			fmt.Fprintf(&b, "\nand %d more", more)

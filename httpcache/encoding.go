@@ -3,7 +3,6 @@ package httpcache
 import (
 	"errors"
 	"io"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -35,7 +34,7 @@ func openUpload(w *response, r *http.Request, max int64) (*upload, error) {
 		return nil, err
 	}
 	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are taken", max)
-	if size > max || encoded && r.ContentLength > zstdBound(max) {
+	if size > max || encoded && r.ContentLength > zstd.MaxEncoded(max) {
 		return nil, tooLarge
 	}
 	limit, over := max, tooLarge
@@ -45,8 +44,7 @@ func openUpload(w *response, r *http.Request, max int64) (*upload, error) {
 	if !encoded {
 		return &upload{&bounded{w.body, limit, over}, size, nothing}, nil
 	}
-	// Endless input may decode to nothing, so what comes in is bounded too.
-	src := &source{Reader: &bounded{w.body, zstdBound(limit), over}}
+	src := &source{Reader: w.body}
 	z := zstd.NewReader(src, limit)
 	return &upload{&decoding{z, src, over}, size, z.Close}, nil
 }
@@ -86,15 +84,6 @@ func declaredSize(r *http.Request, encoded bool) (int64, error) {
 		return 0, refuse(http.StatusBadRequest, "%s says %d bytes, Content-Length %d", sizeHeader, n, size)
 	}
 	return int64(n), nil
-}
-
-// zstdBound returns the most bytes that size bytes may take as zstd. The format's own bound for what
-// can't be compressed is one byte in 256 more; streaming encoders' frames and blocks add to that.
-func zstdBound(size int64) int64 {
-	if size > math.MaxInt64/2 {
-		return math.MaxInt64
-	}
-	return size + size/64 + 64<<10
 }
 
 // bounded fails with over after left bytes if there are more.

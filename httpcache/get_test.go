@@ -59,10 +59,10 @@ func TestGet(t *testing.T) {
 func TestGetMiss(t *testing.T) {
 	f := newFixture(t, nil)
 	path := f.store(digest.SHA256, []byte("x"))
-	f.get("/cas/"+digest.SHA256.Of([]byte("y")).Hex()).must(t, 404, "not found")
+	f.get("/cas/"+digest.SHA256.Of([]byte("y")).Hex()).must(t, 404, "blob "+digest.SHA256.Of([]byte("y")).Hex()+" is not here")
 	f.do("HEAD", "/cas/"+digest.SHA256.Of([]byte("y")).Hex(), nil).must(t, 404)
 	// The functions' names don't meet.
-	f.get("/cas/blake3/"+path[len("/cas/"):]).must(t, 404, "not found")
+	f.get("/cas/blake3/"+path[len("/cas/"):]).must(t, 404, "is not here")
 	f.get("/cas/xyz").must(t, 400, "64 lower-case hexadecimal digits")
 }
 

@@ -10,11 +10,12 @@
 //     comes of a PUT, a body that was cut off included, nothing is visible.
 //   - A GET that can't be finished never looks finished: the connection is cut.
 //   - Memory for one request is bounded by a buffer, but for action results, which are bounded by
-//     maxResult.
+//     maxResult. Bodies of unknown size take disk, of which all of them share MaxBlobSize.
 //
 // # Concurrency
 //
-// The handler keeps no state of its own and serves any number of requests at once.
+// The handler serves any number of requests at once. All that they share is the room for bodies of
+// unknown size.
 //
 // # Crashes
 //
@@ -29,6 +30,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,7 +51,7 @@ type Options struct {
 	// Actions holds the action results.
 	Actions *action.Cache
 	// SpoolDir is where bodies of unknown size wait for their end; it is made if it is missing.
-	// Empty means the system's temporary folder.
+	// Empty means the system's temporary folder. All of them together take at most MaxBlobSize there.
 	SpoolDir string
 	// MaxBlobSize is the largest blob in bytes that may be put. Larger ones are refused before they
 	// are read. Zero leaves the limit to the store.
@@ -72,10 +74,11 @@ type Options struct {
 
 type handler struct {
 	Options
-	metrics *metrics
-	scrape  http.Handler // answers /metrics
-	started time.Time
-	stall   time.Duration
+	metrics   *metrics
+	scrape    http.Handler // answers /metrics
+	started   time.Time
+	stall     time.Duration
+	spoolLeft atomic.Int64 // bytes that bodies of unknown size may still take; negative while one is refused
 }
 
 // New returns the handler of everything that the package serves.
@@ -94,13 +97,15 @@ func newHandler(o Options) *handler {
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()
 	}
-	return &handler{
+	h := &handler{
 		Options: o,
 		metrics: newMetrics(o.Metrics),
 		scrape:  promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}),
 		started: time.Now(),
 		stall:   stall,
 	}
+	h.spoolLeft.Store(o.MaxBlobSize)
+	return h
 }
 
 // ServeHTTP implements http.Handler.
@@ -179,7 +184,7 @@ func (h *handler) fail(w *response, r *http.Request, err error) {
 		h.logFailure(r, err)
 		panic(http.ErrAbortHandler)
 	}
-	code := statusOf(err)
+	code, coming := statusOf(err), w.body.coming(r)
 	switch code {
 	case http.StatusInternalServerError:
 		h.logFailure(r, err)
@@ -189,11 +194,14 @@ func (h *handler) fail(w *response, r *http.Request, err error) {
 		// Otherwise net/http would read on, in the hope of keeping the connection.
 		w.Header().Set("Connection", "close")
 	}
+	if coming {
+		w.Header().Set("Connection", "close")
+		text(w, code, err.Error())
+		w.body.linger()
+		return
+	}
 	// The rest of a small body is read by net/http, which must not wait for ever either.
 	w.body.arm()
-	// What was said about a blob is not true of the text.
-	w.Header().Del("ETag")
-	w.Header().Del("Content-Encoding")
 	text(w, code, err.Error())
 }
 

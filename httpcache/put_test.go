@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -218,6 +220,31 @@ func TestPutTooLargeChunked(t *testing.T) {
 	f.put(casPath(digest.SHA256.Of(fits)), fits).must(t, 200)
 }
 
+// Bodies of unknown size share the room of the largest blob. Those that say their size need none of it.
+func TestPutChunkedShareRoom(t *testing.T) {
+	f := newFixture(t, nil) // takes 8 MiB
+	first, second := noise(18, 6<<20), noise(19, 4<<20)
+	c, r := f.wire("PUT "+casPath(digest.SHA256.Of(first))+" HTTP/1.1", "Transfer-Encoding: chunked")
+	send(t, c, fmt.Sprintf("%x\r\n%s\r\n", len(first), first))
+	for f.handler.spoolLeft.Load() != 2<<20 {
+		runtime.Gosched()
+	}
+	path := casPath(digest.SHA256.Of(second))
+	f.do("PUT", path, chunked(second)).must(t, 507, "Content-Length", sizeHeader)
+	f.absent(digest.SHA256.Of(second))
+	f.put(path, second).must(t, 200)
+	f.do("PUT", path, chunked(second), sizeHeader, fmt.Sprint(len(second))).must(t, 200)
+	small := noise(20, 1<<20)
+	f.do("PUT", casPath(digest.SHA256.Of(small)), chunked(small)).must(t, 200)
+	send(t, c, "0\r\n\r\n")
+	receive(t, r).must(t, 200)
+	f.do("PUT", path, chunked(second)).must(t, 200)
+	if got, want := f.handler.spoolLeft.Load(), int64(8<<20); got != want {
+		t.Errorf("room left: got %d, want all %d", got, want)
+	}
+	f.noSpoolFiles()
+}
+
 // errFull is how a store says that it is full.
 var errFull = fmt.Errorf("%w of blobs that are still leased; raise --max-size or shorten --lease", blob.ErrFull)
 
@@ -244,6 +271,40 @@ func TestExpectContinue(t *testing.T) {
 	receive(t, r).must(t, 507, "--max-size")
 	_, r = f.wire("PUT /cas/xyz HTTP/1.1", "Expect: 100-continue", "Content-Length: 18")
 	receive(t, r).must(t, 400)
+}
+
+// Clients that send all of a body before they look for an answer get it though the body is refused.
+func TestRefusedBodyIsTaken(t *testing.T) {
+	data := noise(21, 15<<20)
+	path := casPath(digest.SHA256.Of(data))
+	full := newFixture(t, func(o *Options) {
+		o.MaxBlobSize, o.Store = 1<<30, &strict{Store: o.Store, createErr: errFull}
+	})
+	small := newFixture(t, nil) // takes 8 MiB
+	for _, test := range []struct {
+		name string
+		f    *fixture
+		path string
+		code int
+	}{{"full store", full, path, 507}, {"too large", small, path, 413}, {"no such path", full, "/nothing/here", 404}, {"no such digest", full, "/cas/x", 400}} {
+		length := fmt.Sprintf("Content-Length: %d", len(data))
+		c, r := test.f.wire("PUT "+test.path+" HTTP/1.1", length)
+		send(t, c, string(data))
+		receive(t, r).must(t, test.code)
+		c, r = test.f.wire("PUT "+test.path+" HTTP/1.1", "Transfer-Encoding: chunked")
+		send(t, c, fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(data), data))
+		receive(t, r).must(t, test.code)
+		test.f.put(test.path, data).must(t, test.code) // Go's own client
+		curl, err := exec.LookPath("curl")
+		if err != nil {
+			continue
+		}
+		cmd := exec.Command(curl, "-sS", "-X", "PUT", "-H", "Expect:", "--data-binary", "@-", "-o", os.DevNull, "-w", "%{http_code}", test.f.server.URL+test.path)
+		cmd.Stdin = bytes.NewReader(data)
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != fmt.Sprint(test.code) {
+			t.Errorf("%s: curl: got %s, %v, want %d", test.name, out, err, test.code)
+		}
+	}
 }
 
 // The store gets the first bytes while the last ones are still with the client.

@@ -65,7 +65,7 @@ func TestResult(t *testing.T) {
 		f := newFixture(t, nil)
 		want := f.result(fn)
 		path := acPath("a/b", fn, "compile")
-		f.get(path).must(t, 404, "not found")
+		f.get(path).must(t, 404, "no result of action ", fn.Of([]byte("compile")).Hex())
 		f.do("HEAD", path, nil).must(t, 404)
 		data := marshal(t, want)
 		if got := f.put(path, data).must(t, 200).body; got != "" {
@@ -108,7 +108,7 @@ func TestMoon(t *testing.T) {
 	header := []string{"User-Agent", "moon", "Accept-Encoding", "zstd,gzip"}
 	f.get("/status", header...).must(t, 200)
 	path := acPath("moon", digest.SHA256, "app:build")
-	f.get(path, append(header, "Accept", "application/json")...).must(t, 404)
+	f.get(path, append(header, "Accept", "application/json")...).must(t, 404, digest.SHA256.Of([]byte("app:build")).Hex())
 	file := digest.SHA256.Of([]byte("built"))
 	f.put("/moon"+casPath(file), []byte("built"), header...).must(t, 200)
 	f.put("/moon"+casPath(digest.SHA256.Empty()), nil, header...).must(t, 200)
@@ -204,12 +204,14 @@ func TestResultIncomplete(t *testing.T) {
 		missing = append(missing, d.String())
 		result.OutputFiles = append(result.OutputFiles, &repb.OutputFile{Path: fmt.Sprint(i), Digest: protoDigest(d)})
 	}
-	a := f.put(path, marshal(t, result)).must(t, 412, "25 blobs", "upload the outputs before the result", "and 5 more")
+	a := f.put(path, marshal(t, result)).must(t, 412, "25 missing blobs", "upload the outputs before the result", "and 5 more")
 	a.must(t, 412, missing[:maxNamed]...)
 	if strings.Contains(a.body, missing[maxNamed]) || strings.Contains(a.body, result.StdoutDigest.Hash) {
 		t.Errorf("got %s, want at most %d missing blobs named and no present one", a.body, maxNamed)
 	}
 	f.get(path).must(t, 404)
+	one := &repb.ActionResult{OutputFiles: result.OutputFiles[len(result.OutputFiles)-1:]}
+	f.put(path, marshal(t, one)).must(t, 412, "the result names blob "+missing[len(missing)-1]+", which is missing; upload the outputs")
 	// The client uploads what it forgot, and tries again.
 	for i := range missing {
 		f.store(digest.SHA256, fmt.Append(nil, "missing", i))

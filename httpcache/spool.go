@@ -3,7 +3,9 @@ package httpcache
 import (
 	"context"
 	"io"
+	"net/http"
 	"os"
+	"sync/atomic"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
@@ -20,8 +22,9 @@ func (h *handler) spool(ctx context.Context, d digest.Digest, body io.Reader) er
 		return err
 	}
 	defer f.Close()
-	sum := d.Function.NewHash()
-	if d.Size, err = copyPooled(io.MultiWriter(f, sum), body); err != nil {
+	sum, out := d.Function.NewHash(), &spoolFile{file: f, left: &h.spoolLeft}
+	defer out.release()
+	if d.Size, err = copyPooled(io.MultiWriter(out, sum), body); err != nil {
 		return err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -33,6 +36,25 @@ func (h *handler) spool(ctx context.Context, d digest.Digest, body io.Reader) er
 	}
 	return h.advise(d, blob.Mismatch(d, got))
 }
+
+// A spoolFile takes what is written to it from the room that all spooled bodies share.
+type spoolFile struct {
+	file  *os.File
+	left  *atomic.Int64
+	taken int64
+}
+
+func (f *spoolFile) Write(p []byte) (int, error) {
+	n := int64(len(p))
+	f.taken += n
+	if f.left.Add(-n) < 0 {
+		return 0, refuse(http.StatusInsufficientStorage, "bodies of unknown size fill the room that they share; send a Content-Length, or %s with a compressed body, and the blob needs none of it", sizeHeader)
+	}
+	return f.file.Write(p)
+}
+
+// release gives the room back. The file is closed right after.
+func (f *spoolFile) release() { f.left.Add(f.taken) }
 
 // briefFile returns a new file in dir that has lost its name already.
 func briefFile(dir string) (*os.File, error) {

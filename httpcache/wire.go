@@ -65,8 +65,16 @@ func whole(w *response, data []byte) {
 }
 
 // text answers with plain text.
-func text(w http.ResponseWriter, code int, what string) {
-	http.Error(w, what, code) // sets the headers that keep browsers from guessing
+func text(w *response, code int, what string) {
+	head := w.Header()
+	head.Set("Content-Type", "text/plain; charset=utf-8")
+	head.Set("X-Content-Type-Options", "nosniff")
+	// What was said about a blob is not true of the text.
+	head.Del("ETag")
+	head.Del("Content-Encoding")
+	head.Set("Content-Length", strconv.Itoa(len(what)+1))
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, what+"\n") // the client is gone; net/http closes the connection
 }
 
 // A body is a request's body. It counts what is received, marks errors as the client's, and ends the
@@ -76,13 +84,14 @@ type body struct {
 	io.Reader
 	response *response
 	received int64 // bytes
+	ended    bool  // or failed
 }
 
 func (b *body) Read(p []byte) (int, error) {
 	b.arm()
 	n, err := b.Reader.Read(p)
 	b.received += int64(n)
-	if err != nil {
+	if b.ended = err != nil; b.ended {
 		// From here net/http itself waits on the connection, to see whether the client leaves.
 		_ = b.response.control.SetReadDeadline(time.Time{})
 	}
@@ -95,6 +104,30 @@ func (b *body) Read(p []byte) (int, error) {
 // arm limits the wait for the next bytes. net/http lifts the limit before the next request.
 func (b *body) arm() {
 	_ = b.response.control.SetReadDeadline(time.Now().Add(b.response.stall))
+}
+
+const (
+	// What is taken of a body that was refused: bytes, and time.
+	lingerBytes = 64 << 20
+	lingerTime  = 5 * time.Second
+	// keptBytes is how much of a body net/http itself reads after the answer, to keep the connection.
+	keptBytes = 256 << 10
+)
+
+// coming reports whether the client of r is sending more of the body than net/http takes. One that
+// waits to be asked for it is not.
+func (b *body) coming(r *http.Request) bool {
+	waits := b.received == 0 && r.Header.Get("Expect") != ""
+	return !waits && !b.ended && (r.ContentLength < 0 || r.ContentLength-b.received > keptBytes)
+}
+
+// linger takes what is coming of a body that was refused, within bounds. Many clients send all of it
+// before they look for an answer, and would lose that to the reset of a connection closed on them.
+func (b *body) linger() {
+	_ = b.response.control.Flush()
+	_ = b.response.control.SetReadDeadline(time.Now().Add(lingerTime))
+	n, _ := io.CopyN(io.Discard, b.Reader, lingerBytes)
+	b.received += n
 }
 
 // fill reads until buf is full or r ends or fails. Unlike io.ReadFull it returns r's own error, so

@@ -88,7 +88,7 @@ func (a *actionCache) inline(ctx context.Context, f digest.Function, req *repb.G
 	for i, place := range places {
 		if errs[i] == nil {
 			*place = data[i]
-			a.metrics.sent.Add(float64(len(data[i])))
+			a.metrics.sent.add(len(data[i]), false)
 		}
 	}
 }
@@ -114,7 +114,7 @@ func (a *actionCache) UpdateActionResult(ctx context.Context, req *repb.UpdateAc
 		return nil, status.Error(codeOf(err), "action_result."+err.Error())
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("action_result: %w", err)
 	}
 	return result, nil
 }

@@ -1,6 +1,12 @@
 package server
 
 import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
@@ -13,6 +19,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/httpcache"
 	"github.com/sarsen-build/sarsen/internal/model"
 )
 
@@ -148,6 +155,60 @@ func TestInlineFits(t *testing.T) {
 	}
 }
 
+// TestResultLimit checks that a result of the largest size, put over either port, can be got over
+// gRPC by a client with gRPC's default limit, and that a longer one is refused by both.
+func TestResultLimit(t *testing.T) {
+	r := newRig(t)
+	over := httptest.NewServer(httpcache.New(httpcache.Options{Store: r.store, Actions: r.server.actions}))
+	defer over.Close()
+	key := digest.SHA256.Of([]byte("action"))
+	putHTTP := func(result *repb.ActionResult) (code int, text string) {
+		req, err := http.NewRequest("PUT", over.URL+"/ac/"+key.Hex(), bytes.NewReader(marshal(t, result)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := over.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	putGRPC := func(result *repb.ActionResult) error {
+		_, err := r.ac.UpdateActionResult(r.ctx, &repb.UpdateActionResultRequest{ActionDigest: onWire(key), ActionResult: result})
+		return err
+	}
+	result := &repb.ActionResult{OutputSymlinks: []*repb.OutputSymlink{{Path: "link", Target: strings.Repeat("x", action.MaxResult-50)}}}
+	result.OutputSymlinks[0].Path += strings.Repeat("y", action.MaxResult-proto.Size(result))
+	if got, want := proto.Size(result), action.MaxResult; got != want {
+		t.Fatalf("the result has %d bytes, want %d", got, want)
+	}
+	check := func(port string) {
+		got, err := r.ac.GetActionResult(r.ctx, &repb.GetActionResultRequest{ActionDigest: onWire(key), InlineStdout: true})
+		if err != nil || len(got.OutputSymlinks[0].Target) != len(result.OutputSymlinks[0].Target) {
+			t.Errorf("put over %s: %v", port, err)
+		}
+	}
+	if code, text := putHTTP(result); code != 200 {
+		t.Fatalf("HTTP: got %d, %s, want 200", code, text)
+	}
+	check("HTTP")
+	if err := putGRPC(result); err != nil {
+		t.Fatal(err)
+	}
+	check("gRPC")
+	result.OutputSymlinks[0].Path += "z"
+	limit := fmt.Sprint(action.MaxResult)
+	if code, text := putHTTP(result); code != 413 || !strings.Contains(text, limit) {
+		t.Errorf("HTTP: got %d, %s, want 413 and the limit", code, text)
+	}
+	wantStatus(t, putGRPC(result), codes.InvalidArgument, "action_result: ", limit)
+}
+
 // TestIncomplete checks both sides of the promise: a result that names a missing blob isn't taken, and
 // one of which a blob went isn't served.
 func TestIncomplete(t *testing.T) {
@@ -179,6 +240,9 @@ func TestIncomplete(t *testing.T) {
 			key := wireOf([]byte(tt.name))
 			_, err := r.ac.UpdateActionResult(r.ctx, &repb.UpdateActionResultRequest{ActionDigest: key, ActionResult: tt.result})
 			wantStatus(t, err, codes.FailedPrecondition, missing.Hex())
+			if text := status.Convert(err).Message(); !strings.HasPrefix(text, "action_result: ") {
+				t.Errorf("got message %q, want it to begin with the field", text)
+			}
 			details := status.Convert(err).Details()
 			if len(details) != 1 {
 				t.Fatalf("details: got %v, want one", details)

@@ -41,6 +41,9 @@ func (b *byteStream) Read(req *bytestream.ReadRequest, stream bytestream.ByteStr
 		return invalid("read_limit: %d, but a compressed blob can't be read in part", limit)
 	}
 	r, err := b.store.Open(stream.Context(), name.digest)
+	if errors.Is(err, blob.ErrNotFound) {
+		return status.Errorf(codes.NotFound, "resource_name: blob %s is not here", name.digest)
+	}
 	if err != nil {
 		return err
 	}
@@ -65,7 +68,7 @@ func (b *byteStream) Read(req *bytestream.ReadRequest, stream bytestream.ByteStr
 		if err := stream.SendMsg(&readResponse{mem.NewBuffer(data, buffers)}); err != nil {
 			return err
 		}
-		b.metrics.sent.Add(float64(n))
+		b.metrics.sent.add(int(n), false)
 		offset, left = offset+n, left-n
 	}
 	return nil
@@ -119,7 +122,7 @@ func (b *byteStream) sendCompressed(stream grpc.ServerStream, r blob.Reader, d d
 // block that is the last (RFC 8878, section 3.1.1).
 var emptyFrame = []byte{0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x00, 0x01, 0x00, 0x00}
 
-// A chunkWriter sends what is written to it in chunks.
+// A chunkWriter sends what is written to it, which is compressed, in chunks.
 type chunkWriter struct {
 	server *Server
 	stream grpc.ServerStream
@@ -155,7 +158,7 @@ func (w *chunkWriter) flush() error {
 	if err := w.stream.SendMsg(&readResponse{data}); err != nil {
 		return err
 	}
-	w.server.metrics.sent.Add(float64(n))
+	w.server.metrics.sent.add(n, true)
 	return nil
 }
 
@@ -168,7 +171,7 @@ func (w *chunkWriter) free() {
 
 // Write takes a blob. It answers at once when the blob is present, whoever wrote it.
 func (b *byteStream) Write(stream bytestream.ByteStream_WriteServer) error {
-	in := &incoming{stream: stream, received: b.metrics.received}
+	in := &incoming{stream: stream, received: &b.metrics.received}
 	defer in.msg.free()
 	if err := in.first(); err != nil {
 		return err
@@ -198,10 +201,18 @@ func (b *byteStream) Write(stream bytestream.ByteStream_WriteServer) error {
 			continue // another stream of this name ended it, so there is a new answer
 		}
 		if err != nil {
-			return err
+			return aboutName(err)
 		}
 		return stream.SendAndClose(&bytestream.WriteResponse{CommittedSize: committed})
 	}
+}
+
+// aboutName says of what the store refuses that it is about the name under which the bytes came.
+func aboutName(err error) error {
+	if refused := (*blob.Error)(nil); errors.As(err, &refused) && codeOf(err) == codes.InvalidArgument {
+		return inField("resource_name", err)
+	}
+	return err
 }
 
 // checkSize refuses a blob that is larger than this server accepts.

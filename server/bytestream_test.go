@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"google.golang.org/genproto/googleapis/bytestream"
@@ -114,8 +115,8 @@ func TestReadErrors(t *testing.T) {
 		want          codes.Code
 		text          string
 	}{
-		{"absent", absent, 0, 0, codes.NotFound, "not found"},
-		{"another size", otherSize, 0, 0, codes.NotFound, "not found"},
+		{"absent", absent, 0, 0, codes.NotFound, "resource_name: blob " + strings.TrimPrefix(absent, "blobs/") + " is not here"},
+		{"another size", otherSize, 0, 0, codes.NotFound, "resource_name: blob " + strings.TrimPrefix(otherSize, "blobs/") + " is not here"},
 		{"offset beyond the end", plain, 12, 0, codes.OutOfRange, "read_offset: 12"},
 		{"negative offset", plain, -1, 0, codes.OutOfRange, "read_offset: -1"},
 		{"negative limit", plain, 0, -1, codes.InvalidArgument, "read_limit: -1"},
@@ -277,20 +278,21 @@ func TestWriteErrors(t *testing.T) {
 		{"negative offset", []*m{{ResourceName: name, WriteOffset: -1}}, codes.InvalidArgument, []string{"write_offset: -1"}},
 		{"offset jumps", []*m{{ResourceName: name, Data: data[:10]}, {WriteOffset: 11, Data: data[11:], FinishWrite: true}}, codes.InvalidArgument, []string{"write_offset: 11", "end at 10"}},
 		{"offset stays", []*m{{ResourceName: name, Data: data[:10]}, {WriteOffset: 0, Data: data[10:], FinishWrite: true}}, codes.InvalidArgument, []string{"write_offset: 0", "end at 10"}},
-		{"wrong hash in one message", []*m{{ResourceName: name, Data: wrong, FinishWrite: true}}, codes.InvalidArgument, []string{d.Hex(), digest.SHA256.Of(wrong).Hex()}},
-		{"wrong hash", []*m{{ResourceName: name + "/a", Data: wrong[:500]}, {WriteOffset: 500, Data: wrong[500:], FinishWrite: true}}, codes.InvalidArgument, []string{d.Hex(), digest.SHA256.Of(wrong).Hex()}},
+		{"wrong hash in one message", []*m{{ResourceName: name, Data: wrong, FinishWrite: true}}, codes.InvalidArgument, []string{"resource_name: ", d.Hex(), digest.SHA256.Of(wrong).Hex()}},
+		{"wrong hash", []*m{{ResourceName: name + "/a", Data: wrong[:500]}, {WriteOffset: 500, Data: wrong[500:], FinishWrite: true}}, codes.InvalidArgument, []string{"resource_name: ", d.Hex(), digest.SHA256.Of(wrong).Hex()}},
 		{"too short", []*m{{ResourceName: name + "/b", Data: data[:500]}, {WriteOffset: 500, Data: data[500:900], FinishWrite: true}}, codes.InvalidArgument, []string{"finish_write: ", "900", "1000"}},
 		{"too short in one message", []*m{{ResourceName: name + "/c", Data: data[:900], FinishWrite: true}}, codes.InvalidArgument, []string{"finish_write: ", "900", "1000"}},
 		{"too long", []*m{{ResourceName: name + "/d", Data: data}, {WriteOffset: 1000, Data: []byte("more"), FinishWrite: true}}, codes.InvalidArgument, []string{"1004", "1000"}},
 		{"larger than max_cas_blob_size_bytes", []*m{{ResourceName: tooLarge, Data: data}}, codes.InvalidArgument, []string{"max_cas_blob_size_bytes"}},
+		{"offset beyond the blob", []*m{{ResourceName: name + "/f", WriteOffset: 1001, Data: data, FinishWrite: true}}, codes.InvalidArgument, []string{"write_offset: 1001", "1000 bytes"}},
 		{"gap", []*m{{ResourceName: name + "/e", WriteOffset: 10, Data: data[10:], FinishWrite: true}}, codes.Unavailable, []string{"write_offset: 10", "committed size, which is 0"}},
 		{"compressed: offset", []*m{{ResourceName: packed, WriteOffset: 10, Data: frame[10:], FinishWrite: true}}, codes.Unavailable, []string{"committed size, which is 0"}},
 		{"compressed: not zstd", []*m{{ResourceName: packed, Data: data, FinishWrite: true}}, codes.InvalidArgument, []string{"data: "}},
 		{"compressed: cut off", []*m{{ResourceName: packed, Data: frame[:len(frame)-3], FinishWrite: true}}, codes.InvalidArgument, []string{"data: ", "1000 bytes declared"}},
-		{"compressed: nothing", []*m{{ResourceName: packed, FinishWrite: true}}, codes.InvalidArgument, []string{"declared 1000 bytes, got 0"}},
-		{"compressed: too short", []*m{{ResourceName: packed, Data: otherFrame, FinishWrite: true}}, codes.InvalidArgument, []string{"declared 1000 bytes, got 999"}},
+		{"compressed: nothing", []*m{{ResourceName: packed, FinishWrite: true}}, codes.InvalidArgument, []string{"resource_name: ", "declared 1000 bytes, got 0"}},
+		{"compressed: too short", []*m{{ResourceName: packed, Data: otherFrame, FinishWrite: true}}, codes.InvalidArgument, []string{"resource_name: ", "declared 1000 bytes, got 999"}},
 		{"compressed: too long", []*m{{ResourceName: packed, Data: longer, FinishWrite: true}}, codes.InvalidArgument, []string{"data: ", "more bytes than declared"}},
-		{"compressed: wrong hash", []*m{{ResourceName: packed, Data: zstd.Encode(wrong), FinishWrite: true}}, codes.InvalidArgument, []string{d.Hex(), digest.SHA256.Of(wrong).Hex()}},
+		{"compressed: wrong hash", []*m{{ResourceName: packed, Data: zstd.Encode(wrong), FinishWrite: true}}, codes.InvalidArgument, []string{"resource_name: ", d.Hex(), digest.SHA256.Of(wrong).Hex()}},
 		{"compressed: offset jumps", []*m{{ResourceName: packed, Data: frame[:10]}, {WriteOffset: 11, Data: frame[10:], FinishWrite: true}}, codes.InvalidArgument, []string{"write_offset: 11", "end at 10"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -309,6 +311,19 @@ func TestWriteErrors(t *testing.T) {
 				t.Error("the blob is visible")
 			}
 		})
+	}
+}
+
+// TestWriteCompressedEndless checks that input which decompresses to nothing is not read to its end.
+func TestWriteCompressedEndless(t *testing.T) {
+	r := newRig(t)
+	frame := append([]byte{0x50, 0x2a, 0x4d, 0x18, 0xf8, 0x0f, 0, 0}, make([]byte, 4088)...) // skippable
+	endless := bytes.Repeat(frame, 64<<20/len(frame))
+	name := resource{upload: "u", compressed: true, digest: digest.SHA256.Of([]byte("ten bytes."))}.String()
+	_, err := r.write(name, endless, 64<<10)
+	wantStatus(t, err, codes.InvalidArgument, "data: ", "10 bytes declared, 0 came out")
+	if got, most := r.received(), 1<<20; got > float64(most) {
+		t.Errorf("got %.0f bytes received, want at most %d", got, most)
 	}
 }
 

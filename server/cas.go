@@ -9,6 +9,8 @@ import (
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/zstd"
@@ -21,25 +23,29 @@ type cas struct {
 	repb.UnimplementedContentAddressableStorageServer
 }
 
-// itemOverhead bounds what one item of a batch adds to the answer beside its data, its status
-// message and what of its hash is beyond 64 digits, in bytes: 64 for the hash, 10 for the longest
-// size, and tags and lengths.
-const itemOverhead = 110
-
 // A budget is how many bytes an answer to a batch may still grow by.
 type budget int
 
-// newBudget returns what is left of a message when every item is in it without data.
+// newBudget returns what is left of a message when every item is in it with no more than a code.
 func newBudget(field string, items int, digestAt func(int) *repb.Digest) (budget, error) {
-	left := maxMessage - items*itemOverhead
+	left := maxMessage
 	for i := range items {
-		left -= max(0, len(digestAt(i).GetHash())-64)
+		left -= bareSize(digestAt(i))
 	}
 	if left < 0 {
-		return 0, invalid("%s: %d items are more than one answer can hold; send at most 30000 at a time", field, items)
+		return 0, invalid("%s: %d items are more than one answer can hold; send at most 45000 at a time", field, items)
 	}
 	return budget(left), nil
 }
+
+// bareSize returns the bytes of an item with a digest and a status that has a code and no text.
+func bareSize(d *repb.Digest) int {
+	const code = 2
+	return fieldSize(fieldSize(proto.Size(d)) + fieldSize(code))
+}
+
+// fieldSize returns how long a message of n bytes is as a field of another, numbered below 16.
+func fieldSize(n int) int { return 1 + protowire.SizeBytes(n) }
 
 // take takes n bytes if there are as many.
 func (b *budget) take(n int) bool {
@@ -52,8 +58,9 @@ func (b *budget) take(n int) bool {
 
 // status returns err as an item's status, without its text if there is no room for it.
 func (b *budget) status(err error) *spb.Status {
+	const around = 8 // bounds the text's tag and length, and what they add to the lengths around it
 	s := itemStatus(err)
-	if !b.take(len(s.GetMessage())) {
+	if !b.take(len(s.GetMessage()) + around) {
 		s.Message = ""
 	}
 	return s
@@ -91,11 +98,10 @@ func (c *cas) BatchUpdateBlobs(ctx context.Context, req *repb.BatchUpdateBlobsRe
 	resp.Responses = make([]*repb.BatchUpdateBlobsResponse_Response, len(items))
 	digests, data := make([]digest.Digest, 0, len(items)), make([][]byte, 0, len(items))
 	var index []int // of each digest in items
-	received := 0
 	for i, item := range items {
 		r := &block[i]
 		resp.Responses[i], r.Digest, r.Status = r, item.GetDigest(), itemOK
-		received += len(item.GetData())
+		c.metrics.received.add(len(item.GetData()), item.GetCompressor() == repb.Compressor_ZSTD)
 		d, plain, err := c.decode(function, i, item)
 		if err != nil {
 			r.Status = left.status(err)
@@ -103,7 +109,6 @@ func (c *cas) BatchUpdateBlobs(ctx context.Context, req *repb.BatchUpdateBlobsRe
 		}
 		digests, data, index = append(digests, d), append(data, plain), append(index, i)
 	}
-	c.metrics.received.Add(float64(received))
 	for j, err := range c.store.PutAll(ctx, digests, data) {
 		if err != nil {
 			i := index[j]
@@ -170,35 +175,32 @@ func (c *cas) BatchReadBlobs(ctx context.Context, req *repb.BatchReadBlobsReques
 		digests, index = append(digests, d), append(index, i)
 	}
 	data, errs := c.store.GetAll(ctx, digests)
-	sent := 0
 	for j, i := range index {
 		if errs[j] != nil {
 			block[i].Status = left.status(errs[j])
 			continue
 		}
 		answer(&block[i], data[j], compress, &left)
-		sent += len(block[i].GetData())
+		c.metrics.sent.add(len(block[i].GetData()), block[i].GetCompressor() == repb.Compressor_ZSTD)
 	}
-	c.metrics.sent.Add(float64(sent))
 	return resp, nil
 }
 
 // answer puts data into r, compressed if the client takes it and it pays, if there is room for it.
 //
-// Room lacks only in a batch of more than about 400 blobs that reaches the advertised limit, which
+// Room lacks only in a batch of more than about 600 blobs that reaches the advertised limit, which
 // counts their bytes and not what stands around them.
 func answer(r *repb.BatchReadBlobsResponse_Response, data []byte, compress bool, left *budget) {
 	// Less than this isn't worth a frame's header and the time.
 	const smallest = 128
+	r.Data = data
 	if compress && len(data) >= smallest {
 		if packed := zstd.Encode(data); len(packed) < len(data)-len(data)/8 {
-			r.Compressor, data = repb.Compressor_ZSTD, packed
+			r.Compressor, r.Data = repb.Compressor_ZSTD, packed
 		}
 	}
-	if !left.take(len(data)) {
-		r.Compressor = repb.Compressor_IDENTITY
+	if !left.take(fieldSize(proto.Size(r)) - bareSize(r.Digest)) {
+		r.Compressor, r.Data = repb.Compressor_IDENTITY, nil
 		r.Status = left.status(status.Error(codes.ResourceExhausted, "no room left in the answer; ask for this blob in another call"))
-		return
 	}
-	r.Data = data
 }

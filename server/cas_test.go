@@ -346,8 +346,9 @@ func TestBatchReadManySmall(t *testing.T) {
 	if served < 3500 || served+later != len(req.Digests) {
 		t.Errorf("got %d served and %d put off of %d", served, later, len(req.Digests))
 	}
-	if n := proto.Size(got); n > maxMessage {
-		t.Errorf("answer: got %d bytes, want at most %d", n, maxMessage)
+	// The room is used up: not one blob more would fit.
+	if n := proto.Size(got); n > maxMessage || n < maxMessage-size-16 {
+		t.Errorf("answer: got %d bytes, want at most %d, and less than a blob less", n, maxMessage)
 	}
 }
 
@@ -355,19 +356,19 @@ func TestBatchReadManySmall(t *testing.T) {
 func TestBatchTooManyItems(t *testing.T) {
 	r := newRig(t)
 	update, read := new(repb.BatchUpdateBlobsRequest), new(repb.BatchReadBlobsRequest)
-	for range 50000 {
+	for range 60000 {
 		update.Requests = append(update.Requests, &repb.BatchUpdateBlobsRequest_Request{Digest: onWire(digest.SHA256.Empty())})
 		read.Digests = append(read.Digests, onWire(digest.SHA256.Empty()))
 	}
 	_, err := r.cas.BatchUpdateBlobs(r.ctx, update)
-	wantStatus(t, err, codes.InvalidArgument, "requests: 50000 items")
+	wantStatus(t, err, codes.InvalidArgument, "requests: 60000 items")
 	_, err = r.cas.BatchReadBlobs(r.ctx, read)
-	wantStatus(t, err, codes.InvalidArgument, "digests: 50000 items")
+	wantStatus(t, err, codes.InvalidArgument, "digests: 60000 items")
 	// As many failures as are allowed must fit as well.
 	for _, item := range update.Requests {
 		item.Digest = &repb.Digest{Hash: "x", SizeBytes: 0}
 	}
-	update.Requests = update.Requests[:30000]
+	update.Requests = update.Requests[:45000]
 	got, err := r.cas.BatchUpdateBlobs(r.ctx, update)
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 
 // The field numbers of FindMissingBlobsRequest, FindMissingBlobsResponse and Digest.
 const (
+	findMissingRequestInstance = 1
 	findMissingRequestDigests  = 2
 	findMissingRequestFunction = 3
 	findMissingResponseDigests = 2
@@ -65,9 +66,13 @@ func (c *cas) findMissing(ctx context.Context, req *findMissingRequest) (*findMi
 
 // A findMissingRequest is a FindMissingBlobsRequest.
 type findMissingRequest struct {
-	digests digest.Set
-	err     error // what is wrong with a field
+	instance string
+	digests  digest.Set
+	err      error // what is wrong with a field
 }
+
+// GetInstanceName is what the generated message has too.
+func (m *findMissingRequest) GetInstanceName() string { return m.instance }
 
 func (m *findMissingRequest) unmarshal(data mem.Buffer) error {
 	defer data.Free()
@@ -79,6 +84,8 @@ func (m *findMissingRequest) unmarshal(data mem.Buffer) error {
 		switch {
 		case f.Is(findMissingRequestDigests, protowire.BytesType):
 			count++
+		case f.Is(findMissingRequestInstance, protowire.BytesType):
+			m.instance = string(f.Bytes)
 		case f.Is(findMissingRequestFunction, protowire.VarintType):
 			value = repb.DigestFunction_Value(f.Number)
 		}

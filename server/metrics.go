@@ -16,24 +16,40 @@ import (
 type metrics struct {
 	requests  *prometheus.CounterVec
 	ok        map[string]prometheus.Counter // requests with code OK, by full method
-	sent      prometheus.Counter
-	received  prometheus.Counter
+	sent      traffic
+	received  traffic
 	wrongPort prometheus.Counter
+}
+
+// traffic is the bytes in one direction.
+type traffic struct{ identity, zstd prometheus.Counter }
+
+func newTraffic(bytes *prometheus.CounterVec, direction string) traffic {
+	return traffic{bytes.WithLabelValues(direction, "identity"), bytes.WithLabelValues(direction, "zstd")}
+}
+
+// add counts n bytes, which are a zstd frame's or a blob's own.
+func (t *traffic) add(n int, compressed bool) {
+	if compressed {
+		t.zstd.Add(float64(n))
+	} else {
+		t.identity.Add(float64(n))
+	}
 }
 
 func newMetrics(r prometheus.Registerer, services map[string]grpc.ServiceInfo, us *uploads) *metrics {
 	bytes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sarsen_grpc_blob_bytes_total",
 		Help: "Bytes of blobs and directories in messages, as they are on the wire before any gRPC compression.",
-	}, []string{"direction"})
+	}, []string{"direction", "compressor"})
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sarsen_grpc_requests_total",
 			Help: "Calls that were answered, by method and gRPC code.",
 		}, []string{"method", "code"}),
 		ok:       map[string]prometheus.Counter{},
-		sent:     bytes.WithLabelValues("sent"),
-		received: bytes.WithLabelValues("received"),
+		sent:     newTraffic(bytes, "sent"),
+		received: newTraffic(bytes, "received"),
 		wrongPort: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sarsen_grpc_http1_requests_total",
 			Help: "HTTP/1 requests to the gRPC port, each answered with the address of the HTTP port.",

@@ -10,8 +10,12 @@ import (
 	"github.com/sarsen-build/sarsen/digest"
 )
 
-// maxResourceName bounds a resource name, which is kept with an unfinished upload, in bytes.
-const maxResourceName = 4096
+const (
+	// maxResourceName bounds a resource name, which is kept with an unfinished upload, in bytes.
+	maxResourceName = 4096
+	// maxInstance bounds an instance name, in bytes: it becomes part of every result's record.
+	maxInstance = 1024
+)
 
 const (
 	readForm  = "[INSTANCE/]blobs/[blake3/]HASH/SIZE or [INSTANCE/]compressed-blobs/zstd/[blake3/]HASH/SIZE"
@@ -79,11 +83,22 @@ func parseInstance(name string) (r resource, kind, rest string, err error) {
 		segment, after, _ := strings.Cut(name[start:], "/")
 		if isKeyword(segment) {
 			r.instance = strings.TrimSuffix(name[:start], "/")
+			if len(r.instance) > maxInstance {
+				return r, "", "", fmt.Errorf("an instance_name longer than %d bytes", maxInstance)
+			}
 			return r, segment, after, nil
 		}
 		start += len(segment) + 1
 	}
 	return r, "", "", fmt.Errorf("no \"blobs\" in it")
+}
+
+// checkInstance refuses a message with an instance name that is too long.
+func checkInstance(message any) error {
+	if m, ok := message.(interface{ GetInstanceName() string }); ok && len(m.GetInstanceName()) > maxInstance {
+		return invalid("instance_name: %d bytes long, at most %d are taken", len(m.GetInstanceName()), maxInstance)
+	}
+	return nil
 }
 
 // isKeyword reports whether a segment has a meaning of its own, so that no instance may have it.

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/genproto/googleapis/bytestream"
 	"google.golang.org/grpc/codes"
 
 	"github.com/sarsen-build/sarsen/digest"
@@ -135,4 +137,65 @@ func FuzzResourceNames(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestInstanceNames checks the bound in every call that takes a name.
+func TestInstanceNames(t *testing.T) {
+	r := newRig(t)
+	data := []byte("x")
+	d := r.put(digest.SHA256, data)
+	root := r.put(digest.SHA256, marshal(t, &repb.Directory{}))
+	calls := map[string]func(instance string) error{
+		"FindMissingBlobs": func(instance string) error {
+			_, err := r.cas.FindMissingBlobs(r.ctx, &repb.FindMissingBlobsRequest{InstanceName: instance})
+			return err
+		},
+		"BatchUpdateBlobs": func(instance string) error {
+			_, err := r.cas.BatchUpdateBlobs(r.ctx, &repb.BatchUpdateBlobsRequest{InstanceName: instance})
+			return err
+		},
+		"BatchReadBlobs": func(instance string) error {
+			_, err := r.cas.BatchReadBlobs(r.ctx, &repb.BatchReadBlobsRequest{InstanceName: instance})
+			return err
+		},
+		"GetTree": func(instance string) error {
+			_, err := r.getTree(&repb.GetTreeRequest{InstanceName: instance, RootDigest: root})
+			return err
+		},
+		"UpdateActionResult": func(instance string) error {
+			_, err := r.ac.UpdateActionResult(r.ctx, &repb.UpdateActionResultRequest{InstanceName: instance, ActionDigest: d, ActionResult: &repb.ActionResult{ExitCode: 1}})
+			return err
+		},
+		"GetCapabilities": func(instance string) error {
+			_, err := r.caps.GetCapabilities(r.ctx, &repb.GetCapabilitiesRequest{InstanceName: instance})
+			return err
+		},
+		"Read": func(instance string) error {
+			_, err := r.download(resource{instance: instance, digest: digest.SHA256.Of(data)}.String(), 0, 0)
+			return err
+		},
+		"Write": func(instance string) error {
+			_, err := r.write(resource{instance: instance, upload: "u", digest: digest.SHA256.Of(data)}.String(), data, 1)
+			return err
+		},
+		"QueryWriteStatus": func(instance string) error {
+			_, err := r.bs.QueryWriteStatus(r.ctx, &bytestream.QueryWriteStatusRequest{ResourceName: resource{instance: instance, upload: "u", digest: digest.SHA256.Of(data)}.String()})
+			return err
+		},
+	}
+	get := func(instance string) error {
+		_, err := r.ac.GetActionResult(r.ctx, &repb.GetActionResultRequest{InstanceName: instance, ActionDigest: d})
+		return err
+	}
+	longest := strings.Repeat("i/", maxInstance/2-1) + "ii"
+	for name, call := range calls {
+		if err := call(longest); err != nil {
+			t.Errorf("%s with %d bytes: %v", name, len(longest), err)
+		}
+		wantStatus(t, call(longest+"i"), codes.InvalidArgument, "instance_name", "1024")
+	}
+	if err := get(longest); err != nil {
+		t.Errorf("GetActionResult: %v", err)
+	}
+	wantStatus(t, get(longest+"i"), codes.InvalidArgument, "instance_name", "1024")
 }

@@ -11,6 +11,7 @@
 //     receive every one.
 //   - Memory taken for one call is bounded by limits in this package, never by a size that a client
 //     merely states.
+//   - A client that stalls holds room or a blob for five minutes at most (watch.go).
 //
 // # Concurrency
 //
@@ -56,10 +57,11 @@ const (
 	// chunkSize is how much of a blob one ReadResponse carries, in bytes.
 	chunkSize = 1 << 20
 
-	// A window is how much may be on its way unacknowledged. A connection of 200 ms carries 80 MB/s
-	// with 16 MiB; gRPC's own estimate needs many round trips to get there.
-	streamWindow     = 4 << 20
-	connectionWindow = 16 << 20
+	// A window is how much may be on its way unacknowledged: over a line of 200 ms, one upload gets
+	// 80 MB/s and all of one connection 160 MB/s. gRPC's own estimate needs many round trips to get
+	// there. It is also how much of what a handler has not read yet may wait in memory.
+	streamWindow     = 16 << 20
+	connectionWindow = 32 << 20
 
 	// watchGrace is how long a health watch outlasts the beginning of Stop.
 	watchGrace = 100 * time.Millisecond
@@ -96,6 +98,8 @@ type Server struct {
 	uploads     *uploads
 	grpc        *grpc.Server
 	health      *health.Server
+	handlers    sync.WaitGroup // of streams
+	stall       time.Duration
 
 	stopping context.Context // ends when Stop begins
 	stop     context.CancelFunc
@@ -111,6 +115,7 @@ func New(o Options) *Server {
 		log:         o.Log,
 		uploads:     newUploads(uploadLimits),
 		health:      health.NewServer(),
+		stall:       stall,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -171,13 +176,18 @@ func (s *Server) Stop(ctx context.Context) {
 		s.grpc.Stop()
 	}
 	finished.Wait()
+	s.handlers.Wait()
 	s.uploads.close()
 }
 
 // unary maps errors to codes and accounts for each call.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	start := time.Now()
-	resp, err := handler(ctx, req)
+	var resp any
+	err := checkInstance(req)
+	if err == nil {
+		resp, err = handler(ctx, req)
+	}
 	err = statusError(err)
 	s.observe(ctx, info.FullMethod, start, err)
 	return resp, err
@@ -194,7 +204,7 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 		defer context.AfterFunc(s.stopping, func() { time.AfterFunc(watchGrace, cancel) })()
 		stream = &streamUntil{stream, ctx}
 	}
-	err := statusError(handler(srv, stream))
+	err := statusError(s.watch(srv, stream, handler))
 	s.observe(stream.Context(), info.FullMethod, start, err)
 	return err
 }

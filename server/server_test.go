@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -11,6 +12,7 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/genproto/googleapis/bytestream"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -19,8 +21,10 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/model"
+	"github.com/sarsen-build/sarsen/internal/zstd"
 )
 
 func TestCapabilities(t *testing.T) {
@@ -294,6 +298,59 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// TestTraffic checks that what goes compressed is counted apart, in every call that may carry it.
+func TestTraffic(t *testing.T) {
+	text := bytes.Repeat([]byte("compresses well "), 100)
+	d := digest.SHA256.Of(text)
+	plain, packed := resource{upload: "u", digest: d}, resource{upload: "u", digest: d, compressed: true}
+	frame := zstd.Encode(text)
+	type counts struct{ identity, zstd bool }
+	for _, tt := range []struct {
+		name           string
+		call           func(r *rig) error
+		received, sent counts
+	}{
+		{"Write", func(r *rig) error { _, err := r.write(plain.String(), text, 100); return err }, counts{identity: true}, counts{}},
+		{"Write, compressed", func(r *rig) error { _, err := r.write(packed.String(), frame, 100); return err }, counts{zstd: true}, counts{}},
+		{"Read", func(r *rig) error {
+			r.put(digest.SHA256, text)
+			_, err := r.download(resource{digest: d}.String(), 0, 0)
+			return err
+		}, counts{}, counts{identity: true}},
+		{"Read, compressed", func(r *rig) error {
+			r.put(digest.SHA256, text)
+			_, err := r.download(resource{digest: d, compressed: true}.String(), 0, 0)
+			return err
+		}, counts{}, counts{zstd: true}},
+		{"BatchUpdateBlobs, compressed", func(r *rig) error {
+			_, err := r.cas.BatchUpdateBlobs(r.ctx, &repb.BatchUpdateBlobsRequest{Requests: []*repb.BatchUpdateBlobsRequest_Request{
+				{Digest: wireOf(text), Data: frame, Compressor: repb.Compressor_ZSTD},
+			}})
+			return err
+		}, counts{zstd: true}, counts{}},
+		{"BatchReadBlobs, compressed", func(r *rig) error {
+			_, err := r.cas.BatchReadBlobs(r.ctx, &repb.BatchReadBlobsRequest{
+				Digests: []*repb.Digest{r.put(digest.SHA256, text)}, AcceptableCompressors: []repb.Compressor_Value{repb.Compressor_ZSTD},
+			})
+			return err
+		}, counts{}, counts{zstd: true}},
+	} {
+		r := newRig(t)
+		if err := tt.call(r); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		counted := func(x traffic) counts {
+			return counts{testutil.ToFloat64(x.identity) > 0, testutil.ToFloat64(x.zstd) > 0}
+		}
+		if got := counted(r.server.metrics.received); got != tt.received {
+			t.Errorf("%s: received %+v, want %+v", tt.name, got, tt.received)
+		}
+		if got := counted(r.server.metrics.sent); got != tt.sent {
+			t.Errorf("%s: sent %+v, want %+v", tt.name, got, tt.sent)
+		}
+	}
+}
+
 func TestShortMethod(t *testing.T) {
 	if got, want := shortMethod(repb.Capabilities_GetCapabilities_FullMethodName), "Capabilities/GetCapabilities"; got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -317,5 +374,41 @@ func TestBufferPool(t *testing.T) {
 	buffers.Put(&odd)
 	if b := buffers.Get(8192); len(*b) != 8192 {
 		t.Errorf("after a foreign buffer: got %d bytes, want 8192", len(*b))
+	}
+}
+
+// A gatedStore creates nothing before its gate opens.
+type gatedStore struct {
+	*model.Store
+	gate chan struct{}
+}
+
+func (s gatedStore) Create(ctx context.Context, d digest.Digest) (blob.Writer, error) {
+	<-s.gate
+	return s.Store.Create(ctx, d)
+}
+
+// TestWindow checks that a client may send 15 MiB before the server has taken any of it: on a long
+// line that is what is on its way.
+func TestWindow(t *testing.T) {
+	gate := make(chan struct{})
+	r := newRig(t, func(o *Options) { o.Store = gatedStore{o.Store.(*model.Store), gate} })
+	data := pattern(15<<20, 1)
+	stream, err := r.bs.Write(r.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for offset := 0; offset < len(data); offset += 1 << 20 {
+		m := &bytestream.WriteRequest{WriteOffset: int64(offset), Data: data[offset : offset+1<<20], FinishWrite: offset+1<<20 == len(data)}
+		if offset == 0 {
+			m.ResourceName = resource{upload: "u", digest: digest.SHA256.Of(data)}.String()
+		}
+		if err := stream.Send(m); err != nil {
+			t.Fatalf("at %d: %v", offset, err)
+		}
+	}
+	close(gate)
+	if got, err := stream.CloseAndRecv(); err != nil || got.GetCommittedSize() != int64(len(data)) {
+		t.Errorf("got %v, %v, want %d committed", got, err, len(data))
 	}
 }

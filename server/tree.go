@@ -201,7 +201,7 @@ func (p *pages) add(d digest.Digest, data []byte) error {
 
 func (p *pages) send() error {
 	err := p.stream.SendMsg(&p.page)
-	p.server.metrics.sent.Add(float64(p.page.size))
+	p.server.metrics.sent.add(p.page.size, false)
 	p.page = treePage{directories: p.page.directories[:0]}
 	return err
 }

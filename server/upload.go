@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -294,7 +293,7 @@ func (u *upload) abandon(claim int64) {
 // incoming is the stream of messages of one Write call, checked against the rules for their fields.
 type incoming struct {
 	stream   grpc.ServerStream
-	received prometheus.Counter
+	received *traffic
 
 	resourceName string
 	name         resource
@@ -323,6 +322,10 @@ func (in *incoming) first() error {
 	if in.msg.writeOffset < 0 {
 		return invalid("write_offset: %d is negative", in.msg.writeOffset)
 	}
+	// Offsets of a compressed upload count its compressed bytes, which have no known end.
+	if !in.name.compressed && in.msg.writeOffset > in.name.digest.Size {
+		return invalid("write_offset: %d is beyond the end of the blob of %d bytes", in.msg.writeOffset, in.name.digest.Size)
+	}
 	in.resourceName = in.msg.resourceName
 	in.start, in.expect = in.msg.writeOffset, in.msg.writeOffset
 	in.took()
@@ -347,7 +350,7 @@ func (in *incoming) next() error {
 func (in *incoming) took() {
 	in.rest = in.msg.data
 	in.expect += int64(len(in.msg.data))
-	in.received.Add(float64(len(in.msg.data)))
+	in.received.add(len(in.msg.data), in.name.compressed)
 }
 
 // Read returns the data of all messages up to finish_write.

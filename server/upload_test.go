@@ -21,7 +21,10 @@ import (
 )
 
 // received returns how many bytes uploads have brought.
-func (r *rig) received() float64 { return testutil.ToFloat64(r.server.metrics.received) }
+func (r *rig) received() float64 {
+	m := &r.server.metrics.received
+	return testutil.ToFloat64(m.identity) + testutil.ToFloat64(m.zstd)
+}
 
 // TestResume goes on with an upload that broke off, from every kind of offset.
 func TestResume(t *testing.T) {

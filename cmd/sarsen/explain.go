@@ -46,7 +46,7 @@ func explainOpen(dir string, err error) error {
 		return fmt.Errorf("%s is in use by another Sarsen; stop that one, or choose another directory with --dir", dir)
 	case cause == syscall.ENOSPC, cause == syscall.EDQUOT:
 		return fmt.Errorf("the disk of %s is full; free some space, or choose a directory on another disk with --dir", dir)
-	case cause == syscall.EACCES, cause == syscall.EPERM, cause == syscall.EROFS, cause == syscall.ENOTDIR, cause == syscall.EEXIST:
+	case cause == syscall.EACCES, cause == syscall.EPERM, cause == syscall.EROFS, cause == syscall.ENOENT, cause == syscall.ENOTDIR, cause == syscall.EEXIST:
 		return fmt.Errorf("%s can't be written to (%w); choose another directory with --dir", dir, cause)
 	}
 	return fmt.Errorf("the store in %s can't be opened: %w", dir, err)

@@ -72,6 +72,7 @@ func TestExplainOpen(t *testing.T) {
 		{fmt.Errorf("open: %w", segment.ErrLocked), "/d is in use by another Sarsen; stop that one, or choose another directory with --dir"},
 		{&os.PathError{Op: "write", Path: "/d/1.seg", Err: syscall.ENOSPC}, "the disk of /d is full; free some space, or choose a directory on another disk with --dir"},
 		{&os.PathError{Op: "mkdir", Path: "/d", Err: syscall.EROFS}, "/d can't be written to (read-only file system); choose another directory with --dir"},
+		{&os.PathError{Op: "mkdir", Path: "/d", Err: syscall.ENOENT}, "/d can't be written to (no such file or directory); choose another directory with --dir"},
 		{errors.New("odd"), "the store in /d can't be opened: odd"},
 	} {
 		if got := explainOpen("/d", test.err).Error(); got != test.want {

@@ -19,6 +19,8 @@ type OS struct{}
 func (fsys OS) MakeDir(dir string) error {
 	if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
 		return nil
+	} else if err == nil {
+		return &os.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
 	}
 	parent := filepath.Dir(filepath.Clean(dir))
 	if parent != dir {

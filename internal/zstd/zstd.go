@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -20,8 +21,17 @@ import (
 // 8 MiB; that is also what zstd's levels up to 19 use.
 const maxWindow = 8 << 20
 
-// ErrTooLong is returned when more bytes come out than were declared.
-var ErrTooLong = errors.New("zstd: decompresses to more bytes than declared")
+// ErrTooLong is returned when more bytes come out than were declared, or more go in than those take.
+var ErrTooLong = errors.New("zstd: more bytes than declared, or more input than those can take")
+
+// MaxEncoded returns the most bytes that size bytes may take as zstd. The format's own bound for what
+// can't be compressed is one byte in 256 more; streaming encoders' frames and blocks add to that.
+func MaxEncoded(size int64) int64 {
+	if size > math.MaxInt64/2 {
+		return math.MaxInt64
+	}
+	return size + size/64 + 64<<10
+}
 
 var encoders = sync.Pool{New: func() any {
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
@@ -67,17 +77,32 @@ func Decode(frames []byte, size int64) ([]byte, error) {
 // A Reader decompresses.
 type Reader struct {
 	d    *zstd.Decoder
+	src  source
 	left int64
 }
 
-// NewReader returns a Reader of what r's frames hold, which fails with ErrTooLong after limit bytes
-// if there are more.
+// A source bounds what goes into a decoder: endless input may decompress to nothing.
+type source struct {
+	io.Reader
+	left int64 // negative once there was more
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if s.left -= int64(n); s.left < 0 {
+		return 0, ErrTooLong
+	}
+	return n, err
+}
+
+// NewReader returns a Reader of what r's frames hold. It fails with ErrTooLong after limit bytes if
+// there are more, and if r has more than MaxEncoded(limit) bytes.
 func NewReader(r io.Reader, limit int64) *Reader {
-	d := decoders.Get().(*zstd.Decoder)
-	if err := d.Reset(r); err != nil {
+	z := &Reader{d: decoders.Get().(*zstd.Decoder), src: source{r, MaxEncoded(limit)}, left: limit}
+	if err := z.d.Reset(&z.src); err != nil {
 		panic(err) // only a closed decoder fails
 	}
-	return &Reader{d, limit}
+	return z
 }
 
 // Read implements io.Reader.
@@ -92,6 +117,9 @@ func (r *Reader) Read(p []byte) (int, error) {
 	n, err := r.d.Read(p)
 	if int64(n) > r.left {
 		return int(r.left), ErrTooLong
+	}
+	if r.src.left < 0 {
+		err = ErrTooLong // the decoder may have made another error of it
 	}
 	r.left -= int64(n)
 	return n, err

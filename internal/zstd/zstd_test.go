@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"testing"
 )
 
@@ -45,5 +46,38 @@ func TestBounds(t *testing.T) {
 	defer r.Close()
 	if n, err := io.Copy(io.Discard, r); !errors.Is(err, ErrTooLong) || n != 1<<20-1 {
 		t.Errorf("copied %d bytes, %v, want %d, ErrTooLong", n, err, 1<<20-1)
+	}
+}
+
+// skippable is a frame that decompresses to nothing (RFC 8878, section 3.1.2).
+var skippable = append([]byte{0x50, 0x2a, 0x4d, 0x18, 0xf8, 0x0f, 0, 0}, make([]byte, 4088)...)
+
+// endless is a stream that repeats itself, and counts what was read of it.
+type endless struct {
+	piece []byte
+	read  int64
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n := copy(p, e.piece[e.read%int64(len(e.piece)):])
+	e.read += int64(n)
+	return n, nil
+}
+
+// Endless input that decompresses to nothing ends at the most that the declared bytes could take.
+func TestInputBound(t *testing.T) {
+	for _, size := range []int64{0, 10, 1 << 20} {
+		in := &endless{piece: skippable}
+		r := NewReader(in, size)
+		if n, err := io.Copy(io.Discard, r); !errors.Is(err, ErrTooLong) || n != 0 {
+			t.Errorf("%d bytes declared: %d bytes came out, %v, want 0, ErrTooLong", size, n, err)
+		}
+		if slack := int64(1 << 20); in.read > MaxEncoded(size)+slack {
+			t.Errorf("%d bytes declared: %d bytes were read, want about %d", size, in.read, MaxEncoded(size))
+		}
+		r.Close()
+	}
+	if got, want := MaxEncoded(math.MaxInt64), int64(math.MaxInt64); got != want {
+		t.Errorf("MaxEncoded: got %d, want %d", got, want)
 	}
 }

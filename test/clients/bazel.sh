@@ -94,6 +94,14 @@ both() {
 	same_outputs
 }
 
+# empty_sarsen starts Sarsen over with nothing in it. Instances share blobs, so what an
+# earlier way uploaded would not be uploaded again.
+empty_sarsen() {
+	stop_sarsen
+	rm -rf "$work/data"
+	start_sarsen
+}
+
 start_sarsen
 
 startup="--output_user_root=/tmp/sha256"
@@ -104,8 +112,12 @@ start_sarsen
 say "plain: sarsen was stopped with SIGTERM and started again"
 second plain --remote_cache=grpc://$grpc --remote_instance_name=plain
 same_outputs
+want_zstd no plain
 
+empty_sarsen
 both compressed --remote_cache=grpc://$grpc --remote_instance_name=a/compressed --remote_cache_compression
+want_zstd yes compressed
+empty_sarsen
 both http --remote_cache=http://$http/http
 
 first minimal --remote_cache=grpc://$grpc --remote_instance_name=minimal --remote_download_minimal

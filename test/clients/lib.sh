@@ -33,6 +33,18 @@ want() {
 	fail "$3: got the text above, want '$1' in it"
 }
 
+# want_zstd yes|no WHAT fails unless Sarsen, since it started, has both received and
+# sent zstd over gRPC, or neither: a client that quietly compresses nothing passes
+# every other test.
+want_zstd() {
+	curl -sSf "http://$http/metrics" >"$work/metrics" || fail "$2: no metrics"
+	for direction in received sent; do
+		got=$(awk -v name="sarsen_grpc_blob_bytes_total{compressor=\"zstd\",direction=\"$direction\"}" \
+			'$1 == name { print ($2 > 0 ? "yes" : "no") }' "$work/metrics")
+		[ "$got" = "$1" ] || fail "$2: zstd $direction over gRPC: got '$got', want $1"
+	done
+}
+
 # need WHAT PACKAGE... installs the packages when WHAT, a program or a file, is missing.
 need() {
 	if [ -e "$1" ] || command -v "$1" >/dev/null; then return; fi
@@ -66,6 +78,7 @@ alone() {
 	*) fail "SARSEN must be the absolute path of the program to test" ;;
 	esac
 	need ip iproute2
+	need curl curl ca-certificates
 	enter --net -- "$0" "$@"
 	ip link set lo up
 }

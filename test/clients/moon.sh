@@ -66,7 +66,9 @@ twice() {
 
 start_sarsen
 twice grpc grpc "grpc://$grpc" none
+want_zstd no grpc
 twice grpc-zstd grpc "grpc://$grpc" zstd
+want_zstd yes grpc-zstd
 twice http http "http://$http" none
 stop_sarsen
 say "PASS"

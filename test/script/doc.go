@@ -14,9 +14,12 @@
 //	httpput URL FILE     PUT the file; "! httpput" wants an error status
 //	httpbegin URL FILE   begin to PUT the file, and hold back its second half
 //	httpend              send the second half and wait for the answer; "! httpend" wants no success
+//	grpcbegin ADDR FILE  begin to write the file with ByteStream, and hold back its second half
+//	grpcend              send the second half and wait for the answer
+//	tinydisk DIR SIZE    make DIR a disk of its own of that size, where [mount] holds
 //	fill FILE SIZE SEED  write SIZE bytes that look random and depend on SEED only
 //	digest NAME FILE     set $NAME to the file's digest (HASH/SIZE), $NAME_hash and $NAME_size
 //	encode TYPE IN OUT   write IN, a REAPI message as text with variables, to OUT as bytes
 //
-// Every HTTP command prints the status code as the last line of stderr.
+// Every HTTP command prints the status code as the last line of stderr, and fails after $patience.
 package script

@@ -2,6 +2,7 @@ package script
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,14 +19,19 @@ import (
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"github.com/google/uuid"
 	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/genproto/googleapis/bytestream"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sarsen-build/sarsen/digest"
 )
 
-// patience bounds every wait for the program. It is no measure of speed.
+// patience bounds every wait for the program. It is no measure of speed. A script that is about an
+// answer coming at once sets $patience, which bounds its HTTP requests.
 const patience = 60 * time.Second
 
 // bin is the directory of the program under test.
@@ -65,12 +71,19 @@ func TestScript(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("patience", patience.String())
 			env.Values[stateKey{}] = &state{}
 			return nil
 		},
+		Condition: func(name string) (bool, error) {
+			if name != "mount" {
+				return false, fmt.Errorf("unknown condition %s", name)
+			}
+			return canMount()
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"start": start, "signal": sendSignal, "ended": ended, "stop": stop, "httpget": httpGet, "httpput": httpPut,
-			"httpbegin": httpBegin, "httpend": httpEnd, "fill": fill, "digest": setDigest, "encode": encode,
+			"httpbegin": httpBegin, "httpend": httpEnd, "grpcbegin": grpcBegin, "grpcend": grpcEnd, "tinydisk": tinyDisk, "fill": fill, "digest": setDigest, "encode": encode,
 		},
 	})
 }
@@ -85,6 +98,8 @@ type state struct {
 	body   *io.PipeWriter
 	rest   []byte
 	answer chan reply
+
+	upload *upload // that grpcbegin began and grpcend ends
 }
 
 type stateKey struct{}
@@ -226,7 +241,10 @@ func (r reply) check(ts *testscript.TestScript, neg bool) {
 	}
 }
 
-func do(method, url string, body io.Reader, size int64) reply {
+func do(ts *testscript.TestScript, method, url string, body io.Reader, size int64) reply {
+	limit, err := time.ParseDuration(ts.Getenv("patience"))
+	ts.Check(err)
+
 	request, err := http.NewRequest(method, url, body)
 	if err != nil {
 		return reply{err: err}
@@ -235,7 +253,7 @@ func do(method, url string, body io.Reader, size int64) reply {
 	// The body waits until the server asks for it: once a byte of it is gone, the request is being
 	// served, and a stop has to wait for it.
 	request.Header.Set("Expect", "100-continue")
-	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: patience}}
+	client := http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: limit}}
 	answer, err := client.Do(request)
 	if err != nil {
 		return reply{err: err}
@@ -249,7 +267,7 @@ func httpGet(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 && len(args) != 2 {
 		ts.Fatalf("usage: httpget URL [FILE]")
 	}
-	r := do(http.MethodGet, args[0], nil, 0)
+	r := do(ts, http.MethodGet, args[0], nil, 0)
 	r.check(ts, neg)
 	if len(args) == 2 {
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), r.body, 0o600))
@@ -261,7 +279,7 @@ func httpPut(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: httpput URL FILE")
 	}
 	data := ts.ReadFile(args[1])
-	do(http.MethodPut, args[0], strings.NewReader(data), int64(len(data))).check(ts, neg)
+	do(ts, http.MethodPut, args[0], strings.NewReader(data), int64(len(data))).check(ts, neg)
 }
 
 func httpBegin(ts *testscript.TestScript, neg bool, args []string) {
@@ -273,7 +291,7 @@ func httpBegin(ts *testscript.TestScript, neg bool, args []string) {
 	r, w := io.Pipe()
 	s.body, s.rest, s.answer = w, data[len(data)/2:], make(chan reply, 1)
 	ts.Defer(func() { _ = w.CloseWithError(errors.New("the script ended")) })
-	go func() { s.answer <- do(http.MethodPut, args[0], r, int64(len(data))) }()
+	go func() { s.answer <- do(ts, http.MethodPut, args[0], r, int64(len(data))) }()
 	_, err := w.Write(data[:len(data)/2])
 	ts.Check(err)
 }
@@ -288,6 +306,90 @@ func httpEnd(ts *testscript.TestScript, neg bool, args []string) {
 	_ = s.body.Close()
 	s.body = nil
 	(<-s.answer).check(ts, neg)
+}
+
+// An upload is a ByteStream.Write under way.
+type upload struct {
+	stream bytestream.ByteStream_WriteClient
+	size   int64
+	rest   []byte
+}
+
+func grpcBegin(ts *testscript.TestScript, neg bool, args []string) {
+	s := stateOf(ts)
+	if neg || len(args) != 2 || s.upload != nil {
+		ts.Fatalf("usage: grpcbegin ADDRESS FILE, once at a time")
+	}
+	data := []byte(ts.ReadFile(args[1]))
+	conn, err := grpc.NewClient(args[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	ts.Check(err)
+	ts.Defer(func() { _ = conn.Close() })
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ts.Defer(cancel)
+	client := bytestream.NewByteStreamClient(conn)
+	stream, err := client.Write(ctx)
+	ts.Check(err)
+	name := "uploads/" + uuid.NewString() + "/blobs/" + digest.SHA256.Of(data).String()
+	half := len(data) / 2
+	ts.Check(stream.Send(&bytestream.WriteRequest{ResourceName: name, Data: data[:half]}))
+	for {
+		got, err := client.QueryWriteStatus(ctx, &bytestream.QueryWriteStatusRequest{ResourceName: name})
+		ts.Check(err)
+		if got.GetCommittedSize() == int64(half) {
+			break
+		}
+	}
+	s.upload = &upload{stream, int64(len(data)), data[half:]}
+}
+
+func grpcEnd(ts *testscript.TestScript, neg bool, args []string) {
+	s := stateOf(ts)
+	if neg || len(args) != 0 || s.upload == nil {
+		ts.Fatalf("usage: grpcend, after grpcbegin")
+	}
+	u := s.upload
+	s.upload = nil
+	// A server that has cut the call takes no more; the answer tells.
+	_ = u.stream.Send(&bytestream.WriteRequest{WriteOffset: u.size - int64(len(u.rest)), Data: u.rest, FinishWrite: true})
+	answer, err := u.stream.CloseAndRecv()
+	ts.Check(err)
+	if got := answer.GetCommittedSize(); got != u.size {
+		ts.Fatalf("%d of %d bytes were committed", got, u.size)
+	}
+}
+
+// canMount reports whether tinydisk works here. Where it does not, that is said aloud, and on CI it is
+// an error: a script that is skipped unseen is worth nothing.
+func canMount() (bool, error) {
+	dir, err := os.MkdirTemp("", "sarsen-script-")
+	if err != nil {
+		return false, err
+	}
+	defer os.Remove(dir)
+	out, err := exec.Command("mount", "-t", "tmpfs", "tmpfs", dir).CombinedOutput()
+	if err == nil {
+		return true, exec.Command("umount", dir).Run()
+	}
+	if os.Getenv("CI") == "true" {
+		return false, fmt.Errorf("this has to run on CI and can't mount: %w: %s", err, out)
+	}
+	fmt.Fprintf(os.Stderr, "\n*** what a full disk does is NOT tried, because nothing can be mounted here: %v: %s\n\n", err, bytes.TrimSpace(out))
+	return false, nil
+}
+
+func tinyDisk(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: tinydisk DIR SIZE")
+	}
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.Mkdir(dir, 0o755))
+	ts.Check(exec.Command("mount", "-t", "tmpfs", "-o", "size="+args[1], "tmpfs", dir).Run())
+	ts.Defer(func() {
+		// Deferred calls run in reverse order, so the program that start started later has ended.
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			ts.Logf("umount %s: %v: %s", dir, err, out)
+		}
+	})
 }
 
 func fill(ts *testscript.TestScript, neg bool, args []string) {
