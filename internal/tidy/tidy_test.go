@@ -40,7 +40,7 @@ func sources(t *testing.T) map[string][]source {
 		if err != nil {
 			return err
 		}
-		if e.IsDir() && (e.Name() == "testdata" || e.Name() == "tools" || e.Name() == "tmpdeps" || len(e.Name()) > 2 && e.Name()[0] == '.') {
+		if e.IsDir() && (e.Name() == "testdata" || e.Name() == "tools" || len(e.Name()) > 2 && e.Name()[0] == '.') {
 			return filepath.SkipDir
 		}
 		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || strings.HasSuffix(name, ".pb.go") {
