@@ -139,8 +139,8 @@ func (a *appender) flush() {
 	a.buf, a.in = a.buf[:0], a.in[:0]
 }
 
-// rotate seals the active segment, and those of big blobs that have come, and makes the next one, evicting if there is no room. The caller
-// holds the turn.
+// rotate seals the active segment, and those of big blobs that have come, and makes the next one,
+// evicting if there is no room. The caller holds the turn.
 func (r *Ring) rotate() error {
 	for _, s := range r.order {
 		if !s.sealed && (s == r.active || s.settled()) {
