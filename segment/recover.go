@@ -235,7 +235,7 @@ func (s *segment) recoverLines(generation uint32) ([]line, error) {
 	}
 	var err error
 	if s.first, err = decodeFirst(b); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
 	if s.generation != generation {
 		return nil, fmt.Errorf("%s says that it is generation %d: %w", s.name, s.generation, errFormat)
