@@ -212,6 +212,45 @@ func TestBigBlobsOnly(t *testing.T) {
 	})
 }
 
+// TestHeldBigBlobStays: a leased big blob in the oldest segment keeps nothing else from going.
+func TestHeldBigBlobStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := &vfs.Mem{}
+		r := openRing(t, fsys, small)
+		defer closeRing(t, r)
+		data := storetest.Bytes(1, 100000)
+		d := mustPut(t, r, data)
+		for i := uint64(10); r.Stats().EvictedSegments < 40; i++ {
+			if i%50 == 0 {
+				time.Sleep(2 * small.Lease)
+				checkBlob(t, r, d, data) // leases it anew
+			}
+			mustPut(t, r, storetest.Bytes(i, 10000))
+		}
+		checkBlob(t, r, d, data)
+		if err := r.leaks(fsys); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestBigUploadsLeaveEachOtherAlone: the second of two that don't both fit is refused, the first goes on.
+func TestBigUploadsLeaveEachOtherAlone(t *testing.T) {
+	r := openRing(t, &vfs.Mem{}, small)
+	defer closeRing(t, r)
+	data := storetest.Bytes(1, 600<<10)
+	w, d := create(t, r, data)
+	defer w.Close()
+	other := digest.SHA256.Of(storetest.Bytes(2, 600<<10))
+	if _, err := r.Create(t.Context(), other); !errors.Is(err, blob.ErrFull) {
+		t.Errorf("second Create = %v, want ErrFull", err)
+	}
+	if err := w.Commit(); err != nil {
+		t.Errorf("first Commit = %v", err)
+	}
+	checkBlob(t, r, d, data)
+}
+
 // TestCommitLeases: a blob that was there at Create is leased by Commit, however slow the upload was.
 func TestCommitLeases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -240,14 +240,23 @@ func (r *Ring) setTable(change func(map[uint32]*segment)) {
 }
 
 // evictOldest removes the oldest segment, but for the active one, if nothing in it is pinned or leased.
-// Behind the active one lie only big blobs' own segments, which hold no results, so the order of results
-// is kept. The caller holds the turn.
+// A big blob's own segment goes by itself: held, or while its upload lasts, it stays, and the next one
+// is looked at. No results lie in it, and theirs is the order that counts. The caller holds the turn.
 func (r *Ring) evictOldest() error {
-	oldest := slices.IndexFunc(r.order, func(s *segment) bool { return s != r.active })
-	if oldest < 0 {
-		return r.full("nothing but the active segment is there")
+	err := r.full("nothing but the active segment may go")
+	for _, s := range r.order {
+		if s == r.active || s.own && s.refs.Load() > 1 {
+			continue
+		}
+		if err = r.evict(s); !s.own || !errors.Is(err, blob.ErrFull) {
+			return err
+		}
 	}
-	s := r.order[oldest]
+	return err
+}
+
+// evict removes s if nothing in it is pinned or leased.
+func (r *Ring) evict(s *segment) error {
 	if s.lines == nil {
 		s.lines = s.list()
 	}
