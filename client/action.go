@@ -30,6 +30,14 @@ func (c *Client) Result(ctx context.Context, d digest.Digest) (*repb.ActionResul
 	return result, c.fail("get the result of action "+d.String(), err)
 }
 
+// PutResult makes result what the action cache has for the action d.
+func (c *Client) PutResult(ctx context.Context, d digest.Digest, result *repb.ActionResult) error {
+	_, err := c.cache.UpdateActionResult(ctx, &repb.UpdateActionResultRequest{
+		InstanceName: c.instance, ActionDigest: wire(d), ActionResult: result, DigestFunction: function(d.Function),
+	})
+	return c.fail("put the result of action "+d.String(), err)
+}
+
 // Closure returns every blob that result names, directly or through its trees and directories, as far
 // as they can be read. What the result carries inline counts as present and is left out.
 func (c *Client) Closure(ctx context.Context, f digest.Function, result *repb.ActionResult) (digest.Set, error) {

@@ -127,12 +127,12 @@ type Client struct {
 
 // Dial connects to target (see ParseTarget) and asks for the capabilities of instance, so that a
 // server which is not there is found out at once.
-func Dial(ctx context.Context, target, instance string) (*Client, error) {
+func Dial(ctx context.Context, target, instance string, options ...grpc.DialOption) (*Client, error) {
 	t, err := ParseTarget(target)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := t.Connect()
+	conn, err := t.Connect(options...)
 	if err != nil {
 		return nil, err
 	}

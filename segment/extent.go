@@ -137,8 +137,7 @@ func (s *segment) handOut(key ledger.Key, size int64) *extent {
 	return e
 }
 
-// tryRef takes a reference unless the last one is gone. Who finds the segment through the ledger needs
-// no such care: what the ledger names is in the ring, and the ring has a reference.
+// tryRef takes a reference unless the last one is gone, with the segment or with Close.
 func (s *segment) tryRef() bool {
 	for {
 		n := s.refs.Load()
@@ -211,7 +210,7 @@ func (s *segment) sync() error {
 // dirty reports whether something was written that no sync has covered.
 func (s *segment) dirty() bool { return s.synced.Load() < s.writes.Load() }
 
-// list returns the lines of all records, from memory or from the footer. A footer that can't be read
+// list returns the lines of all records, of which only key and offset may be relied on. A footer that can't be read
 // any more must not keep the segment from going: then the ledger says what it names there, which is
 // all that matters. The caller holds the ring's turn.
 func (s *segment) list() []line {
@@ -221,9 +220,9 @@ func (s *segment) list() []line {
 	lines, err := s.readFooter()
 	if err != nil {
 		s.ring.log.Error("the footer is damaged; asking the ledger", slog.String("segment", s.name), slog.Any("error", err))
-		s.ring.ledger.Each(func(k ledger.Key, size int64, p ledger.Place) {
+		s.ring.ledger.Each(func(k ledger.Key, p ledger.Place, _ bool) {
 			if generation, off := splitPlace(p); generation == s.generation {
-				lines = append(lines, line{key: k, size: size, off: off, state: complete})
+				lines = append(lines, line{key: k, off: off})
 			}
 		})
 	}

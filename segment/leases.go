@@ -39,9 +39,11 @@ func leaseName(dir string, generation uint32) string {
 // writeLeases writes the tags of all leased keys. The caller holds the turn.
 func (r *Ring) writeLeases() error {
 	b := []byte(leaseMagic)
-	for _, tag := range r.ledger.Leased() {
-		b = le.AppendUint64(b, tag)
-	}
+	r.ledger.Each(func(k ledger.Key, _ ledger.Place, leased bool) {
+		if leased {
+			b = le.AppendUint64(b, k.Tag())
+		}
+	})
 	b = le.AppendUint64(b, xxhash.Sum64(b))
 	r.generation++
 	file, err := r.fsys.Create(leaseName(r.dir, r.generation), int64(len(b)))

@@ -31,7 +31,7 @@ func (r *Ring) open(k ledger.Key, size int64) (*reader, error) {
 		if s == nil {
 			panic(fmt.Sprintf("segment: the ledger names segment %d, which is not in the ring", generation))
 		}
-		if mutant.OpenHolds || s.tryRef() { // the last reference goes with Close
+		if mutant.OpenHolds || s.tryRef() {
 			rd.seg, rd.off, rd.size = s, off+headerSize, size
 		}
 	})

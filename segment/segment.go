@@ -1,14 +1,14 @@
 // Package segment is a blob.Store on one disk: a ring of append-only segments under a ledger.
 //
-// The ring is the listing of one directory: every <generation>.seg is in it, the highest is the
-// active one, which takes new records, and when there is no room the oldest goes whole. There is no
+// The ring is the listing of one directory: every <generation>.seg is in it. The active one takes new
+// records, a big blob has one of its own, and when there is no room the oldest goes whole. There is no
 // state file that could disagree. Blobs and records (action results) lie in the same segments.
 //
 // # Invariants
 //
 //   - Names are never reused: generations only grow, and an extent is handed out once.
 //   - Bytes first, then the ledger: a record is published only when its bytes are written and
-//     verified, and condemned before its segment is removed (TestSeeded in seeded_test.go).
+//     verified, and condemned before its segment is removed (TestSeeded, TestSeededLife).
 //   - RingIsDisk: a segment is in the ring if and only if its file exists; the active one is never
 //     evicted.
 //   - Position is order: updates of one record hold the key's slot from extent to publication, so the

@@ -13,13 +13,12 @@ import (
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/google/uuid"
-	"google.golang.org/genproto/googleapis/bytestream"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/digest"
 )
 
@@ -31,10 +30,7 @@ const checkWithin = time.Minute
 
 // A checker is a client of both ports, as it would be on another machine.
 type checker struct {
-	conn *grpc.ClientConn
-	cas  repb.ContentAddressableStorageClient
-	ac   repb.ActionCacheClient
-	byte bytestream.ByteStreamClient
+	grpc *client.Client
 	http *http.Client
 	base string // of the HTTP port's URLs
 }
@@ -47,7 +43,7 @@ type checker struct {
 func selfCheck(ctx context.Context, grpcAddr, httpAddr string, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
-	c, err := newChecker(grpcAddr, httpAddr)
+	c, err := newChecker(ctx, grpcAddr, httpAddr)
 	if err != nil {
 		return err
 	}
@@ -58,7 +54,7 @@ func selfCheck(ctx context.Context, grpcAddr, httpAddr string, log *slog.Logger)
 		put       func(ctx context.Context, d digest.Digest, data []byte) error
 		putResult func(ctx context.Context, action digest.Digest, r *repb.ActionResult) error
 	}{
-		{"gRPC", c.putBlob, c.putResult},
+		{"gRPC", c.putBlob, c.grpc.PutResult},
 		{"HTTP", c.putBlobHTTP, c.putResultHTTP},
 	} {
 		// Fresh bytes, so that this start writes and does not find what an earlier one wrote.
@@ -84,17 +80,14 @@ func selfCheck(ctx context.Context, grpcAddr, httpAddr string, log *slog.Logger)
 	return nil
 }
 
-func newChecker(grpcAddr, httpAddr string) (*checker, error) {
+func newChecker(ctx context.Context, grpcAddr, httpAddr string) (*checker, error) {
 	// Both ports are on this machine: a proxy from the environment can't be meant.
-	conn, err := grpc.NewClient("passthrough:///"+grpcAddr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	c, err := client.Dial(ctx, grpcAddr, checkInstance, grpc.WithNoProxy())
 	if err != nil {
 		return nil, err
 	}
 	return &checker{
-		conn: conn,
-		cas:  repb.NewContentAddressableStorageClient(conn),
-		ac:   repb.NewActionCacheClient(conn),
-		byte: bytestream.NewByteStreamClient(conn),
+		grpc: c,
 		http: &http.Client{Transport: &http.Transport{Proxy: nil}},
 		base: "http://" + httpAddr,
 	}, nil
@@ -102,21 +95,20 @@ func newChecker(grpcAddr, httpAddr string) (*checker, error) {
 
 func (c *checker) close() {
 	c.http.CloseIdleConnections()
-	_ = c.conn.Close()
+	_ = c.grpc.Close()
 }
 
 // verify finds and reads back a blob and a result whose action has the blob's digest, through both
 // ports.
 func (c *checker) verify(ctx context.Context, d digest.Digest, data []byte, result *repb.ActionResult) error {
-	name := &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}
-	missing, err := c.cas.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{BlobDigests: []*repb.Digest{name}})
+	missing, err := c.grpc.Missing(ctx, digest.SetOf(d))
 	if err != nil {
 		return fmt.Errorf("finding the blob over gRPC: %w", err)
 	}
-	if n := len(missing.GetMissingBlobDigests()); n != 0 {
+	if missing.Len() != 0 {
 		return errors.New("finding the blob over gRPC: the server says that it is missing")
 	}
-	got, err := c.readBlob(ctx, d)
+	got, err := c.grpc.Bytes(ctx, d)
 	if err := differs(got, data, err); err != nil {
 		return fmt.Errorf("reading the blob over gRPC: %w", err)
 	}
@@ -124,7 +116,7 @@ func (c *checker) verify(ctx context.Context, d digest.Digest, data []byte, resu
 	if err := differs(got, data, err); err != nil {
 		return fmt.Errorf("reading the blob over HTTP: %w", err)
 	}
-	found, err := c.ac.GetActionResult(ctx, &repb.GetActionResultRequest{InstanceName: checkInstance, ActionDigest: name})
+	found, err := c.grpc.Result(ctx, d)
 	if err != nil {
 		return fmt.Errorf("reading the action result over gRPC: %w", err)
 	}
@@ -150,45 +142,7 @@ func differs(got, want []byte, err error) error {
 }
 
 func (c *checker) putBlob(ctx context.Context, d digest.Digest, data []byte) error {
-	stream, err := c.byte.Write(ctx)
-	if err != nil {
-		return err
-	}
-	name := "uploads/" + uuid.NewString() + "/blobs/" + d.String()
-	// A send that fails only says EOF; the status comes with the answer.
-	_ = stream.Send(&bytestream.WriteRequest{ResourceName: name, Data: data, FinishWrite: true})
-	answer, err := stream.CloseAndRecv()
-	if err == nil && answer.GetCommittedSize() != d.Size {
-		err = fmt.Errorf("putting the blob: %d of %d bytes were committed", answer.GetCommittedSize(), d.Size)
-	}
-	return err
-}
-
-func (c *checker) readBlob(ctx context.Context, d digest.Digest) ([]byte, error) {
-	stream, err := c.byte.Read(ctx, &bytestream.ReadRequest{ResourceName: "blobs/" + d.String()})
-	if err != nil {
-		return nil, err
-	}
-	var data []byte
-	for {
-		answer, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return data, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		data = append(data, answer.GetData()...)
-	}
-}
-
-func (c *checker) putResult(ctx context.Context, action digest.Digest, r *repb.ActionResult) error {
-	_, err := c.ac.UpdateActionResult(ctx, &repb.UpdateActionResultRequest{
-		InstanceName: checkInstance,
-		ActionDigest: &repb.Digest{Hash: action.Hex(), SizeBytes: action.Size},
-		ActionResult: r,
-	})
-	return err
+	return c.grpc.Put(ctx, d, bytes.NewReader(data))
 }
 
 func (c *checker) putBlobHTTP(ctx context.Context, d digest.Digest, data []byte) error {
