@@ -23,7 +23,8 @@ lint: ## formatting, go vet, staticcheck, and the house rules
 	$(GO) test -count=1 ./internal/tidy
 
 unit: ## unit, conformance, seeded and script tests, with the race detector
-	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/mutants -e /internal/tidy)
+	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/ -e /internal/tidy)
+	$(GO) test -count=1 ./test/script # it runs a program that it builds, of which go test's cache knows nothing
 
 mutants: ## make each mistake of internal/mutant and see it caught
 	$(GO) test -count=1 -v ./test/mutants
