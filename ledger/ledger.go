@@ -4,30 +4,34 @@
 // how many pins hold it. It keeps no bytes and does no I/O; a medium (package segment) does.
 //
 //	absent ──Publish──▶ present{place, size, lease, pins} ──Condemn: no pins, lease over──▶ absent
+//	                        │  ▲
+//	                        └──┘ Move: another place, the same lease and pins
 //
 // # Invariants
 //
 //   - A name is used once: a Place that was published is never published again (the medium's duty).
 //   - Bytes first: a medium publishes only what is complete and verified, and condemns before it
 //     removes. What the ledger names can be read.
-//   - First wins: Publish never replaces a blob; only Supersede, for records, does.
+//   - First wins: Publish never replaces a blob; only Supersede, for records, does. Move replaces a
+//     place that it names by a copy.
 //   - A yes is a pin or a lease: Lease, Pin and Publish answer in the same critical section in which
 //     they stamp or pin, and Condemn refuses in that section what is pinned or leased.
 //
 // # Concurrency
 //
 // A key belongs to one of 256 shards, each under its own mutex. No method does I/O, calls out (but
-// for the hooks of Pin and Publish, which must not block) or takes a second mutex, so nothing can
-// deadlock.
+// for the hooks of Pin, Publish and Move, which must not block) or takes a second mutex (but for that of
+// the memory for entries, which is always the last), so nothing can deadlock.
 //
 // # Crashes
 //
-// The ledger is memory. At start-up the medium tells it what it found, with Restore.
+// The ledger is memory. At start-up the medium tells it what it found, with Restore. A lease that is to
+// outlive the process is written down by the medium: Lease and Publish say when that is due.
 package ledger
 
 import (
 	"encoding/binary"
-	"sync"
+	"runtime"
 	"time"
 
 	"github.com/sarsen-build/sarsen/internal/mutant"
@@ -54,17 +58,21 @@ type Place uint64
 type Ledger struct {
 	start   time.Time     // leases are monotonic time since here
 	quarter time.Duration // a quarter of a lease
+	slabs   *slabs
 	shards  [shardCount]shard
 }
 
 const shardCount = 256
 
-// unleased is the stamp of an entry whose lease is over. Quarters are counted from firstQuarter, so
-// that a stamp of zero is in the past at once.
+// A Quarter is a quarter of a lease, counted from the ledger's beginning. Zero is none.
+type Quarter uint32
+
 const (
-	unleased     = 0
-	leaseSpan    = 5 // quarters, see leased
-	firstQuarter = unleased + leaseSpan
+	// Span is for how many quarters a yes stands, its own included: it may have come at the very end
+	// of its quarter, so a lease of four quarters needs five.
+	Span = 5
+	// firstQuarter is not the first number, so that zero is in the past at once.
+	firstQuarter Quarter = Span
 )
 
 // An Outcome is what became of a Publish.
@@ -77,40 +85,66 @@ const (
 	Refused                // the hook said no; nothing changed
 )
 
+// A Fate is what Condemn found or did.
+type Fate int
+
+// The fates.
+const (
+	Gone      Fate = iota // the ledger does not name the place: it may be removed
+	Condemned             // it does not any more: it may be removed
+	Held                  // pinned or leased: it must stay, or be moved
+	Warm                  // somebody used it since the last look: it should be moved
+)
+
 // New returns an empty ledger whose yes holds for lease.
 func New(lease time.Duration) *Ledger {
-	l := &Ledger{start: time.Now(), quarter: max((lease+3)/4, 1)}
+	l := &Ledger{start: time.Now(), quarter: max((lease+3)/4, 1), slabs: new(slabs)}
 	for i := range l.shards {
+		l.shards[i].slabs.from = l.slabs
 		l.shards[i].grow()
 	}
+	runtime.AddCleanup(l, func(s *slabs) { s.free() }, l.slabs)
 	return l
 }
 
-// now returns the current quarter of a lease.
-func (l *Ledger) now() uint32 {
-	return firstQuarter + uint32(time.Since(l.start)/l.quarter)
+// Now returns the current quarter.
+func (l *Ledger) Now() Quarter {
+	return firstQuarter + Quarter(time.Since(l.start)/l.quarter)
 }
 
-// leased reports whether a yes that was stamped in quarter stamp may still stand in quarter now. The
-// yes may have come at the very end of its quarter, so a lease of four quarters needs five.
-func leased(stamp, now uint32) bool { return now < stamp+leaseSpan }
+// leased reports whether a yes that was stamped in quarter stamp may still stand in quarter now.
+func leased(stamp, now Quarter) bool { return now < stamp+Span }
 
 // fits says whether an asker for size (negative: any) means a blob of have bytes.
 func fits(size, have int64) bool { return size < 0 || size == have }
 
-// Lease reports whether k is present with that size (negative: any), and leases it if it is.
-func (l *Ledger) Lease(k Key, size int64) bool {
+// Lease reports whether k is present with that size (negative: any), and leases it if it is. If due is
+// not zero, this lease was not written down yet: the caller does that, says so with Recorded, and only
+// then answers yes.
+func (l *Ledger) Lease(k Key, size int64) (ok bool, due Quarter) {
 	s := l.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(k)
 	if e == nil || !fits(size, e.size) {
-		return false
+		return false, 0
 	}
-	if !mutant.YesStands {
-		e.stamp = l.stamp(e.stamp)
+	e.flags |= used
+	if mutant.YesStands {
+		return true, 0
 	}
-	return true
+	return true, s.lend(e, l.Now())
+}
+
+// Recorded says that the lease of k in quarter due is written down. Until then every asker is told
+// that it is due, so that none answers before.
+func (l *Ledger) Recorded(k Key, due Quarter) {
+	s := l.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.find(k); e != nil && e.stamp == due {
+		e.flags |= recorded
+	}
 }
 
 // SizeOf returns the size of k if it is present. It is no yes: nothing is leased.
@@ -124,9 +158,18 @@ func (l *Ledger) SizeOf(k Key) (int64, bool) {
 	return 0, false
 }
 
-// Pin pins and leases k if it is present with that size (negative: any). In the same section it
-// calls hold, which lets the medium take its reference to the place's file; hold must not block.
-// The caller must Release the pin.
+// Names reports whether k lies at p. It is no yes either.
+func (l *Ledger) Names(k Key, p Place) bool {
+	s := l.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	return e != nil && e.place == p
+}
+
+// Pin pins k if it is present with that size (negative: any). In the same section it calls hold, which
+// lets the medium take its reference to the place's file; hold must not block. The caller must Release
+// the pin. A pin outlives no restart, so nothing is leased.
 func (l *Ledger) Pin(k Key, size int64, hold func(p Place, size int64)) (Pin, bool) {
 	s := l.shard(k)
 	s.mu.Lock()
@@ -135,8 +178,8 @@ func (l *Ledger) Pin(k Key, size int64, hold func(p Place, size int64)) (Pin, bo
 	if e == nil || !fits(size, e.size) {
 		return Pin{}, false
 	}
+	e.flags |= used
 	if !mutant.OpenHolds {
-		e.stamp = l.stamp(e.stamp)
 		e.pins++
 		s.pins++
 	}
@@ -162,114 +205,135 @@ func (p Pin) Release() {
 	}
 	p.e.pins--
 	p.s.pins--
-	if p.e.pins == 0 && p.e.dead {
+	if p.e.pins == 0 && p.e.flags&dead != 0 {
 		p.s.free(p.e)
 	}
 }
 
+// An Admit is asked, in the section that publishes, whether the medium still wants what it wrote to be
+// published, and whether it needs no record of the lease that this gives. It must not block.
+type Admit func() (ok, recorded bool)
+
 // Publish makes p the incarnation of k, leased, unless there is one already, which is then leased:
-// either way the caller may say yes. In the same section it asks admit whether the medium still
-// wants p there; admit must not block.
-func (l *Ledger) Publish(k Key, size int64, p Place, admit func() bool) Outcome {
+// either way the caller may say yes, once the lease is written down if that is due (see Lease).
+func (l *Ledger) Publish(k Key, size int64, p Place, admit Admit) (Outcome, Quarter) {
 	s := l.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.find(k); e != nil {
-		e.stamp = l.stamp(e.stamp)
-		return Lost
+		return Lost, s.lend(e, l.Now())
 	}
-	if !admit() && !mutant.AbortVictim {
-		return Refused
+	ok, written := admit()
+	if !ok && !mutant.AbortVictim {
+		return Refused, 0
 	}
 	// COMMIT: the blob is present from here on.
-	s.insert(k, size, p, l.now())
-	return Won
+	return Won, s.insert(k, size, p, l.Now(), written)
 }
 
 // Supersede makes p the incarnation of record k, leased, whatever there was before. The caller holds
 // the key's slot, so that order in the medium and order here are the same.
-func (l *Ledger) Supersede(k Key, size int64, p Place, admit func() bool) Outcome {
+func (l *Ledger) Supersede(k Key, size int64, p Place, admit Admit) (Outcome, Quarter) {
 	s := l.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !admit() {
-		return Refused
+	ok, written := admit()
+	if !ok {
+		return Refused, 0
 	}
 	// COMMIT: the record is what readers see from here on.
 	if e := s.find(k); e != nil {
-		e.place, e.size, e.stamp = p, size, l.now()
-	} else {
-		s.insert(k, size, p, l.now())
+		s.unlend(e)
+		s.set(e, size, p)
+		return Won, s.stamp(e, l.Now(), written)
 	}
-	return Won
+	return Won, s.insert(k, size, p, l.Now(), written)
 }
 
-// Held reports whether k lies at p and can't be condemned, being pinned or leased.
-func (l *Ledger) Held(k Key, p Place) bool {
+// Move makes to the place of k if it lies at from, with the same lease and pins, and reports whether
+// it did. What was read at from may be read there on, as long as the reader keeps its file.
+func (l *Ledger) Move(k Key, from, to Place, admit Admit) bool {
 	s := l.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(k)
-	return e != nil && e.place == p && (e.pins > 0 || leased(e.stamp, l.now()))
-}
-
-// Condemn makes k absent if it lies at p, and reports whether p may be removed: nothing names it.
-// It refuses what is pinned or leased.
-func (l *Ledger) Condemn(k Key, p Place) bool {
-	s := l.shard(k)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.find(k)
-	if e == nil || e.place != p {
-		return true
-	}
-	if e.pins > 0 || leased(e.stamp, l.now()) {
+	if e == nil || e.place != from && !mutant.MoveBlind {
 		return false
 	}
-	// COMMIT: the blob is absent from here on.
-	s.remove(k)
+	if ok, _ := admit(); !ok {
+		return false
+	}
+	// COMMIT: the copy is what readers see from here on.
+	e.place = to
 	return true
 }
 
-// Drop makes k absent if it lies at p, leased or not. It is for records that turned out to promise
-// what is gone.
-func (l *Ledger) Drop(k Key, p Place) {
-	s := l.shard(k)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.find(k); e != nil && e.place == p {
-		s.remove(k)
-	}
-}
-
-// Restore tells the ledger what start-up found. The last place of a record stands, and the first of
-// a blob. With lease, it is leased anew: a yes from before the restart still stands.
-func (l *Ledger) Restore(k Key, size int64, p Place, lease bool) {
+// Condemn makes k absent if it lies at p, is neither pinned nor leased, and was not used since the
+// last look, or if force says that use does not count. A look uses a use up.
+func (l *Ledger) Condemn(k Key, p Place, force bool) Fate {
 	s := l.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(k)
 	switch {
-	case e == nil:
-		stamp := uint32(unleased)
-		if lease {
-			stamp = l.now()
-		}
-		s.insert(k, size, p, stamp)
-	case k.Kind == Record:
-		e.place, e.size = p, size
+	case e == nil || e.place != p:
+		return Gone
+	case e.pins > 0 || leased(e.stamp, l.Now()):
+		return Held
+	case e.flags&used != 0 && !force:
+		e.flags &^= used
+		return Warm
+	}
+	// COMMIT: the blob is absent from here on.
+	s.remove(k)
+	return Condemned
+}
+
+// Drop makes k absent if it lies at p, leased or not, and reports whether it did. It is for records
+// that turned out to promise what is gone, and for bytes that turned out to be damaged.
+func (l *Ledger) Drop(k Key, p Place) bool {
+	s := l.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	if e == nil || e.place != p {
+		return false
+	}
+	s.remove(k)
+	return true
+}
+
+// Restore tells the ledger what start-up found, in any order: the greatest place of a key stands. With
+// lease, it is leased anew: a yes from before the restart still stands.
+func (l *Ledger) Restore(k Key, size int64, p Place, lease bool) {
+	s := l.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	if e == nil {
+		s.insert(k, size, p, 0, true)
+		e = s.find(k)
+	} else if p > e.place {
+		s.unlend(e)
+		s.set(e, size, p)
+		s.stamp(e, e.stamp, true)
+	}
+	if lease {
+		s.lend(e, l.Now())
+		e.flags |= recorded
 	}
 }
 
-// Each calls do for every entry, in no order. It takes a while: ten million entries are 640 MB.
-func (l *Ledger) Each(do func(k Key, p Place, leased bool)) {
+// Each calls do for every entry, in no order; do must not call the ledger. It takes a while: ten million
+// entries are 640 MB.
+func (l *Ledger) Each(do func(k Key, size int64, p Place, leased bool)) {
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.mu.Lock()
-		now := l.now()
+		now := l.Now()
 		for n := range s.next {
-			if e := s.at(n + 1); e.place != 0 && !e.dead {
-				do(Key{e.kind, e.hash}, e.place, leased(e.stamp, now))
+			if e := s.at(n + 1); e.place != 0 && e.flags&dead == 0 {
+				do(Key{e.kind, e.hash}, e.size, e.place, leased(e.stamp, now))
 			}
 		}
 		s.mu.Unlock()
@@ -293,40 +357,21 @@ func (l *Ledger) Counts() (blobs, records, pins int) {
 	return blobs, records, pins
 }
 
-// stamp returns the stamp of an entry that is leased anew. Most yeses come within a quarter of the
-// last one and change nothing.
-func (l *Ledger) stamp(old uint32) uint32 { return max(old, l.now()) }
+// Leased returns how many entries are leased, and their bytes.
+func (l *Ledger) Leased() (entries, bytes int64) {
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		now := l.Now()
+		for _, c := range s.lent {
+			if leased(c.quarter, now) {
+				entries += c.entries
+				bytes += c.bytes
+			}
+		}
+		s.mu.Unlock()
+	}
+	return entries, bytes
+}
 
 func (l *Ledger) shard(k Key) *shard { return &l.shards[k.Hash[0]] }
-
-// slot returns a key's place in an index of n slots, a power of two. Hashes are uniform already.
-func slot(k *[32]byte, n int) int {
-	return int(binary.LittleEndian.Uint64(k[1:9]) & uint64(n-1))
-}
-
-// A shard is a chained hash table over entries that never move, so that a Pin may point at one.
-type shard struct {
-	mu      sync.Mutex
-	index   []uint32 // slot to the number of the first entry of its chain
-	slabs   []*[slabSize]entry
-	unused  uint32 // first of the chain of freed entries
-	next    uint32 // first entry that was never used
-	blobs   int
-	records int
-	pins    int
-}
-
-// slabSize is the number of entries in a slab: 256 of 64 bytes are four pages.
-const slabSize = 256
-
-// An entry is 64 bytes without pointers, so that the garbage collector has nothing to look at.
-type entry struct {
-	hash  [32]byte
-	size  int64
-	place Place
-	stamp uint32 // quarter of the newest lease
-	pins  uint32
-	chain uint32 // the next entry of the slot, by number; 0 is none
-	kind  Kind
-	dead  bool // removed, but pinned: freed by the last Release
-}

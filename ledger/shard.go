@@ -1,7 +1,54 @@
 package ledger
 
+import (
+	"encoding/binary"
+	"sync"
+)
+
+// A shard is a chained hash table over entries that never move, so that a Pin may point at one.
+type shard struct {
+	mu      sync.Mutex
+	index   []uint32 // slot to the number of the first entry of its chain
+	slabs   shardSlabs
+	unused  uint32 // first of the chain of freed entries
+	next    uint32 // first entry that was never used
+	blobs   int
+	records int
+	pins    int
+	lent    [8]lent // by quarter, modulo: more than a lease spans
+}
+
+// A lent counts what was leased last in one quarter.
+type lent struct {
+	quarter        Quarter
+	entries, bytes int64
+}
+
+// An entry is 64 bytes without pointers.
+type entry struct {
+	hash  [32]byte
+	size  int64
+	place Place
+	stamp Quarter // of the newest lease; 0 is none
+	pins  uint32
+	chain uint32 // the next entry of the slot, by number; 0 is none
+	kind  Kind
+	flags uint8
+}
+
+const (
+	dead     uint8 = 1 << iota // removed, but pinned: freed by the last Release
+	used                       // somebody asked for it or read it since Condemn last looked
+	recorded                   // the lease of this stamp is written down
+)
+
+// slot returns a key's place in an index of n slots, a power of two. Hashes are uniform already.
+func slot(k *[32]byte, n int) int {
+	return int(binary.LittleEndian.Uint64(k[1:9]) & uint64(n-1))
+}
+
 // at returns entry number n. Numbers begin at 1: 0 ends a chain.
-func (s *shard) at(n uint32) *entry { return &s.slabs[(n-1)/slabSize][(n-1)%slabSize] }
+func (s *shard) at(n uint32) *entry { return s.slabs.at(n - 1) }
 
 func (s *shard) find(k Key) *entry {
 	for n := s.index[slot(&k.Hash, len(s.index))]; n != 0; {
@@ -14,7 +61,9 @@ func (s *shard) find(k Key) *entry {
 	return nil
 }
 
-func (s *shard) insert(k Key, size int64, p Place, stamp uint32) {
+// insert adds an entry, leased in quarter now unless that is 0, and returns whether a record of that
+// lease is due.
+func (s *shard) insert(k Key, size int64, p Place, now Quarter, written bool) (due Quarter) {
 	if s.blobs+s.records >= len(s.index) {
 		s.grow()
 	}
@@ -22,23 +71,66 @@ func (s *shard) insert(k Key, size int64, p Place, stamp uint32) {
 	if n != 0 {
 		s.unused = s.at(n).chain
 	} else {
-		if int(s.next) == len(s.slabs)*slabSize {
-			s.slabs = append(s.slabs, new([slabSize]entry))
-		}
 		s.next++
 		n = s.next
+		s.slabs.reach(n - 1)
 	}
 	head := &s.index[slot(&k.Hash, len(s.index))]
-	*s.at(n) = entry{hash: k.Hash, kind: k.Kind, size: size, place: p, stamp: stamp, chain: *head}
+	e := s.at(n)
+	*e = entry{hash: k.Hash, kind: k.Kind, size: size, place: p, chain: *head}
 	*head = n
 	s.count(k.Kind, 1)
+	return s.stamp(e, now, written)
 }
+
+// set gives an entry, whose lease is not counted at the moment, another place and size.
+func (s *shard) set(e *entry, size int64, p Place) { e.size, e.place = size, p }
 
 func (s *shard) count(kind Kind, by int) {
 	if kind == Record {
 		s.records += by
 	} else {
 		s.blobs += by
+	}
+}
+
+// lend leases e in quarter now, and returns now if that is still to be written down. Most yeses come
+// within a quarter of the last one and change nothing.
+func (s *shard) lend(e *entry, now Quarter) (due Quarter) {
+	if now > e.stamp {
+		s.unlend(e)
+		return s.stamp(e, now, false)
+	}
+	if e.flags&recorded != 0 {
+		return 0
+	}
+	return e.stamp
+}
+
+// stamp sets the lease of e, whose former one is not counted any more.
+func (s *shard) stamp(e *entry, now Quarter, written bool) (due Quarter) {
+	e.stamp = now
+	if now != 0 {
+		c := &s.lent[now%Quarter(len(s.lent))]
+		if c.quarter != now {
+			*c = lent{quarter: now}
+		}
+		c.entries++
+		c.bytes += e.size
+	}
+	if written {
+		e.flags |= recorded
+		return 0
+	}
+	e.flags &^= recorded
+	return now
+}
+
+// unlend takes the lease of e out of the count.
+func (s *shard) unlend(e *entry) {
+	if c := &s.lent[e.stamp%Quarter(len(s.lent))]; e.stamp != 0 && c.quarter == e.stamp {
+		c.entries--
+		c.bytes -= e.size
 	}
 }
 
@@ -51,7 +143,9 @@ func (s *shard) remove(k Key) {
 		if e.hash == k.Hash && e.kind == k.Kind {
 			*link = e.chain
 			s.count(k.Kind, -1)
-			e.dead, e.chain = true, n // a dead entry knows its own number, for free
+			s.unlend(e)
+			e.flags |= dead
+			e.chain = n // a dead entry knows its own number, for free
 			if e.pins == 0 {
 				s.free(e)
 			}

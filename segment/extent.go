@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/vfs"
@@ -25,10 +26,11 @@ type segment struct {
 	punched atomic.Int64 // bytes in it that were given back to the file system
 	owed    atomic.Int64 // what it is charged with after its removal, until its file is closed
 
-	named  atomic.Bool // the ledger names something in it, or once did
-	victim atomic.Bool // being evicted: publishes nothing more
-	broken atomic.Bool // a write failed: takes no more extents
-	bad    atomic.Bool // a sync failed: publishes nothing more, gets no footer
+	named   atomic.Bool // the ledger names something in it, or once did
+	victim  atomic.Bool // being cleaned: publishes nothing more
+	broken  atomic.Bool // a write failed: takes no more extents
+	bad     atomic.Bool // a sync failed: publishes nothing more, gets no footer
+	rescued atomic.Bool // bad, and all that the ledger named here lies elsewhere
 
 	// What is written is durable when a sync that began after it has ended well. One sync runs at a
 	// time: the kernel reports a failure once, and a second caller must not take that for success.
@@ -40,8 +42,6 @@ type segment struct {
 	end     int64     // where the next extent begins
 	extents []*extent // all that were handed out, until a footer lists them
 	sealed  bool      // hands out no more extents
-	lines   []line    // of the oldest segment: what evicting it has to condemn
-	holder  int       // the line that stood in the way the last time
 }
 
 // An extent is a place for one record in a segment. It is handed out once.
@@ -50,6 +50,8 @@ type extent struct {
 	key   ledger.Key
 	off   int64 // of the header
 	size  int64 // of the bytes after it
+	at    uint32
+	moved bool
 	state atomic.Uint32
 }
 
@@ -74,6 +76,11 @@ func (e *extent) writeAt(p []byte, pos int64) error {
 	}
 	s.writes.Add(1)
 	return nil
+}
+
+// writeSums writes the checksums behind a record whose bytes were streamed.
+func (e *extent) writeSums(sums []uint64) error {
+	return e.writeAt(appendSums(nil, sums), padded(e.size))
 }
 
 // abandon ends an extent that nobody will ever read.
@@ -118,20 +125,31 @@ func (s *segment) charge() int64 {
 }
 
 func (e *extent) line() line {
-	return line{e.key, e.size, e.off, state(e.state.Load())}
+	return line{key: e.key, size: e.size, off: e.off, state: state(e.state.Load()), moved: e.moved, at: e.at}
 }
 
-// fits reports whether a record of size bytes, and its line in the footer, still go in.
-func (s *segment) fits(size int64) bool {
-	footer := int64(len(s.extents)+1)*entrySize + trailerSize
-	return !s.sealed && !s.broken.Load() && !s.bad.Load() && s.end+span(size)+footer <= s.size.Load()
+// maxLines bounds a segment's footer, which is made in memory, to 14 MiB.
+const maxLines = 1 << 18
+
+// left returns how many bytes the segment can still take, lines in the footer included.
+func (s *segment) left() int64 {
+	if s.sealed || s.broken.Load() || s.bad.Load() || len(s.extents) >= maxLines {
+		return 0
+	}
+	return s.size.Load() - s.end - int64(len(s.extents))*entrySize - trailerSize
 }
+
+// room returns what a record of size bytes takes of left.
+func room(size int64) int64 { return span(size) + entrySize }
 
 // handOut returns the next extent. The caller, who holds the ring's turn, writes its header before
 // anything that comes after it.
-func (s *segment) handOut(key ledger.Key, size int64) *extent {
-	e := &extent{seg: s, key: key, off: s.end, size: size}
-	s.end += span(size)
+func (s *segment) handOut(req *request) *extent {
+	e := &extent{seg: s, key: req.key, off: s.end, size: req.size, moved: req.moved, at: req.at}
+	if e.at == 0 {
+		e.at = uint32(time.Now().Unix())
+	}
+	s.end += span(req.size)
 	s.extents = append(s.extents, e)
 	s.refs.Add(1)
 	return e
@@ -157,7 +175,10 @@ func (s *segment) unref() {
 	if err := s.file.Close(); err != nil {
 		s.ring.log.Warn("close", slog.String("segment", s.name), slog.Any("error", err))
 	}
-	s.ring.leaving.Add(-s.owed.Load())
+	if s.owed.Load() > 0 {
+		s.ring.leaving.Add(-s.owed.Load())
+		s.ring.wakeCleaner() // who may have waited for these bytes
+	}
 }
 
 // seal writes the footer. Bytes are synced before the footer that vouches for them. Without a footer
@@ -168,7 +189,7 @@ func (s *segment) seal() error {
 		return nil
 	}
 	lines := linesOf(s.extents) // before the sync: what is complete now is covered by it
-	if err := s.sync(); err != nil {
+	if err := s.syncUnlessNone(); err != nil {
 		return err
 	}
 	footer := s.encodeFooter(lines, s.end)
@@ -180,11 +201,19 @@ func (s *segment) seal() error {
 		return fmt.Errorf("truncate %s: %w", s.name, err)
 	}
 	s.size.Store(total)
-	if err := s.sync(); err != nil {
+	if err := s.syncUnlessNone(); err != nil {
 		return err
 	}
 	s.extents = nil
 	return nil
+}
+
+// syncUnlessNone syncs, but for segments whose first block says that nobody does.
+func (s *segment) syncUnlessNone() error {
+	if s.unsynced {
+		return nil
+	}
+	return s.sync()
 }
 
 // sync makes the segment's bytes durable. After a failure the kernel may have forgotten which pages
@@ -210,19 +239,21 @@ func (s *segment) sync() error {
 // dirty reports whether something was written that no sync has covered.
 func (s *segment) dirty() bool { return s.synced.Load() < s.writes.Load() }
 
-// list returns the lines of all records, of which only key and offset may be relied on. A footer that can't be read
-// any more must not keep the segment from going: then the ledger says what it names there, which is
-// all that matters. The caller holds the ring's turn.
+// list returns the lines of all records, of which only key and offset may be relied on. A footer that
+// can't be read any more must not keep the segment from going: then the ledger says what it names there,
+// which is all that matters. The caller holds the ring's turn, or s is sealed and he is the cleaner.
 func (s *segment) list() []line {
 	if s.extents != nil {
 		return linesOf(s.extents)
 	}
-	lines, err := s.readFooter()
+	var lines []line
+	err := s.readFooter(func(l line) { lines = append(lines, l) })
 	if err != nil {
 		s.ring.log.Error("the footer is damaged; asking the ledger", slog.String("segment", s.name), slog.Any("error", err))
-		s.ring.ledger.Each(func(k ledger.Key, p ledger.Place, _ bool) {
+		lines = nil
+		s.ring.ledger.Each(func(k ledger.Key, size int64, p ledger.Place, _ bool) {
 			if generation, off := splitPlace(p); generation == s.generation {
-				lines = append(lines, line{key: k, off: off})
+				lines = append(lines, line{key: k, off: off, size: size})
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"testing"
@@ -71,9 +72,10 @@ func FuzzDecode(f *testing.F) {
 	one := first{generation: 3, seed: 42}
 	lines := []line{{key: ledger.Key{Kind: 1}, size: 5, off: 64, state: complete}}
 	f.Add(one.encode())
-	f.Add(one.appendHeader(nil, header{key: ledger.Key{Kind: ledger.Record}, size: 9, bodySum: 1}, 64))
+	f.Add(one.appendHeader(nil, header{key: ledger.Key{Kind: ledger.Record}, size: 9, moved: true}, 64))
 	f.Add(one.encodeFooter(lines, 200)[entrySize:])
-	f.Add([]byte(leaseMagic + "\x00\x00\x00\x00\x00\x00\x00\x00"))
+	log := leaseHeader{generation: 3, since: 2, clean: true, boot: 7}.encode()
+	f.Add(append(log, encodeChunk([]uint64{1, 2}, false, leaseHeaderSize)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if got, err := decodeFirst(b); err == nil && !slices.Equal(got.encode()[:24], b[:24]) {
 			t.Errorf("first block %x decodes to %+v", b, got)
@@ -86,10 +88,16 @@ func FuzzDecode(f *testing.F) {
 		if n, _, err := one.decodeTrailer(b, 200+entrySize); err == nil && n*entrySize > 200+entrySize {
 			t.Errorf("trailer with %d lines", n)
 		}
-		for _, l := range decodeLines(b) {
-			_ = l.key
+		if len(b) >= entrySize {
+			l := decodeLine(b)
+			if again := decodeLine(one.encodeFooter([]line{l}, 64)); again != l {
+				t.Errorf("line %+v becomes %+v", l, again)
+			}
 		}
-		if l, err := decodeLeases(b); err == nil && len(l.tags)*8 > len(b) {
+		if h, err := decodeLeaseHeader(b); err == nil && !bytes.Equal(h.encode()[:32], b[:32]) {
+			t.Errorf("lease log header %x decodes to %+v", b, h)
+		}
+		if l := new(leased); l.decode(b) == nil && len(l.tags)*8 > len(b) {
 			t.Errorf("%d leases in %d bytes", len(l.tags), len(b))
 		}
 	})

@@ -3,91 +3,400 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/vfs"
 	"github.com/sarsen-build/sarsen/ledger"
 )
 
-// A lease outlives a restart. Close writes down what is leased, in a file whose generation is above
-// that of every segment; start-up leases just that anew. Where the newest file is a segment, the
-// process ended without Close, and start-up leases everything: too much, never too little.
+// A lease outlives the process. What was written since a lease log was begun is leased because of where
+// it lies: the log says from which segment on. Every other yes that opens a new quarter appends eight
+// bytes of the key to the log before it is given. A log serves one quarter at least, and is removed when
+// nothing that it names can be leased any more.
+//
+// The log is never synced. Its header names the run of the machine; start-up in another run, after which
+// the end of the log may be missing, leases everything: too much, never too little. So it does when a
+// log is damaged.
 const (
 	segmentExt = ".seg"
 	leaseExt   = ".leases"
 
-	leaseMagic = "SARSENl1"
+	leaseMagic      = "SARSENl2"
+	leaseHeaderSize = 64
+	chunkHeaderSize = 16
+
+	flagClean = 1 // of a log: the process ended well, and this is all that was leased
+	flagAll   = 1 // of a chunk: everything is leased
 )
 
-// leases says what to lease at start-up; nil is everything.
-type leases struct{ tags map[uint64]struct{} }
+// A leaseLog is where yeses are written down.
+type leaseLog struct {
+	ring *Ring
+	// bytes is the size of all logs, which counts against the ring's limit.
+	bytes atomic.Int64
+	// since is the generation from which on segments are leased by the log in use.
+	since atomic.Uint32
 
-func (l *leases) has(k ledger.Key) bool {
-	if l == nil {
-		return true
-	}
-	_, ok := l.tags[k.Tag()]
-	return ok
+	turn chan struct{} // held by whoever writes
+	mu   sync.Mutex
+	next *chunk // what has not begun to be written, if somebody waits for it
+
+	// The rest belongs to whoever holds the turn.
+	file    vfs.File
+	quarter ledger.Quarter // in which file was begun
+	off     int64
+	all     bool // the log in use says that everything is leased
+	current oldLog
+	old     []oldLog
 }
+
+// An oldLog is a log that is kept for what it names.
+type oldLog struct {
+	name  string
+	bytes int64
+	until ledger.Quarter // the last in which something that it names may be leased
+}
+
+// A chunk is the tags of several callers, written at once.
+type chunk struct {
+	tags []uint64
+	done chan struct{}
+	err  error
+}
+
+func newLeaseLog(r *Ring) *leaseLog { return &leaseLog{ring: r, turn: make(chan struct{}, 1)} }
 
 func leaseName(dir string, generation uint32) string {
 	return filepath.Join(dir, fmt.Sprintf("%010d%s", generation, leaseExt))
 }
 
-// writeLeases writes the tags of all leased keys. The caller holds the turn.
-func (r *Ring) writeLeases() error {
-	b := []byte(leaseMagic)
-	r.ledger.Each(func(k ledger.Key, _ ledger.Place, leased bool) {
-		if leased {
-			b = le.AppendUint64(b, k.Tag())
+// append writes tags down. When it returns nil, a process that is killed has still said so.
+func (l *leaseLog) append(tags []uint64) error {
+	if len(tags) == 0 || mutant.LeaseUnlogged {
+		return nil
+	}
+	l.mu.Lock()
+	if l.next == nil {
+		l.next = &chunk{done: make(chan struct{})}
+	}
+	mine := l.next
+	mine.tags = append(mine.tags, tags...)
+	l.mu.Unlock()
+	select {
+	case <-mine.done:
+		return mine.err
+	case l.turn <- struct{}{}:
+	}
+	defer func() { <-l.turn }()
+	l.mu.Lock()
+	begin := l.next == mine
+	if begin {
+		l.next = nil
+	}
+	l.mu.Unlock()
+	if begin {
+		mine.err = l.write(mine.tags)
+		close(mine.done)
+	}
+	<-mine.done // ended before the turn was free, if it was not ours to begin
+	return mine.err
+}
+
+// write appends one chunk, to the next log if the quarter is over. The caller holds the turn.
+func (l *leaseLog) write(tags []uint64) error {
+	if now := l.ring.ledger.Now(); l.file == nil || now > l.quarter {
+		if err := l.begin(now); err != nil {
+			return err
 		}
-	})
-	b = le.AppendUint64(b, xxhash.Sum64(b))
-	r.generation++
-	file, err := r.fsys.Create(leaseName(r.dir, r.generation), int64(len(b)))
+	}
+	return l.put(tags, false)
+}
+
+// begin makes the next log and removes those whose time has passed.
+func (l *leaseLog) begin(now ledger.Quarter) error {
+	since := l.ring.activeGeneration.Load()
+	name, file, err := l.create(since, false)
 	if err != nil {
 		return err
 	}
-	_, err = file.WriteAt(b, 0)
-	return errors.Join(err, file.Sync(), file.Close(), r.fsys.SyncDir(r.dir))
+	if l.file != nil {
+		if err := l.file.Close(); err != nil {
+			l.ring.log.Warn("close", slog.String("file", l.current.name), slog.Any("error", err))
+		}
+		// What was published just now may have been stamped a moment later, in the next quarter.
+		l.current.until, l.current.bytes = now+ledger.Span+1, l.off
+		l.old = append(l.old, l.current)
+	}
+	l.file, l.quarter, l.off, l.all, l.current = file, now, leaseHeaderSize, false, oldLog{name: name}
+	l.since.Store(since)
+	l.expire(now)
+	return nil
 }
 
-// readLeases returns what the newest lease file says, if it is newer than every segment and whole.
-func (r *Ring) readLeases(files []found) *leases {
-	if len(files) == 0 || files[len(files)-1].generation != r.generation {
+// create makes a log that leases the segments from since on.
+func (l *leaseLog) create(since uint32, clean bool) (string, vfs.File, error) {
+	r := l.ring
+	generation := r.generation.Add(1)
+	name := leaseName(r.dir, generation)
+	file, err := r.fsys.Create(name, 0)
+	if err != nil {
+		return "", nil, err
+	}
+	h := leaseHeader{generation: generation, since: since, clean: clean, boot: bootSum(r.fsys)}
+	if _, err := file.WriteAt(h.encode(), 0); err != nil {
+		return "", nil, errors.Join(err, file.Close(), r.fsys.Remove(name))
+	}
+	l.bytes.Add(leaseHeaderSize)
+	return name, file, nil
+}
+
+// expire removes the logs whose time has passed. If the removal is undone by a crash, too much is leased.
+func (l *leaseLog) expire(now ledger.Quarter) {
+	kept := l.old[:0]
+	for _, o := range l.old {
+		if now <= o.until {
+			kept = append(kept, o)
+		} else if err := l.ring.fsys.Remove(o.name); err != nil {
+			l.ring.log.Warn("remove", slog.String("file", o.name), slog.Any("error", err))
+		} else {
+			l.bytes.Add(-o.bytes)
+		}
+	}
+	l.old = kept
+}
+
+// put appends one chunk to the log in use. Where that would become too long, the log says that everything
+// is leased instead.
+func (l *leaseLog) put(tags []uint64, all bool) error {
+	if l.all {
 		return nil
 	}
-	newest := files[len(files)-1]
-	name := leaseName(r.dir, newest.generation)
-	file, err := r.fsys.Open(name)
+	if all = all || l.off+int64(8*len(tags)) > l.ring.segmentSize/4; all {
+		tags = nil
+	}
+	b := encodeChunk(tags, all, l.off)
+	if _, err := l.file.WriteAt(b, l.off); err != nil {
+		return fmt.Errorf("write lease log: %w", err)
+	}
+	l.off += int64(len(b))
+	l.bytes.Add(int64(len(b)))
+	l.all = all
+	return nil
+}
+
+// carry begins the first log of this process, which says what the last one's said, and removes those.
+func (l *leaseLog) carry(was *leased, files []found) error {
+	r := l.ring
+	for _, f := range files {
+		l.bytes.Add(f.size)
+	}
+	since := min(was.since, r.activeGeneration.Load())
+	name, file, err := l.create(since, false)
 	if err != nil {
-		r.log.Debug("everything is leased anew", slog.Any("error", err))
-		return nil
+		return err
+	}
+	l.file, l.quarter, l.off, l.current = file, r.ledger.Now(), leaseHeaderSize, oldLog{name: name}
+	l.since.Store(since)
+	if was.all || len(was.tags) > 0 {
+		err = l.put(was.tags, was.all)
+	}
+	for _, f := range files {
+		if err != nil {
+			return err
+		}
+		if err = r.fsys.Remove(leaseName(r.dir, f.generation)); err == nil {
+			l.bytes.Add(-f.size)
+		}
+	}
+	return err
+}
+
+// close writes down exactly what is leased, durably, in a log that makes all others obsolete. Nothing is
+// leased any more when it is called, and nothing appended.
+func (l *leaseLog) close() error {
+	r := l.ring
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
+	var tags []uint64
+	r.ledger.Each(func(k ledger.Key, _ int64, _ ledger.Place, leased bool) {
+		if leased {
+			tags = append(tags, k.Tag())
+		}
+	})
+	_, file, err := l.create(everySegment, true)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteAt(encodeChunk(tags, false, leaseHeaderSize), leaseHeaderSize)
+	if err = errors.Join(err, file.Sync(), file.Close(), r.fsys.SyncDir(r.dir)); err != nil {
+		return err
+	}
+	if l.file != nil {
+		err = errors.Join(l.file.Close(), r.fsys.Remove(l.current.name))
+	}
+	for _, o := range l.old {
+		err = errors.Join(err, r.fsys.Remove(o.name))
+	}
+	l.file, l.old = nil, nil
+	return errors.Join(err, r.fsys.SyncDir(r.dir))
+}
+
+// everySegment is above every generation: a log with this since leases nothing by place.
+const everySegment = 1<<32 - 1
+
+// A leaseHeader is the first bytes of a log.
+type leaseHeader struct {
+	generation, since uint32
+	clean             bool
+	boot              uint64 // which run of the machine
+}
+
+func bootSum(fsys vfs.FS) uint64 { return xxhash.Sum64String(fsys.Boot()) }
+
+func (h leaseHeader) encode() []byte {
+	b := make([]byte, leaseHeaderSize)
+	copy(b, leaseMagic)
+	le.PutUint32(b[8:], h.generation)
+	if h.clean {
+		le.PutUint32(b[12:], flagClean)
+	}
+	le.PutUint32(b[16:], h.since)
+	le.PutUint64(b[24:], h.boot)
+	le.PutUint64(b[56:], xxhash.Sum64(b[:56]))
+	return b
+}
+
+func decodeLeaseHeader(b []byte) (leaseHeader, error) {
+	if len(b) < leaseHeaderSize || string(b[:8]) != leaseMagic || le.Uint64(b[56:]) != xxhash.Sum64(b[:56]) {
+		return leaseHeader{}, fmt.Errorf("lease log header: %w", errFormat)
+	}
+	return leaseHeader{le.Uint32(b[8:]), le.Uint32(b[16:]), le.Uint32(b[12:])&flagClean != 0, le.Uint64(b[24:])}, nil
+}
+
+// encodeChunk returns the chunk that lies at off.
+func encodeChunk(tags []uint64, all bool, off int64) []byte {
+	b := make([]byte, chunkHeaderSize, chunkHeaderSize+8*len(tags))
+	le.PutUint32(b, uint32(len(tags)))
+	if all {
+		le.PutUint32(b[4:], flagAll)
+	}
+	b = appendSums(b, tags)
+	le.PutUint64(b[8:], chunkSum(b, off))
+	return b
+}
+
+// chunkSum covers the count, the flags, the tags and where they lie.
+func chunkSum(b []byte, off int64) uint64 {
+	var d xxhash.Digest
+	d.ResetWithSeed(uint64(off))
+	_, _ = d.Write(b[:8])
+	_, _ = d.Write(b[chunkHeaderSize:])
+	return d.Sum64()
+}
+
+// leased is what the last process's logs say.
+type leased struct {
+	all   bool
+	since uint32
+	tags  []uint64
+	set   []uint64 // bits for tags: a false match leases one too many
+}
+
+// has reports whether what lies in a segment of that generation is to be leased.
+func (l *leased) has(k ledger.Key, generation uint32, moved bool) bool {
+	if l.all || generation >= l.since && !moved {
+		return true
+	}
+	if len(l.set) == 0 {
+		return false
+	}
+	a, b := l.bits(k.Tag())
+	return l.set[a/64]>>(a%64)&1 == 1 && l.set[b/64]>>(b%64)&1 == 1
+}
+
+func (l *leased) bits(tag uint64) (a, b uint64) {
+	n := uint64(len(l.set)) * 64
+	return tag % n, (tag >> 32) * 0x9e3779b97f4a7c15 >> 20 % n
+}
+
+// index makes set: two of sixteen bits a tag.
+func (l *leased) index() {
+	l.set = make([]uint64, len(l.tags)/4+1)
+	for _, tag := range l.tags {
+		a, b := l.bits(tag)
+		l.set[a/64] |= 1 << (a % 64)
+		l.set[b/64] |= 1 << (b % 64)
+	}
+}
+
+// readLeases returns what the logs say, and whether the machine was started again since the newest. A
+// clean log that is newer than everything else is the only one that counts.
+func (r *Ring) readLeases(l listing) (was *leased, restarted bool) {
+	if n := len(l.leases); n > 0 && l.leases[n-1].generation == r.generation.Load() {
+		was = &leased{since: everySegment}
+		if h, err := r.readLeaseLog(l.leases[n-1], was); err == nil && h.clean {
+			was.index()
+			return was, !r.sameBoot(h)
+		}
+	}
+	was = &leased{since: everySegment, all: len(l.leases) == 0}
+	restarted = was.all
+	for _, f := range l.leases {
+		h, err := r.readLeaseLog(f, was)
+		if err != nil {
+			r.log.Warn("everything is leased anew", slog.String("file", leaseName(r.dir, f.generation)), slog.Any("error", err))
+		}
+		restarted = restarted || !r.sameBoot(h)
+		was.all = was.all || err != nil || restarted
+		was.since = min(was.since, h.since)
+	}
+	was.index()
+	return was, restarted
+}
+
+func (r *Ring) sameBoot(h leaseHeader) bool { return r.fsys.Boot() != "" && h.boot == bootSum(r.fsys) }
+
+// readLeaseLog adds what one log says to was.
+func (r *Ring) readLeaseLog(f found, was *leased) (leaseHeader, error) {
+	file, err := r.fsys.Open(leaseName(r.dir, f.generation))
+	if err != nil {
+		return leaseHeader{}, err
 	}
 	defer file.Close()
-	b := make([]byte, newest.size)
-	if _, err := file.ReadAt(b, 0); err != nil {
-		r.log.Warn("everything is leased anew", slog.Any("error", err))
-		return nil
+	b := make([]byte, f.size)
+	if _, err := file.ReadAt(b, 0); err != nil && err != io.EOF {
+		return leaseHeader{}, err
 	}
-	l, err := decodeLeases(b)
+	h, err := decodeLeaseHeader(b)
 	if err != nil {
-		r.log.Warn("everything is leased anew", slog.String("file", name), slog.Any("error", err))
-		return nil
+		return h, err
 	}
-	return l
+	return h, was.decode(b)
 }
 
-func decodeLeases(b []byte) (*leases, error) {
-	n := len(b) - 8
-	if n < len(leaseMagic) || n%8 != 0 || string(b[:len(leaseMagic)]) != leaseMagic || le.Uint64(b[n:]) != xxhash.Sum64(b[:n]) {
-		return nil, fmt.Errorf("leases: %w", errFormat)
+// decode adds the chunks of a log. One that was cut short was never acknowledged, but can't be told from
+// one that was damaged.
+func (l *leased) decode(b []byte) error {
+	for off := leaseHeaderSize; off < len(b); {
+		c := b[off:]
+		if len(c) < chunkHeaderSize {
+			return fmt.Errorf("lease log at %d: %w", off, errFormat)
+		}
+		n := int(le.Uint32(c))
+		if n > (len(c)-chunkHeaderSize)/8 || le.Uint64(c[8:]) != chunkSum(c[:chunkHeaderSize+8*n], int64(off)) {
+			return fmt.Errorf("lease log at %d: %w", off, errFormat)
+		}
+		c = c[:chunkHeaderSize+8*n]
+		l.all = l.all || le.Uint32(c[4:])&flagAll != 0
+		l.tags = append(l.tags, decodeSums(c[chunkHeaderSize:])...)
+		off += len(c)
 	}
-	l := &leases{make(map[uint64]struct{}, n/8)}
-	for i := len(leaseMagic); i < n; i += 8 {
-		l.tags[le.Uint64(b[i:])] = struct{}{}
-	}
-	return l, nil
+	return nil
 }

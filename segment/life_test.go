@@ -42,7 +42,7 @@ func (p promises) clone() promises {
 	return promises{maps.Clone(p.yes), maps.Clone(p.durable), maps.Clone(p.results), maps.Clone(p.tried)}
 }
 
-var cramped = Options{MaxSize: 6 * 64 << 10, Lease: time.Hour, segmentSize: 64 << 10, smallSize: 512}
+var cramped = Options{MaxSize: 6 * 64 << 10, Lease: time.Hour, segmentSize: 64 << 10, smallSize: 512, tick: -1}
 
 // TestSeededLife writes, asks, updates results, rotates and evicts in every order, and ends that at any
 // instant by Close, a kill or a power cut. What a new process then finds is what was promised.
@@ -62,7 +62,7 @@ func TestSeededLife(t *testing.T) {
 			s.Go(fmt.Sprint("recorder ", i), func() { l.record(byte(i)) })
 		}
 		s.Go("asker", l.ask)
-		s.Go("rotator", func() { l.own(3, func() { _ = l.ring.rotate() }) })
+		s.Go("rotator", func() { l.own(3, func() { _ = l.ring.rotate(0, false) }) })
 		s.Go("evictor", l.evict)
 		end, at := []string{"close", "kill", "power cut"}[s.Rand.IntN(3)], s.Rand.IntN(60)
 		var image *vfs.Mem
@@ -198,11 +198,13 @@ func (l *life) own(n int, act func()) {
 }
 
 func (l *life) evict() {
-	l.own(2, func() { _ = l.ring.evictOldest() })
+	l.ring.evictOldest()
+	l.ring.evictOldest()
 	if l.late() {
 		time.Sleep(2 * cramped.Lease)
 	}
-	l.own(2, func() { _ = l.ring.evictOldest() })
+	l.ring.evictOldest()
+	l.ring.evictOldest()
 }
 
 // late reports whether this schedule lets leases run out.
@@ -257,7 +259,7 @@ func TestSeededTwins(t *testing.T) {
 				}
 			})
 		}
-		s.Go("rotator", func() { l.own(2, func() { _ = r.rotate() }) })
+		s.Go("rotator", func() { l.own(2, func() { _ = r.rotate(0, false) }) })
 		s.Run()
 		closeRing(t, r)
 		r = openRing(t, fsys, small)
@@ -286,7 +288,7 @@ func TestSeededAcknowledged(t *testing.T) {
 				sim.Point("acknowledged")
 			}
 		})
-		s.Go("rotator", func() { l.own(2, func() { _ = r.rotate() }) })
+		s.Go("rotator", func() { l.own(2, func() { _ = r.rotate(0, false) }) })
 		s.Go("cutter", func() {
 			for range s.Rand.IntN(25) {
 				sim.Point("wait")

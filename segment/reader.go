@@ -1,30 +1,34 @@
 package segment
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/sim"
 	"github.com/sarsen-build/sarsen/ledger"
 )
 
-// A reader reads one record's bytes where they lie.
+// A reader reads one record's bytes where they lie, and verifies every block that it gives out.
 type reader struct {
 	seg    *segment
+	key    ledger.Key
 	off    int64 // of the bytes
 	size   int64
 	pin    ledger.Pin
+	sums   atomic.Pointer[[]uint64] // nil until the first read
 	closed atomic.Bool
 }
 
 // open pins the record and takes a reference to its segment's file in one section, so that neither
 // goes before Close.
 func (r *Ring) open(k ledger.Key, size int64) (*reader, error) {
-	rd := new(reader)
+	rd := &reader{key: k}
 	pin, ok := r.ledger.Pin(k, size, func(p ledger.Place, size int64) {
 		generation, off := splitPlace(p)
 		s := (*r.table.Load())[generation]
@@ -55,7 +59,8 @@ func (r *Ring) open(k ledger.Key, size int64) (*reader, error) {
 // Size implements blob.Reader.
 func (rd *reader) Size() int64 { return rd.size }
 
-// ReadAt implements io.ReaderAt.
+// ReadAt implements io.ReaderAt. Bytes that do not verify are never given out: the blob is quarantined and
+// the error is blob.ErrCorrupt.
 func (rd *reader) ReadAt(p []byte, pos int64) (int, error) {
 	if pos >= rd.size || pos < 0 {
 		return 0, io.EOF
@@ -64,22 +69,142 @@ func (rd *reader) ReadAt(p []byte, pos int64) (int, error) {
 	if short {
 		p = p[:rd.size-pos]
 	}
-	n, err := rd.seg.file.ReadAt(p, rd.off+pos)
-	if err != nil {
-		return n, fmt.Errorf("read segment %s: %w", rd.seg.name, unexpected(err))
+	n, err := rd.readAt(p, pos)
+	if errors.Is(err, blob.ErrCorrupt) {
+		n, err = rd.readAt(p, pos) // perhaps the moment was bad, and not the disk
 	}
-	if short {
-		return n, io.EOF
+	if errors.Is(err, blob.ErrCorrupt) {
+		rd.seg.ring.quarantine(rd.key, placeOf(rd.seg.generation, rd.off-headerSize), err)
 	}
-	return n, nil
+	if err == nil && short {
+		err = io.EOF
+	}
+	return n, err
 }
 
-// unexpected keeps the end of a segment from passing for the end of a blob.
-func unexpected(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
+// readAt fills p with verified bytes from pos, all of which are in the record.
+func (rd *reader) readAt(p []byte, pos int64) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
 	}
-	return err
+	sums, err := rd.loadSums()
+	if err != nil {
+		return 0, err
+	}
+	// A checksum is of a whole block, so whole blocks are read.
+	from := pos / blockSize * blockSize
+	to := min((pos+int64(len(p))+blockSize-1)/blockSize*blockSize, rd.size)
+	b := p
+	if to-from != int64(len(p)) {
+		b = make([]byte, to-from)
+	}
+	if err := rd.seg.fill(b, rd.off+from); err != nil {
+		return 0, err
+	}
+	for i := int64(0); i < int64(len(b)); i += blockSize {
+		block := b[i:min(i+blockSize, int64(len(b)))]
+		if rd.seg.sum(block, rd.off+from+i) != sums[(from+i)/blockSize] {
+			return 0, rd.seg.corrupt(rd.off-headerSize, "bytes from %d on", from+i)
+		}
+	}
+	if to-from != int64(len(p)) {
+		copy(p, b[pos-from:])
+	}
+	return len(p), nil
+}
+
+func (rd *reader) loadSums() ([]uint64, error) {
+	if sums := rd.sums.Load(); sums != nil {
+		return *sums, nil
+	}
+	sums, err := rd.seg.readSums(rd.off-headerSize, rd.size)
+	if err == nil {
+		rd.sums.Store(&sums)
+	}
+	return sums, err
+}
+
+// readSums returns the checksums of the record at off.
+func (s *segment) readSums(off, size int64) ([]uint64, error) {
+	b := make([]byte, tableSize(size))
+	err := s.fill(b, off+headerSize+padded(size))
+	return decodeSums(b), err
+}
+
+// read returns the bytes of the record at off, verified, in one read.
+func (s *segment) read(k ledger.Key, off, size int64) ([]byte, error) {
+	b := make([]byte, span(size))
+	if err := s.fill(b, off); err != nil {
+		return nil, err
+	}
+	h, err := s.decodeHeader(b[:headerSize], off)
+	if err != nil || h.key != k || h.size != size {
+		return nil, s.corrupt(off, "header")
+	}
+	data := b[headerSize : headerSize+size : headerSize+size]
+	want := decodeSums(b[headerSize+padded(size):])
+	for i, sum := range s.sumAll(data, off) {
+		if sum != want[i] {
+			return nil, s.corrupt(off, "block %d", i)
+		}
+	}
+	return data, nil
+}
+
+// fill reads len(b) bytes at off. The end of a segment must not pass for the end of a blob.
+func (s *segment) fill(b []byte, off int64) error {
+	_, err := s.file.ReadAt(b, off)
+	if err == io.EOF {
+		return s.corrupt(off, "the file ends before")
+	}
+	if err != nil {
+		return fmt.Errorf("read segment %s: %w", s.name, err)
+	}
+	return nil
+}
+
+func (s *segment) corrupt(off int64, what string, args ...any) error {
+	return fmt.Errorf("%w: record at %d of segment %s: %s", blob.ErrCorrupt, off, s.name, fmt.Sprintf(what, args...))
+}
+
+// GetAll implements blob.Batcher.
+func (r *Ring) GetAll(ctx context.Context, ds []digest.Digest) ([][]byte, []error) {
+	data, errs := make([][]byte, len(ds)), make([]error, len(ds))
+	for i, d := range ds {
+		if errs[i] = ctx.Err(); errs[i] != nil {
+			continue
+		}
+		if data[i], errs[i] = r.get(d); errs[i] != nil {
+			errs[i] = &blob.Error{Op: "get", Digest: d, Err: errs[i]}
+		}
+	}
+	return data, errs
+}
+
+// get returns a whole blob with one read.
+func (r *Ring) get(d digest.Digest) ([]byte, error) {
+	if d.IsEmpty() {
+		return []byte{}, nil
+	}
+	rd, err := r.open(keyOf(d), d.Size)
+	if err != nil {
+		return nil, err
+	}
+	defer rd.Close()
+	return rd.all()
+}
+
+// all returns all bytes with one read. The caller has bounded the size.
+func (rd *reader) all() ([]byte, error) {
+	off := rd.off - headerSize
+	b, err := rd.seg.read(rd.key, off, rd.size)
+	if errors.Is(err, blob.ErrCorrupt) {
+		b, err = rd.seg.read(rd.key, off, rd.size)
+	}
+	if errors.Is(err, blob.ErrCorrupt) {
+		rd.seg.ring.quarantine(rd.key, placeOf(rd.seg.generation, off), err)
+	}
+	return b, err
 }
 
 // Close implements io.Closer. It may be called again, to no effect.

@@ -13,7 +13,7 @@ import (
 
 // The bytes of a segment; docs/format.md is the same in prose. All integers are little-endian.
 //
-//	first block │ header bytes pad │ header bytes pad │ … │ footer entries │ trailer
+//	first block │ header bytes pad sums │ header bytes pad sums │ … │ footer lines │ trailer
 const (
 	firstSize   = 64 // the first block: which segment this is, and its key
 	headerSize  = 64 // before the bytes of each record
@@ -21,12 +21,23 @@ const (
 	trailerSize = 64 // the last bytes of a sealed segment
 	align       = 8  // records begin at multiples of it
 
-	firstMagic   = "SARSENs1"
+	// blockSize is how many of a record's bytes have a checksum of their own, so that a part can be read
+	// and known to be good. 64 KiB is what a reader takes at once, and makes sums an eight-thousandth.
+	blockSize = 64 << 10
+
+	firstMagic   = "SARSENs2"
 	headerMagic  = 0x43455253 // "SREC"
 	trailerMagic = 0x444e4553 // "SEND"
 
-	flagOwn = 1 // the segment belongs to one big blob
+	flagOwn      = 1 // the segment belongs to one big blob
+	flagUnsynced = 2 // nothing was synced before the footer was written
+
+	flagMoved = 1 // of a record: a copy of one from an older segment
 )
+
+// kindVoid is the kind of records that say that an incarnation turned out to be damaged. Their key has
+// its hash, their bytes its kind and place. The ledger never sees them.
+const kindVoid ledger.Kind = 0xfe
 
 var le = binary.LittleEndian
 
@@ -43,6 +54,7 @@ var (
 type first struct {
 	generation uint32
 	own        bool   // the segment belongs to one big blob
+	unsynced   bool   // its footer vouches for nothing after a power cut
 	seed       uint64 // random; keys every checksum below, so that no blob's bytes pass for a header
 }
 
@@ -50,9 +62,14 @@ func (f first) encode() []byte {
 	b := make([]byte, firstSize)
 	copy(b, firstMagic)
 	le.PutUint32(b[8:], f.generation)
+	var flags uint32
 	if f.own {
-		le.PutUint32(b[12:], flagOwn)
+		flags |= flagOwn
 	}
+	if f.unsynced {
+		flags |= flagUnsynced
+	}
+	le.PutUint32(b[12:], flags)
 	le.PutUint64(b[16:], f.seed)
 	le.PutUint64(b[56:], xxhash.Sum64(b[:56]))
 	return b
@@ -69,27 +86,95 @@ func decodeFirst(b []byte) (first, error) {
 	case string(b[:8]) != firstMagic || le.Uint64(b[56:]) != xxhash.Sum64(b[:56]):
 		return first{}, fmt.Errorf("first block: %w", errFormat)
 	}
-	return first{le.Uint32(b[8:]), le.Uint32(b[12:])&flagOwn != 0, le.Uint64(b[16:])}, nil
+	flags := le.Uint32(b[12:])
+	return first{le.Uint32(b[8:]), flags&flagOwn != 0, flags&flagUnsynced != 0, le.Uint64(b[16:])}, nil
 }
 
 // sum is a checksum that only somebody who knows the segment's seed can make, and that holds for one
 // offset of one segment.
 func (f first) sum(b []byte, off int64) uint64 {
-	var where [12]byte
-	le.PutUint32(where[:], f.generation)
-	le.PutUint64(where[4:], uint64(off))
 	var d xxhash.Digest
 	d.ResetWithSeed(f.seed)
 	_, _ = d.Write(b) // xxhash never fails
+	return f.finish(&d, off)
+}
+
+func (f first) finish(d *xxhash.Digest, off int64) uint64 {
+	var where [12]byte
+	le.PutUint32(where[:], f.generation)
+	le.PutUint64(where[4:], uint64(off))
 	_, _ = d.Write(where[:])
 	return d.Sum64()
 }
 
+// A summer makes the checksums of a record's blocks from its bytes, in order.
+type summer struct {
+	first
+	off  int64 // of the block that is being summed
+	n    int   // how much of it there was
+	d    xxhash.Digest
+	sums []uint64
+}
+
+// newSummer begins at the record whose header lies at off.
+func (f first) newSummer(off int64) *summer {
+	u := &summer{first: f, off: off + headerSize}
+	u.d.ResetWithSeed(f.seed)
+	return u
+}
+
+func (u *summer) write(p []byte) {
+	for len(p) > 0 {
+		n := min(blockSize-u.n, len(p))
+		_, _ = u.d.Write(p[:n])
+		u.n, p = u.n+n, p[n:]
+		if u.n == blockSize {
+			u.end()
+		}
+	}
+}
+
+func (u *summer) end() {
+	u.sums = append(u.sums, u.finish(&u.d, u.off))
+	u.off, u.n = u.off+int64(u.n), 0
+	u.d.ResetWithSeed(u.seed)
+}
+
+// close returns all sums. A record without bytes has one too.
+func (u *summer) close() []uint64 {
+	if u.n > 0 || len(u.sums) == 0 {
+		u.end()
+	}
+	return u.sums
+}
+
+// sumAll returns the checksums of the blocks of a record whose header lies at off.
+func (f first) sumAll(data []byte, off int64) []uint64 {
+	u := f.newSummer(off)
+	u.write(data)
+	return u.close()
+}
+
+func appendSums(b []byte, sums []uint64) []byte {
+	for _, s := range sums {
+		b = le.AppendUint64(b, s)
+	}
+	return b
+}
+
+func decodeSums(b []byte) []uint64 {
+	sums := make([]uint64, len(b)/8)
+	for i := range sums {
+		sums[i] = le.Uint64(b[8*i:])
+	}
+	return sums
+}
+
 // A header stands before each record's bytes.
 type header struct {
-	key     ledger.Key
-	size    int64  // bytes that follow
-	bodySum uint64 // of a Record's bytes; a blob's hash is its own checksum
+	key   ledger.Key
+	size  int64 // bytes that follow
+	moved bool
 }
 
 func (f first) appendHeader(b []byte, h header, off int64) []byte {
@@ -98,9 +183,11 @@ func (f first) appendHeader(b []byte, h header, off int64) []byte {
 	p := b[n:]
 	le.PutUint32(p, headerMagic)
 	p[4] = byte(h.key.Kind)
+	if h.moved {
+		p[5] = flagMoved
+	}
 	le.PutUint64(p[8:], uint64(h.size))
 	copy(p[16:], h.key.Hash[:])
-	le.PutUint64(p[48:], h.bodySum)
 	le.PutUint64(p[56:], f.sum(p[:56], off))
 	return b
 }
@@ -110,9 +197,9 @@ func (f first) decodeHeader(b []byte, off int64) (header, error) {
 		return header{}, fmt.Errorf("record header at %d: %w", off, errFormat)
 	}
 	h := header{
-		key:     ledger.Key{Kind: ledger.Kind(b[4]), Hash: [32]byte(b[16:48])},
-		size:    int64(le.Uint64(b[8:])),
-		bodySum: le.Uint64(b[48:]),
+		key:   ledger.Key{Kind: ledger.Kind(b[4]), Hash: [32]byte(b[16:48])},
+		size:  int64(le.Uint64(b[8:])),
+		moved: b[5]&flagMoved != 0,
 	}
 	if h.size < 0 {
 		return header{}, fmt.Errorf("record header at %d: size %d: %w", off, h.size, errFormat)
@@ -120,8 +207,22 @@ func (f first) decodeHeader(b []byte, off int64) (header, error) {
 	return h, nil
 }
 
+// padded is size rounded up to where something else may begin.
+func padded(size int64) int64 { return (size + align - 1) / align * align }
+
+// blocks returns how many checksums a record of size bytes has.
+func blocks(size int64) int64 { return max(1, (size+blockSize-1)/blockSize) }
+
+// tableSize returns how many bytes of checksums lie behind a record of size bytes.
+func tableSize(size int64) int64 { return 8 * blocks(size) }
+
 // span returns how many bytes of a segment a record of size bytes takes.
-func span(size int64) int64 { return headerSize + (size+align-1)/align*align }
+func span(size int64) int64 { return headerSize + padded(size) + tableSize(size) }
+
+// holds reports whether a record of size bytes at off ends before end, also if its size is nonsense.
+func holds(off, size, end int64) bool {
+	return off >= firstSize && size >= 0 && size <= end && span(size) <= end-off
+}
 
 // An extent's state, as footers have it.
 type state uint8
@@ -138,6 +239,8 @@ type line struct {
 	size  int64
 	off   int64 // of the header
 	state state
+	moved bool
+	at    uint32 // when it was written first, in seconds since 1970; 0 is unknown
 }
 
 // encodeFooter returns the footer and trailer that lie at off.
@@ -149,6 +252,10 @@ func (f first) encodeFooter(lines []line, off int64) []byte {
 		le.PutUint64(p[32:], uint64(l.size))
 		le.PutUint64(p[40:], uint64(l.off))
 		p[48], p[49] = byte(l.key.Kind), byte(l.state)
+		if l.moved {
+			p[50] = flagMoved
+		}
+		le.PutUint32(p[52:], l.at)
 	}
 	entries, t := b[:len(lines)*entrySize], b[len(lines)*entrySize:]
 	le.PutUint32(t, trailerMagic)
@@ -170,16 +277,13 @@ func (f first) decodeTrailer(b []byte, off int64) (lines int64, sum uint64, err 
 	return lines, le.Uint64(b[8:]), nil
 }
 
-func decodeLines(b []byte) []line {
-	lines := make([]line, len(b)/entrySize)
-	for i := range lines {
-		p := b[i*entrySize:]
-		lines[i] = line{
-			key:   ledger.Key{Kind: ledger.Kind(p[48]), Hash: [32]byte(p[:32])},
-			size:  int64(le.Uint64(p[32:])),
-			off:   int64(le.Uint64(p[40:])),
-			state: state(p[49]),
-		}
+func decodeLine(p []byte) line {
+	return line{
+		key:   ledger.Key{Kind: ledger.Kind(p[48]), Hash: [32]byte(p[:32])},
+		size:  int64(le.Uint64(p[32:])),
+		off:   int64(le.Uint64(p[40:])),
+		state: state(p[49]),
+		moved: p[50]&flagMoved != 0,
+		at:    le.Uint32(p[52:]),
 	}
-	return lines
 }

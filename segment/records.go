@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cespare/xxhash/v2"
-
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/sim"
@@ -31,17 +29,8 @@ func (r *Ring) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 		return blob.Record{}, err
 	}
 	defer rd.Close()
-	// The header comes too, for its checksum: no hash in the name vouches for a record's bytes.
-	off := rd.off - headerSize
-	b := make([]byte, headerSize+rd.size)
-	if _, err := rd.seg.file.ReadAt(b, off); err != nil {
-		return blob.Record{}, fmt.Errorf("read segment %s: %w", rd.seg.name, unexpected(err))
-	}
-	h, err := rd.seg.decodeHeader(b[:headerSize], off)
-	if err != nil || h.bodySum != xxhash.Sum64(b[headerSize:]) {
-		return blob.Record{}, fmt.Errorf("%w: record at %d of segment %s", blob.ErrCorrupt, off, rd.seg.name)
-	}
-	return blob.Record{Value: b[headerSize:], Incarnation: uint64(placeOf(rd.seg.generation, off))}, nil
+	value, err := rd.all()
+	return blob.Record{Value: value, Incarnation: uint64(placeOf(rd.seg.generation, rd.off-headerSize))}, err
 }
 
 // Put implements blob.Records.
@@ -50,18 +39,26 @@ func (r *Ring) Put(ctx context.Context, key [32]byte, value []byte) error {
 		return err
 	}
 	k := recordKey(key)
-	defer r.hold(k)()
 	for {
-		// Only a ring that turned round within this call gets here again.
-		if err := r.put(k, value); !errors.Is(err, errVictim) {
+		err := r.put(k, value)
+		if errors.Is(err, errNoRoom) {
+			// Not while holding the slot, for which the cleaner may wait.
+			err = r.append(&request{key: k, size: int64(len(value)), by: waiter})
+			if err == nil {
+				continue
+			}
+		}
+		// Only a ring that turned round within this call gives the other reason to try again.
+		if !errors.Is(err, errVictim) {
 			return err
 		}
 	}
 }
 
-// put appends one incarnation, syncs it and publishes it. The caller holds the slot of k.
+// put appends one incarnation, syncs it and publishes it.
 func (r *Ring) put(k ledger.Key, value []byte) error {
-	req := &request{key: k, size: int64(len(value)), sum: xxhash.Sum64(value), data: value}
+	defer r.hold(k)()
+	req := &request{key: k, size: int64(len(value)), data: value, by: putter}
 	if len(value) == 0 {
 		req.data = []byte{} // nil would mean that the bytes come later
 	}
@@ -70,17 +67,20 @@ func (r *Ring) put(k ledger.Key, value []byte) error {
 	}
 	e := req.extent
 	sim.Point("record appended")
-	if err := r.sync(); err != nil {
-		e.abandon()
-		return err
+	if r.durability != None {
+		if err := r.sync(); err != nil {
+			e.abandon()
+			return err
+		}
 	}
 	sim.Point("publish record")
-	if r.ledger.Supersede(k, e.size, e.place(), e.admitted) == ledger.Refused {
+	outcome, due := r.ledger.Supersede(k, e.size, e.place(), e.admit)
+	if outcome == ledger.Refused {
 		e.abandon()
 		return e.refusal()
 	}
 	e.seg.unref()
-	return nil
+	return r.writeDownOne(k, due)
 }
 
 // Drop implements blob.Records.
@@ -92,10 +92,12 @@ func (r *Ring) Drop(ctx context.Context, key [32]byte, incarnation uint64) error
 // hold takes the slot of a record's key and returns what gives it back. Whoever holds it is the only
 // one to change that record, from extent to publication, so place in the ring is order.
 func (r *Ring) hold(k ledger.Key) (release func()) {
-	slot := r.slots[int(k.Hash[0])<<8&(slotCount-1)|int(k.Hash[1])]
+	slot := r.slots[slotOf(k)]
 	if mutant.NoSlot {
 		return func() {}
 	}
 	slot <- true
 	return func() { <-slot }
 }
+
+func slotOf(k ledger.Key) int { return int(k.Hash[0])<<8&(slotCount-1) | int(k.Hash[1]) }

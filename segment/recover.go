@@ -5,17 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"log/slog"
 	"maps"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/dustin/go-humanize"
 
 	"github.com/sarsen-build/sarsen/blob"
@@ -43,6 +45,9 @@ func Open(ctx context.Context, fsys vfs.FS, dir string, o Options) (*Ring, error
 		}
 		return nil, errors.Join(err, r.lock.Close())
 	}
+	go r.clean()
+	go r.scrub()
+	r.wakeCleaner() // the limit may be lower than it was
 	return r, nil
 }
 
@@ -56,6 +61,15 @@ func newRing(fsys vfs.FS, dir string, o Options) (*Ring, error) {
 	if o.smallSize == 0 {
 		o.smallSize = smallSize
 	}
+	if o.tick == 0 {
+		o.tick = lookAgain
+	}
+	if o.Durability == "" {
+		o.Durability = Group
+	}
+	if !slices.Contains([]Durability{Group, Sync, None}, o.Durability) {
+		return nil, fmt.Errorf("%w: --durability %q is none of group, sync, none", blob.ErrInvalid, o.Durability)
+	}
 	if o.Lease < time.Second {
 		return nil, fmt.Errorf("%w: --lease %s is less than a second", blob.ErrInvalid, o.Lease)
 	}
@@ -64,16 +78,24 @@ func newRing(fsys vfs.FS, dir string, o Options) (*Ring, error) {
 	}
 	r := &Ring{
 		fsys: fsys, dir: dir, log: o.Log,
-		maxSize: o.MaxSize, segmentSize: o.segmentSize, smallSize: o.smallSize,
-		ledger: ledger.New(o.Lease),
-		turn:   make(chan struct{}, 1),
-		synced: syncer{turn: make(chan struct{}, 1)},
+		lease: o.Lease, durability: o.Durability,
+		segmentSize: o.segmentSize, smallSize: o.smallSize, tick: o.tick,
+		ledger:   ledger.New(o.Lease),
+		turn:     make(chan struct{}, 1),
+		broom:    make(chan struct{}, 1),
+		wake:     make(chan struct{}, 1),
+		stop:     make(chan struct{}),
+		cleaned:  make(chan struct{}),
+		scrubbed: make(chan struct{}),
+		synced:   syncer{turn: make(chan struct{}, 1)},
 	}
+	r.maxSize.Store(o.MaxSize)
+	r.leases = newLeaseLog(r)
 	r.table.Store(&map[uint32]*segment{})
 	for i := range r.slots {
 		r.slots[i] = make(chan bool, 1)
 	}
-	return r, nil
+	return r, r.checkSize(o.MaxSize)
 }
 
 // recover makes the ring what the listing of the directory says. The highest name that is listed stays
@@ -83,44 +105,27 @@ func (r *Ring) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	leases := r.readLeases(found.leases)
-	table := map[uint32]*segment{}
-	litter := map[uint32]string{}
-	for _, g := range found.segments {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		s, err := r.load(g, leases)
-		if err != nil {
-			return err
-		}
-		if s == nil {
-			litter[g.generation] = segmentName(r.dir, g.generation)
-			continue
-		}
-		r.order = append(r.order, s)
-		table[g.generation] = s
-	}
-	r.table.Store(&table)
-	for _, l := range found.leases {
-		litter[l.generation] = leaseName(r.dir, l.generation)
-	}
-	highest := r.generation
-	if err := r.clean(litter, highest); err != nil {
+	was, restarted := r.readLeases(found)
+	l := &loader{ring: r, was: was, restarted: restarted, litter: map[uint32]string{}}
+	if err := l.run(ctx, found.segments); err != nil {
 		return err
 	}
-	if err := r.begin(); err != nil {
+	highest := r.generation.Load()
+	if err := r.clearLitter(l.litter, highest); err != nil {
 		return err
 	}
-	if name, ok := litter[highest]; ok && r.generation > highest {
+	if err := r.begin(was, found.leases); err != nil {
+		return err
+	}
+	if name, ok := l.litter[highest]; ok && r.generation.Load() > highest {
 		return errors.Join(r.fsys.Remove(name), r.fsys.SyncDir(r.dir))
 	}
 	return nil
 }
 
-// clean removes litter. The one with the highest name only loses its bytes for now, which on a full
-// disk may be what there must be room for.
-func (r *Ring) clean(litter map[uint32]string, highest uint32) error {
+// clearLitter removes litter. The one with the highest name only loses its bytes for now, which on a
+// full disk may be what there must be room for.
+func (r *Ring) clearLitter(litter map[uint32]string, highest uint32) error {
 	for _, generation := range slices.Sorted(maps.Keys(litter)) {
 		name := litter[generation]
 		if generation < highest {
@@ -140,25 +145,22 @@ func (r *Ring) clean(litter map[uint32]string, highest uint32) error {
 	return nil
 }
 
-// begin makes the active segment, and gives those that a crash left without a footer one.
-func (r *Ring) begin() error {
-	s, err := r.newSegment(r.segmentSize, false)
-	switch {
-	case err == nil:
-		r.active = s
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), !errors.Is(err, blob.ErrFull):
+// begin gives segments that a crash left without a footer one, makes the active segment, and begins the
+// lease log. Where there is no room the ring can still be read, and the cleaner makes some.
+func (r *Ring) begin(was *leased, logs []found) error {
+	r.activeGeneration.Store(r.generation.Load() + 1) // if there is no room now, the next one is above
+	err := r.rotate(0, false)
+	if errors.Is(err, errNoRoom) || errors.Is(err, blob.ErrFull) {
+		r.log.Info("the cleaner has to make room first", slog.Any("error", err))
+	} else if err != nil {
 		return err
-	default:
-		r.log.Warn("no room for new blobs until leases end", slog.Any("error", err))
 	}
-	for _, s := range r.order {
-		if s != r.active && !s.sealed {
-			if err := s.seal(); err != nil {
-				return err
-			}
-		}
+	err = r.leases.carry(was, logs)
+	if isFull(err) {
+		r.log.Warn("no room for a lease log: blobs are called missing until there is", slog.Any("error", err))
+		return nil
 	}
-	return nil
+	return err
 }
 
 // A found file is one whose name has a generation.
@@ -189,76 +191,181 @@ func (r *Ring) listing() (l listing, err error) {
 		default:
 			continue
 		}
-		r.generation = max(r.generation, f.generation)
+		r.generation.Store(max(r.generation.Load(), f.generation))
 	}
 	return l, nil
 }
 
-// load reads one segment and tells the ledger what is in it. It returns nil if there is nothing.
-func (r *Ring) load(g found, leases *leases) (*segment, error) {
+// A loader reads segments and tells the ledger what is in them.
+type loader struct {
+	ring      *Ring
+	was       *leased
+	restarted bool // the machine was, since the last process: what was not synced may be gone
+
+	mu     sync.Mutex
+	litter map[uint32]string // by generation
+	voids  []void
+	err    error
+}
+
+// A void is a record that names a damaged incarnation.
+type void struct {
+	seg *segment
+	line
+}
+
+// perWorker is how many segments are worth a goroutine of their own.
+const perWorker = 32
+
+func (l *loader) run(ctx context.Context, segments []found) error {
+	r := l.ring
+	loaded := make([]*segment, len(segments))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(segments)/perWorker+1) {
+		wg.Go(func() {
+			for n := int(next.Add(1)) - 1; n < len(segments); n = int(next.Add(1)) - 1 {
+				s, err := l.load(segments[n])
+				if err == nil {
+					err = ctx.Err()
+				}
+				l.mu.Lock()
+				if loaded[n] = s; err == nil && s == nil {
+					l.litter[segments[n].generation] = segmentName(r.dir, segments[n].generation)
+				}
+				l.err = errors.Join(l.err, err)
+				stop := l.err != nil
+				l.mu.Unlock()
+				if stop {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	table := map[uint32]*segment{}
+	for _, s := range loaded {
+		if s != nil {
+			r.order = append(r.order, s)
+			table[s.generation] = s
+		}
+	}
+	r.table.Store(&table)
+	if l.err != nil {
+		return l.err
+	}
+	return l.obey()
+}
+
+// obey takes damaged incarnations out of the ledger.
+func (l *loader) obey() error {
+	for _, v := range l.voids {
+		k, p, err := v.seg.readVoid(v.line)
+		if err != nil && !errors.Is(err, blob.ErrCorrupt) {
+			return err
+		}
+		if err == nil {
+			l.ring.ledger.Drop(k, p)
+		}
+	}
+	return nil
+}
+
+// load reads one segment. It returns nil if there is nothing in it.
+func (l *loader) load(g found) (*segment, error) {
+	r := l.ring
 	name := segmentName(r.dir, g.generation)
 	file, err := r.fsys.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	s := newSegment(r, name, file, g.size)
-	lines, err := s.recoverLines(g.generation)
+	var gone []line
+	err = s.recoverLines(g.generation, l.restarted, func(n line) {
+		switch {
+		case n.state == abandoned:
+			gone = append(gone, n)
+		case n.state != complete:
+		case n.key.Kind == kindVoid:
+			s.named.Store(true)
+			l.mu.Lock()
+			l.voids = append(l.voids, void{s, n})
+			l.mu.Unlock()
+		default:
+			s.named.Store(true)
+			r.ledger.Restore(n.key, n.size, placeOf(s.generation, n.off), l.was.has(n.key, s.generation, n.moved))
+		}
+	})
 	if err != nil && !errors.Is(err, errFormat) {
 		return nil, errors.Join(err, file.Close())
 	}
 	if err != nil && !errors.Is(err, errUnwritten) {
 		r.log.Warn("a segment that can't be read is removed", slog.String("segment", name), slog.Any("error", err))
 	}
-	for _, l := range lines {
-		if l.state == complete {
-			r.ledger.Restore(l.key, l.size, placeOf(s.generation, l.off), leases.has(l.key))
-			s.named.Store(true)
-		}
-	}
 	if !s.named.Load() {
 		return nil, file.Close()
 	}
-	for _, l := range lines {
-		if l.state == abandoned {
-			s.punch(l)
-		}
+	for _, n := range gone {
+		s.punch(n)
 	}
 	return s, nil
 }
 
-// recoverLines returns the lines of the footer, or of a scan where there is no whole footer. What is
-// not known to be complete is hashed.
-func (s *segment) recoverLines(generation uint32) ([]line, error) {
+// readFirst reads the first block of the segment with that generation.
+func (s *segment) readFirst(generation uint32) error {
 	b := make([]byte, firstSize)
 	if err := s.readAt(b, 0); err != nil {
-		return nil, err
+		return err
 	}
 	var err error
 	if s.first, err = decodeFirst(b); err != nil {
-		return nil, fmt.Errorf("%s: %w", s.name, err)
+		return fmt.Errorf("%s: %w", s.name, err)
 	}
 	if s.generation != generation {
-		return nil, fmt.Errorf("%s says that it is generation %d: %w", s.name, s.generation, errFormat)
+		return fmt.Errorf("%s says that it is generation %d: %w", s.name, s.generation, errFormat)
 	}
-	lines, err := s.readFooter()
+	return nil
+}
+
+// recoverLines calls do with the lines of the footer, or of a scan where there is no whole footer. What
+// is not known to be complete is hashed.
+func (s *segment) recoverLines(generation uint32, restarted bool, do func(line)) error {
+	if err := s.readFirst(generation); err != nil {
+		return err
+	}
+	var unsure []line
+	err := s.readFooter(func(l line) {
+		if l.state == complete && s.unsynced && restarted {
+			l.state = open
+		}
+		if l.state == open {
+			unsure = append(unsure, l)
+		} else {
+			do(l)
+		}
+	})
 	if err == nil {
 		s.sealed = true
+		if s.unsynced {
+			s.writes.Add(1) // not synced yet, for all we know
+		}
 	} else if !errors.Is(err, errFormat) {
-		return nil, err
-	} else if lines, err = s.scan(); err != nil {
-		return nil, err
+		return err
+	} else if unsure, err = s.scan(); err != nil {
+		return err
 	}
-	if err := s.verifyOpen(lines); err != nil {
-		return nil, err
+	if err := s.verifyOpen(unsure); err != nil {
+		return err
 	}
-	if !s.sealed {
-		for _, l := range lines {
-			e := &extent{seg: s, key: l.key, off: l.off, size: l.size}
+	for _, l := range unsure {
+		do(l)
+		if !s.sealed {
+			e := &extent{seg: s, key: l.key, off: l.off, size: l.size, moved: l.moved, at: l.at}
 			e.state.Store(uint32(l.state))
 			s.extents = append(s.extents, e)
 		}
 	}
-	return lines, nil
+	return nil
 }
 
 // verifyOpen settles the state of lines that no footer vouches for. Whoever wrote them may have been
@@ -282,34 +389,36 @@ func (s *segment) verifyOpen(lines []line) error {
 	return nil
 }
 
-// readFooter returns the lines of the footer, or errFormat if there is no whole one.
-func (s *segment) readFooter() ([]line, error) {
+// readFooter calls do with the lines of the footer, or returns errFormat if there is no whole one.
+func (s *segment) readFooter(do func(line)) error {
 	at := s.size.Load() - trailerSize
 	if at < firstSize {
-		return nil, fmt.Errorf("%s has %d bytes: %w", s.name, s.size.Load(), errFormat)
+		return fmt.Errorf("%s has %d bytes: %w", s.name, s.size.Load(), errFormat)
 	}
 	t := make([]byte, trailerSize)
 	if err := s.readAt(t, at); err != nil {
-		return nil, err
+		return err
 	}
 	n, sum, err := s.decodeTrailer(t, at)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	b, off := make([]byte, n*entrySize), at-n*entrySize
 	if err := s.readAt(b, off); err != nil {
-		return nil, err
+		return err
 	}
 	if s.sum(b, off) != sum {
-		return nil, fmt.Errorf("footer of %s: %w", s.name, errFormat)
+		return fmt.Errorf("footer of %s: %w", s.name, errFormat)
 	}
-	lines := decodeLines(b)
-	for _, l := range lines {
-		if l.off < firstSize || l.size < 0 || l.size > off || l.off+span(l.size) > off {
-			return nil, fmt.Errorf("footer of %s: record of %d bytes at %d: %w", s.name, l.size, l.off, errFormat)
+	for i := 0; i < len(b); i += entrySize {
+		if l := decodeLine(b[i:]); !holds(l.off, l.size, off) {
+			return fmt.Errorf("footer of %s: record of %d bytes at %d: %w", s.name, l.size, l.off, errFormat)
 		}
 	}
-	return lines, nil
+	for i := 0; i < len(b); i += entrySize {
+		do(decodeLine(b[i:]))
+	}
+	return nil
 }
 
 // scan follows the headers from the first on, as far as they are whole, and sets where the footer can
@@ -322,16 +431,17 @@ func (s *segment) scan() ([]line, error) {
 			return nil, err
 		}
 		h, err := s.decodeHeader(b, s.end)
-		if err != nil || h.size > s.size.Load() || s.end+headerSize+h.size > s.size.Load() {
+		if err != nil || !holds(s.end, h.size, s.size.Load()) {
 			break
 		}
-		lines = append(lines, line{key: h.key, size: h.size, off: s.end})
+		lines = append(lines, line{key: h.key, size: h.size, off: s.end, moved: h.moved})
 		s.end += span(h.size)
 	}
 	return lines, nil
 }
 
-// verify reads a record and says whether it is complete.
+// verify reads a record and says whether it is complete: its blocks have their checksums, and a blob its
+// hash.
 func (s *segment) verify(l line) (state, error) {
 	b := make([]byte, headerSize)
 	if err := s.readAt(b, l.off); err != nil {
@@ -341,23 +451,32 @@ func (s *segment) verify(l line) (state, error) {
 	if err != nil || h.key != l.key || h.size != l.size {
 		return abandoned, nil
 	}
-	body := io.NewSectionReader(s.file, l.off+headerSize, l.size)
-	if l.key.Kind == ledger.Record {
-		sum := xxhash.New()
-		if _, err := io.Copy(sum, body); err != nil {
+	hash := hash.Hash(nil)
+	if l.key.Kind != ledger.Record && l.key.Kind != kindVoid {
+		f := digest.Function(l.key.Kind)
+		if !f.Valid() {
+			return abandoned, nil
+		}
+		hash = f.NewHash()
+	}
+	rd := &reader{seg: s, key: l.key, off: l.off + headerSize, size: l.size}
+	if l.size == 0 {
+		_, err := s.read(l.key, l.off, 0)
+		return verdict(err == nil), nil
+	}
+	buf := make([]byte, min(l.size, appendSize))
+	for pos := int64(0); pos < l.size; pos += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), l.size-pos)]
+		if _, err := rd.readAt(buf, pos); errors.Is(err, blob.ErrCorrupt) {
+			return abandoned, nil
+		} else if err != nil {
 			return abandoned, err
 		}
-		return verdict(sum.Sum64() == h.bodySum), nil
+		if hash != nil {
+			_, _ = hash.Write(buf) // hashes never fail
+		}
 	}
-	f := digest.Function(l.key.Kind)
-	if !f.Valid() {
-		return abandoned, nil
-	}
-	hash := f.NewHash()
-	if _, err := io.CopyBuffer(hash, body, make([]byte, 1<<20)); err != nil {
-		return abandoned, err
-	}
-	return verdict(bytes.Equal(hash.Sum(nil), l.key.Hash[:])), nil
+	return verdict(hash == nil || bytes.Equal(hash.Sum(nil), l.key.Hash[:])), nil
 }
 
 func verdict(ok bool) state {

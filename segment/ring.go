@@ -7,7 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"syscall"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -18,19 +18,38 @@ import (
 // A request asks for one extent. If data is nil, only the header is written and the caller streams
 // the bytes; else the record is written whole.
 type request struct {
-	key    ledger.Key
-	size   int64
-	sum    uint64
-	data   []byte
+	key   ledger.Key
+	size  int64
+	data  []byte
+	by    asker
+	moved bool   // a copy of a record in an older segment
+	at    uint32 // when that was written; 0 is now
+
 	extent *extent // the answer
 	err    error   // or why there is none
+	done   bool
 }
+
+// An asker is who makes a request, which decides what room he may have and whether he waits for it.
+type asker uint8
+
+const (
+	uploader asker = iota // waits until the cleaner has made room
+	putter                // holds a slot, for which the cleaner may wait, so is told errNoRoom
+	waiter                // wants no extent, but to know when there is room for one
+	mover                 // the cleaner, who may take what nobody else may
+)
+
+var errNoRoom = errors.New("no room before the cleaner has been here")
 
 // A batch is what one caller queued.
 type batch struct {
 	requests []*request
 	done     chan struct{}
 }
+
+// patience is how long a writer waits for the cleaner, who may wait for slow readers of what he removed.
+const patience = 30 * time.Second
 
 // append hands out extents and writes the headers, and the bytes of requests that have them. Callers
 // queue, and one of them, who gets the turn, serves all: neighbours go in one write. It returns the
@@ -42,37 +61,92 @@ func (r *Ring) append(requests ...*request) error {
 	r.mu.Unlock()
 	select {
 	case <-b.done:
+		return requests[0].err
 	case r.turn <- struct{}{}:
-		select {
-		case <-b.done: // the last owner served it
-		default:
-			r.serve()
-		}
+		r.serveAndWake()
 		<-r.turn
+	}
+	select {
+	case <-b.done:
+	case <-time.After(patience):
+		r.giveUp(b)
 	}
 	return requests[0].err
 }
 
-// serve appends all that is queued. The caller holds the turn.
+// giveUp ends the wait of a batch for which no room came.
+func (r *Ring) giveUp(b *batch) {
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
+	r.serve()
+	if slices.Contains(r.waiting, b) {
+		b.finish(r.full("no room came free in time"))
+		r.waiting = slices.DeleteFunc(r.waiting, func(o *batch) bool { return o == b })
+	}
+}
+
+// finish answers what is not answered yet with err, and lets the caller go.
+func (b *batch) finish(err error) {
+	for _, req := range b.requests {
+		if !req.done {
+			req.err, req.done = err, true
+		}
+	}
+	close(b.done)
+}
+
+// serve appends all that is queued, as far as there is room. The caller holds the turn.
 func (r *Ring) serve() {
 	r.mu.Lock()
-	queue := r.queue
-	r.queue = nil
+	queue := append(r.waiting, r.queue...)
+	r.queue, r.waiting = nil, nil
 	r.mu.Unlock()
 	a := appender{ring: r}
+	var short []*batch
 	for _, b := range queue {
+		waits := false
 		for _, req := range b.requests {
-			if r.closed.Load() {
-				req.err = blob.ErrClosed
-			} else {
-				a.add(req)
+			if req.done {
+				continue
 			}
+			if a.add(req); errors.Is(req.err, errNoRoom) && req.by != putter && req.by != mover {
+				waits = true
+			} else {
+				req.done = true
+			}
+		}
+		if waits {
+			short = append(short, b)
 		}
 	}
 	a.flush()
 	for _, b := range queue {
-		close(b.done)
+		if !slices.Contains(short, b) {
+			close(b.done)
+		}
 	}
+	r.waiting = short
+	if len(short) > 0 {
+		if err := r.hopeless(); err != nil {
+			r.refuseWaiting(err)
+		}
+	}
+}
+
+// serveAndWake is serve, and tells the cleaner if there is something to do. The caller holds the turn.
+func (r *Ring) serveAndWake() {
+	r.serve()
+	if r.room() < r.goal() && r.fullUntil <= r.ledger.Now() {
+		r.wakeCleaner()
+	}
+}
+
+// refuseWaiting answers those who wait for room. The caller holds the turn.
+func (r *Ring) refuseWaiting(err error) {
+	for _, b := range r.waiting {
+		b.finish(err)
+	}
+	r.waiting = nil
 }
 
 // An appender collects records that lie behind each other in the active segment into one write.
@@ -88,35 +162,52 @@ type appender struct {
 const appendSize = 1 << 20
 
 func (a *appender) add(req *request) {
-	if span(req.size) > a.ring.segmentSize/4 {
+	r := a.ring
+	req.err = nil
+	switch own := span(req.size) > r.segmentSize/4; {
+	case r.closed.Load():
+		req.err = blob.ErrClosed
+	case !r.mayTake(req):
+		req.err = errNoRoom
+	case req.by == waiter:
+	case own:
 		a.flush()
-		req.extent, req.err = a.ring.ownSegment(req)
-		return
-	}
-	seg := a.ring.active
-	if seg == nil || !seg.fits(req.size) {
-		a.flush()
-		if req.err = a.ring.rotate(); req.err != nil {
-			return
+		req.extent, req.err = r.ownSegment(req)
+	default:
+		if r.active == nil || r.active.left() < room(req.size) {
+			a.flush()
+			if req.err = r.rotate(room(req.size), req.by == mover); req.err != nil {
+				return
+			}
 		}
-		seg = a.ring.active
+		a.put(req)
 	}
-	e := seg.handOut(req.key, req.size)
+}
+
+// put writes the record at the end of the active segment, where there is room for it.
+func (a *appender) put(req *request) {
+	seg := a.ring.active
+	e := seg.handOut(req)
 	req.extent = e
 	if len(a.buf) == 0 {
 		a.seg, a.off = seg, e.off
 	}
-	a.buf = seg.appendHeader(a.buf, header{req.key, req.size, req.sum}, e.off)
+	a.buf = e.append(a.buf, req.data)
 	a.in = append(a.in, req)
-	if req.data == nil {
-		a.flush() // the bytes come later, from their writer
-		return
+	if req.data == nil || len(a.buf) >= appendSize {
+		a.flush() // the bytes come later, from their writer, or there are enough
 	}
-	a.buf = append(a.buf, req.data...)
-	a.buf = append(a.buf, make([]byte, seg.end-a.off-int64(len(a.buf)))...)
-	if len(a.buf) >= appendSize {
-		a.flush()
+}
+
+// append appends the record as it lies in the segment, or only its header if there are no data.
+func (e *extent) append(b, data []byte) []byte {
+	b = e.seg.appendHeader(b, header{key: e.key, size: e.size, moved: e.moved}, e.off)
+	if data == nil {
+		return b
 	}
+	b = append(b, data...)
+	b = append(b, make([]byte, padded(e.size)-e.size)...)
+	return appendSums(b, e.seg.sumAll(data, e.off))
 }
 
 // flush writes what is collected. If that fails, the chain of headers ends here, so the segment takes
@@ -139,9 +230,9 @@ func (a *appender) flush() {
 	a.buf, a.in = a.buf[:0], a.in[:0]
 }
 
-// rotate seals the active segment, and those of big blobs that have come, and makes the next one,
-// evicting if there is no room. The caller holds the turn.
-func (r *Ring) rotate() error {
+// rotate seals the active segment, and those of big blobs that have come, and makes the next one, with
+// room for need bytes. The caller holds the turn.
+func (r *Ring) rotate(need int64, moving bool) error {
 	for _, s := range r.order {
 		if !s.sealed && (s == r.active || s.settled()) {
 			if err := s.seal(); err != nil {
@@ -153,9 +244,19 @@ func (r *Ring) rotate() error {
 	if err := r.removeUnnamed(); err != nil {
 		return err
 	}
-	s, err := r.newSegment(r.segmentSize, false)
+	r.measure()
+	free := r.headroom
+	if moving {
+		free = r.overdraft()
+	}
+	need += firstSize + trailerSize
+	if free < need {
+		return errNoRoom
+	}
+	s, err := r.newSegment(max(need, min(r.segmentSize, free)), false)
 	if err == nil {
 		r.active = s
+		r.activeGeneration.Store(s.generation)
 	}
 	return err
 }
@@ -180,43 +281,33 @@ func (s *segment) settled() bool {
 
 // ownSegment makes a segment for one big blob.
 func (r *Ring) ownSegment(req *request) (*extent, error) {
-	s, err := r.newSegment(req.size+ownOverhead, true)
+	s, err := r.newSegment(span(req.size)+ownOverhead, true)
 	if err != nil {
 		return nil, err
 	}
-	e := s.handOut(req.key, req.size)
-	_, err = s.file.WriteAt(s.appendHeader(nil, header{key: req.key, size: req.size}, e.off), e.off)
-	if err == nil && req.data != nil {
-		err = e.writeAt(req.data, 0)
-	}
+	e := s.handOut(req)
+	_, err = s.file.WriteAt(e.append(nil, req.data), e.off)
 	if err != nil {
 		e.abandon()
 		return nil, errors.Join(fmt.Errorf("write segment %s: %w", s.name, err), r.remove(s))
 	}
+	s.writes.Add(1)
 	return e, nil
 }
 
-// newSegment makes a segment of size bytes, the newest of the ring, evicting the oldest until there
-// is room. Its name is durable before it hands out an extent.
+// newSegment makes a segment of size bytes, the newest of the ring. Its name is durable before it hands
+// out an extent. The caller has seen that there is room.
 func (r *Ring) newSegment(size int64, own bool) (*segment, error) {
-	for r.used()+size > r.maxSize {
-		if err := r.evictOldest(); err != nil {
-			return nil, err
-		}
-	}
-	f := first{generation: r.generation + 1, own: own, seed: rand.Uint64()}
+	f := first{generation: r.generation.Add(1), own: own, unsynced: r.durability == None, seed: rand.Uint64()}
 	name := segmentName(r.dir, f.generation)
 	file, err := r.fsys.Create(name, size)
-	for errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		if evictErr := r.evictOldest(); evictErr != nil {
-			return nil, fmt.Errorf("%w: no room on the disk for a segment of %s: free some, or lower --max-size (%w)", blob.ErrFull, humanize.IBytes(uint64(size)), err)
-		}
-		file, err = r.fsys.Create(name, size)
+	if isFull(err) {
+		r.measure()
+		return nil, fmt.Errorf("%w: no room on the disk for a segment of %s: free some, or lower --max-size (%w)", blob.ErrFull, humanize.IBytes(uint64(size)), err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	r.generation++
 	s := newSegment(r, name, file, size)
 	s.first = f
 	_, err = file.WriteAt(f.encode(), 0)
@@ -229,6 +320,7 @@ func (r *Ring) newSegment(size int64, own bool) (*segment, error) {
 	}
 	r.order = append(r.order, s)
 	r.setTable(func(t map[uint32]*segment) { t[f.generation] = s })
+	r.measure()
 	return s, nil
 }
 
@@ -239,55 +331,8 @@ func (r *Ring) setTable(change func(map[uint32]*segment)) {
 	r.table.Store(&t)
 }
 
-// evictOldest removes the oldest segment, but for the active one, if nothing in it is pinned or leased.
-// A big blob's own segment goes by itself: held, or while its upload lasts, it stays, and the next one
-// is looked at. No results lie in it, and theirs is the order that counts. The caller holds the turn.
-func (r *Ring) evictOldest() error {
-	err := r.full("nothing but the active segment may go")
-	for _, s := range r.order {
-		if s == r.active || s.own && s.refs.Load() > 1 {
-			continue
-		}
-		if err = r.evict(s); !s.own || !errors.Is(err, blob.ErrFull) {
-			return err
-		}
-	}
-	return err
-}
-
-// evict removes s if nothing in it is pinned or leased.
-func (r *Ring) evict(s *segment) error {
-	if s.lines == nil {
-		s.lines = s.list()
-	}
-	// A full ring is asked again and again; what stood in the way mostly still does.
-	for n := range s.lines {
-		i := (s.holder + n) % len(s.lines)
-		if l := s.lines[i]; r.ledger.Held(l.key, placeOf(s.generation, l.off)) {
-			s.holder = i
-			return r.full("the oldest segment holds leased blobs")
-		}
-	}
-	// From here on uploads into s are refused, in the section that would publish them; what is
-	// published already is condemned below.
-	s.victim.Store(true)
-	for _, l := range s.lines {
-		if !r.ledger.Condemn(l.key, placeOf(s.generation, l.off)) {
-			s.victim.Store(false)
-			return r.full("a blob in the oldest segment was asked for")
-		}
-	}
-	r.evicted.Add(1)
-	r.log.Debug("evict", slog.String("segment", s.name), slog.Int("records", len(s.lines)))
-	return r.remove(s)
-}
-
-func (r *Ring) full(why string) error {
-	return fmt.Errorf("%w: %s; raise --max-size (now %s) or shorten --lease", blob.ErrFull, why, humanize.IBytes(uint64(r.maxSize)))
-}
-
 // remove takes a segment that the ledger does not name out of the ring. Its removal is durable before
-// anything else is removed.
+// anything else is removed. The caller holds the turn.
 func (r *Ring) remove(s *segment) error {
 	s.victim.Store(true)
 	if err := r.fsys.Remove(s.name); err != nil {
@@ -298,7 +343,9 @@ func (r *Ring) remove(s *segment) error {
 	r.order = slices.DeleteFunc(r.order, func(o *segment) bool { return o == s })
 	r.setTable(func(t map[uint32]*segment) { delete(t, s.generation) })
 	s.unref()
-	return r.fsys.SyncDir(r.dir)
+	err := r.fsys.SyncDir(r.dir)
+	r.measure()
+	return err
 }
 
 // removeOwn gives back the segment of a big blob that was abandoned.
@@ -311,4 +358,5 @@ func (r *Ring) removeOwn(s *segment) {
 	if err := r.remove(s); err != nil {
 		r.log.Warn("remove", slog.String("segment", s.name), slog.Any("error", err))
 	}
+	r.serveAndWake()
 }

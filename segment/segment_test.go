@@ -2,7 +2,11 @@ package segment
 
 import (
 	"fmt"
+	"log/slog"
+	"maps"
+	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,16 +17,20 @@ import (
 
 // A ring of 16 segments of 64 KiB: blobs up to 512 bytes are appended with their neighbours, up to
 // 16 KiB stream into an extent, and larger ones get a segment of their own.
-var small = Options{MaxSize: 1 << 20, Lease: time.Hour, segmentSize: 64 << 10, smallSize: 512}
+var small = Options{MaxSize: 1 << 20, Lease: time.Hour, segmentSize: 64 << 10, smallSize: 512, tick: -1}
 
 var sizes = []int{1, 500, 3000, 40000}
 
 func openRing(t *testing.T, fsys vfs.FS, o Options) *Ring {
+	if os.Getenv("SARSEN_LOG") != "" {
+		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	t.Helper()
 	r, err := Open(t.Context(), fsys, "ring", o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = r.Close() }) // its goroutines must end with the test
 	return r
 }
 
@@ -33,14 +41,46 @@ func closeRing(t *testing.T, r *Ring) {
 	}
 }
 
-// evictAll evicts every segment that may go, the active one too.
+// evictAll cleans every segment, the active one too: all that may go goes.
 func (r *Ring) evictAll() {
+	r.broom <- struct{}{}
+	defer func() { <-r.broom }()
 	r.turn <- struct{}{}
-	defer func() { <-r.turn }()
-	if r.rotate() != nil {
+	if r.closed.Load() {
+		<-r.turn
 		return
 	}
-	for r.evictOldest() == nil {
+	_ = r.rotate(0, false) // without room for a next one the cleaner takes his reserve
+	victims := slices.Clone(r.order)
+	<-r.turn
+	for _, s := range victims {
+		r.evict(s)
+	}
+}
+
+// evict cleans one segment, unless it is the active one. The caller has the broom.
+func (r *Ring) evict(s *segment) {
+	r.turn <- struct{}{}
+	ok := !r.closed.Load() && slices.Contains(r.order, s) && s != r.active && !(s.own && s.refs.Load() > 1)
+	if ok && !s.own {
+		s.victim.Store(true)
+	}
+	r.loan = max(0, r.reserve()-r.room())
+	<-r.turn
+	if ok {
+		_ = (&sweep{ring: r, seg: s, force: true}).run()
+	}
+}
+
+// evictOldest cleans the oldest segment that may go.
+func (r *Ring) evictOldest() {
+	r.broom <- struct{}{}
+	defer func() { <-r.broom }()
+	r.turn <- struct{}{}
+	s := r.oldest()
+	<-r.turn
+	if s != nil {
+		r.evict(s)
 	}
 }
 
@@ -70,6 +110,7 @@ func (r *Ring) leaks(fsys vfs.FS) error {
 			return fmt.Errorf("%s has %d references, want the ring's one", s.name, n)
 		}
 	}
+	maps.DeleteFunc(sizes, func(name string, _ int64) bool { return filepath.Ext(name) == leaseExt })
 	if len(sizes) > 0 {
 		return fmt.Errorf("RingIsDisk: orphans %v", sizes)
 	}

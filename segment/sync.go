@@ -50,16 +50,16 @@ func (r *Ring) sync() error {
 	return mine.err
 }
 
-var errBadSegment = errors.New("earlier bytes could not be written to the disk, so nothing can be called durable; check the disk and restart")
+var errBadSegment = errors.New("bytes could not be synced to the disk, so nothing can be called durable until they lie elsewhere; try again, and check the disk")
 
-// syncDirty syncs every segment that has unsynced bytes. A segment that once failed makes every later
-// round fail too: the blobs in it were acknowledged and may be gone after a power cut, so no result
-// that names them may be called durable.
+// syncDirty syncs every segment that has unsynced bytes. One that could not be synced makes every round
+// fail until the cleaner has copied elsewhere what the ledger names in it: its blobs were acknowledged
+// and may be gone after a power cut, so no result that names them may be called durable.
 func (r *Ring) syncDirty() error {
 	var errs []error
 	table := *r.table.Load()
 	for _, generation := range slices.Sorted(maps.Keys(table)) { // in order, so that a seed replays
-		if s := table[generation]; s.bad.Load() || s.dirty() {
+		if s := table[generation]; s.bad.Load() && !s.rescued.Load() || !s.bad.Load() && s.dirty() {
 			errs = append(errs, s.syncHeld())
 		}
 	}

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"context"
 	"fmt"
 	"hash"
 
@@ -27,6 +28,7 @@ type writer struct {
 
 	data   []byte
 	hash   hash.Hash   // of a large blob, so far
+	sums   *summer     // of what went to extent
 	extent *extent     // of a large blob; nil once its state is settled
 	winner *ledger.Pin // the same blob, present already
 }
@@ -58,6 +60,7 @@ func (w *writer) write(p []byte) error {
 		if err := w.extent.writeAt(p, w.written); err != nil {
 			return err
 		}
+		w.sums.write(p)
 	}
 	w.written += int64(len(p))
 	return nil
@@ -93,9 +96,20 @@ func (w *writer) commit() error {
 		return blob.Mismatch(w.want, got)
 	}
 	if w.winner != nil {
-		// Pinned since Create, but the lease of that time may be over.
-		w.ring.ledger.Lease(keyOf(w.want), w.want.Size)
+		// Pinned since Create, so it is there.
+		_, due := w.ring.ledger.Lease(keyOf(w.want), w.want.Size)
+		if err := w.ring.writeDownOne(keyOf(w.want), due); err != nil {
+			return err
+		}
 		return w.ring.standing()
+	}
+	if err := w.extent.writeSums(w.sums.close()); err != nil {
+		return err
+	}
+	if w.ring.durability == Sync {
+		if err := w.extent.seg.syncHeld(); err != nil {
+			return err
+		}
 	}
 	e := w.extent
 	w.extent = nil
@@ -123,16 +137,15 @@ func (r *Ring) publish(e *extent) error {
 		e.state.Store(uint32(complete))
 	}
 	sim.Point("publish")
-	switch r.ledger.Publish(e.key, e.size, e.place(), e.admitted) {
+	outcome, due := r.ledger.Publish(e.key, e.size, e.place(), e.admit)
+	switch outcome {
 	case ledger.Won:
 		e.seg.unref()
-		return nil
 	case ledger.Lost:
 		if mutant.FirstWins {
 			r.punchNamed(e.key)
 		}
 		r.giveBack(e)
-		return r.standing()
 	default:
 		r.giveBack(e)
 		if mutant.NoFalseYes {
@@ -140,6 +153,19 @@ func (r *Ring) publish(e *extent) error {
 		}
 		return e.refusal()
 	}
+	if err := r.writeDownOne(e.key, due); err != nil {
+		return err
+	}
+	if outcome == ledger.Lost {
+		return r.standing()
+	}
+	return nil
+}
+
+// admit is the ledger's question whether what lies in e may still be published. If e lies in a segment
+// that the lease log names, that is a record of the lease.
+func (e *extent) admit() (ok, recorded bool) {
+	return e.admitted(), !e.moved && e.seg.generation >= e.seg.ring.leases.since.Load()
 }
 
 // admitted reports whether what lies in e may still be published, and then it is. Only here does an
@@ -179,6 +205,84 @@ func (r *Ring) giveBack(e *extent) {
 	e.abandon()
 	if e.seg.own {
 		r.removeOwn(e.seg)
+	}
+}
+
+// PutAll implements blob.Batcher.
+func (r *Ring) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) []error {
+	errs := r.putAll(ds, data)
+	for i, err := range errs {
+		if err != nil {
+			errs[i] = &blob.Error{Op: "put", Digest: ds[i], Err: err}
+		}
+	}
+	return errs
+}
+
+// putAll appends what is not there yet in as few writes as there are neighbours.
+func (r *Ring) putAll(ds []digest.Digest, data [][]byte) []error {
+	errs := make([]error, len(ds))
+	requests := make([]*request, 0, len(ds))
+	of := make([]int, 0, len(ds)) // requests[j] is for ds[of[j]]
+	first := make(map[digest.Key]int, len(ds))
+	twin := make([]int, len(ds))
+	for i, d := range ds {
+		twin[i] = i
+		if errs[i] = r.mayPut(d, data[i]); errs[i] != nil || d.IsEmpty() {
+			continue
+		}
+		if j, ok := first[d.Key()]; ok {
+			twin[i] = j
+			continue
+		}
+		first[d.Key()] = i
+		if ok, due := r.ledger.Lease(keyOf(d), d.Size); ok {
+			if errs[i] = r.writeDownOne(keyOf(d), due); errs[i] == nil {
+				errs[i] = r.standing()
+			}
+			continue
+		}
+		requests = append(requests, &request{key: keyOf(d), size: d.Size, data: data[i]})
+		of = append(of, i)
+	}
+	if len(requests) > 0 {
+		_ = r.append(requests...) // each request has its own error
+		r.syncFor(requests)
+	}
+	for j, req := range requests {
+		if errs[of[j]] = req.err; req.err == nil {
+			errs[of[j]] = r.publish(req.extent)
+		}
+	}
+	for i, j := range twin {
+		if i != j {
+			errs[i] = errs[j]
+		}
+	}
+	return errs
+}
+
+func (r *Ring) mayPut(d digest.Digest, data []byte) error {
+	if err := r.mayCreate(d); err != nil {
+		return err
+	}
+	if got := d.Function.Of(data); got != d && !mutant.Immutable {
+		return blob.Mismatch(d, got)
+	}
+	return nil
+}
+
+// syncFor syncs what was appended, if blobs are to be durable before they are acknowledged.
+func (r *Ring) syncFor(requests []*request) {
+	if r.durability != Sync {
+		return
+	}
+	err := r.sync()
+	for _, req := range requests {
+		if err != nil && req.err == nil {
+			r.giveBack(req.extent)
+			req.err = err
+		}
 	}
 }
 

@@ -15,4 +15,7 @@ const (
 	EarlyComplete = false
 	EarlySynced   = false
 	NoSlot        = false
+	MoveBlind     = false
+	MoveUnsynced  = false
+	LeaseUnlogged = false
 )

@@ -32,4 +32,10 @@ var (
 	// NoSlot lets two updates of one result go at once, so that their order in the ring need not be
 	// that in the ledger.
 	NoSlot = name == "NoSlot"
+	// MoveBlind lets a copy of a record replace what was written since the copy was made.
+	MoveBlind = name == "MoveBlind"
+	// MoveUnsynced lets the ledger name a copy that is not on the disk yet.
+	MoveUnsynced = name == "MoveUnsynced"
+	// LeaseUnlogged answers yes without writing the lease down.
+	LeaseUnlogged = name == "LeaseUnlogged"
 )

@@ -28,6 +28,7 @@ type Mem struct {
 	names  map[string]*memFile // the files as directories have them on the disk
 	locked map[string]bool
 	used   int64
+	boots  int
 }
 
 // A memFile is a file. What was written lies in data and, until a sync, in dirty; disk is what a power
@@ -157,6 +158,9 @@ func (m *Mem) Free(dir string) (int64, error) {
 	}
 	return m.Room - m.used, nil
 }
+
+// Boot implements FS.
+func (m *Mem) Boot() string { return fmt.Sprint("boot ", m.boots) }
 
 func (f *memFile) unlink() {
 	if f.links--; f.links == 0 {
@@ -335,6 +339,7 @@ func (m *Mem) PowerCut() *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := m.empty()
+	c.boots++
 	for name, f := range m.names {
 		left := &memFile{m: c, name: name, data: slices.Clone(f.disk), size: f.size, disk: slices.Clone(f.disk), links: 1}
 		c.files[name], c.names[name] = left, left
@@ -344,5 +349,5 @@ func (m *Mem) PowerCut() *Mem {
 }
 
 func (m *Mem) empty() *Mem {
-	return &Mem{Room: m.Room, files: map[string]*memFile{}, names: map[string]*memFile{}, locked: map[string]bool{}}
+	return &Mem{Room: m.Room, boots: m.boots, files: map[string]*memFile{}, names: map[string]*memFile{}, locked: map[string]bool{}}
 }

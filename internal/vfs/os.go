@@ -117,4 +117,7 @@ func (OS) Free(dir string) (int64, error) {
 	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
+// Boot implements FS.
+func (OS) Boot() string { return boot() }
+
 type osFile struct{ *os.File }

@@ -3,11 +3,15 @@ package vfs
 import (
 	"errors"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 func allocate(f *os.File, size int64) error {
+	if size == 0 {
+		return nil
+	}
 	err := retry(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return f.Truncate(size)
@@ -44,3 +48,12 @@ func pathError(op string, f osFile, err error) error {
 	}
 	return &os.PathError{Op: op, Path: f.Name(), Err: err}
 }
+
+// boot returns what the kernel made up when it started.
+var boot = sync.OnceValue(func() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return string(id)
+})

@@ -35,6 +35,8 @@ type FS interface {
 	SyncDir(dir string) error
 	// Free returns how many bytes the file system that holds dir can still take.
 	Free(dir string) (int64, error)
+	// Boot returns what tells one run of the machine from the next, or "" where nothing does.
+	Boot() string
 }
 
 // An Info is a file in a directory.

@@ -167,6 +167,19 @@ func (s *Schedule) Run() {
 		}
 	}
 	s.tasks = nil
+	s.letGo(waiting)
+}
+
+// letGo ends the schedule for goroutines that are no tasks: they go on without it.
+func (s *Schedule) letGo(waiting []parked) {
+	sim.Install(nil)
+	synctest.Wait()
+	for len(s.arrived) > 0 {
+		waiting = append(waiting, <-s.arrived)
+	}
+	for _, p := range waiting {
+		close(p.goOn)
+	}
 }
 
 // step lets one of the waiting go on. Several goroutines may have arrived since the last step, in any

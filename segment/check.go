@@ -1,0 +1,289 @@
+package segment
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/vfs"
+	"github.com/sarsen-build/sarsen/ledger"
+)
+
+// A Damage is a record or a segment that does not verify.
+type Damage struct {
+	Segment string        // path
+	Offset  int64         // of the record in it
+	Size    int64         // of the record's bytes
+	Digest  digest.Digest // of a blob
+	Record  [32]byte      // the key of a record, if it is one
+	Err     error
+}
+
+// IsRecord reports whether a record is damaged, and not a blob.
+func (d Damage) IsRecord() bool { return d.Digest.Function == 0 }
+
+// A Survey counts what was verified.
+type Survey struct {
+	Segments, Records, Bytes int64
+	Unfinished               int64 // records that nobody was told of: an upload that a crash cut short
+	Damaged                  int64
+}
+
+// Check reads every segment in dir and calls found for what does not verify. It changes nothing, and
+// wants no process to have the directory: of a ring in use it would see half.
+func Check(ctx context.Context, fsys vfs.FS, dir string, found func(Damage)) (Survey, error) {
+	var n Survey
+	r := &Ring{fsys: fsys, dir: dir, log: slog.New(slog.DiscardHandler)}
+	lock, err := fsys.Lock(dir)
+	if err != nil {
+		return n, err
+	}
+	defer lock.Close()
+	l, err := r.listing()
+	if err != nil {
+		return n, err
+	}
+	_, restarted := r.readLeases(l)
+	c := &checker{ring: r, survey: &n, found: found, voids: map[ledger.Place]bool{}, restarted: restarted}
+	for _, pass := range []func(*segment) error{c.findVoids, c.check} {
+		for _, f := range l.segments {
+			if err := ctx.Err(); err != nil {
+				return n, err
+			}
+			if err := c.open(f, pass); err != nil {
+				return n, err
+			}
+		}
+	}
+	return n, nil
+}
+
+// A checker verifies the segments of a ring that is not in use.
+type checker struct {
+	ring      *Ring
+	survey    *Survey
+	found     func(Damage)
+	voids     map[ledger.Place]bool
+	restarted bool
+}
+
+func (c *checker) open(f found, pass func(*segment) error) error {
+	name := segmentName(c.ring.dir, f.generation)
+	file, err := c.ring.fsys.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	s := newSegment(c.ring, name, file, f.size)
+	if err := s.readFirst(f.generation); err != nil {
+		return nil // start-up takes it for litter, and says so
+	}
+	return pass(s)
+}
+
+// lines returns the footer's lines, or those of a scan, in which nothing is known to be complete.
+func (c *checker) lines(s *segment) (lines []line, err error) {
+	if err = s.readFooter(func(l line) { lines = append(lines, l) }); err == nil {
+		return lines, nil
+	}
+	return s.scan()
+}
+
+func (c *checker) findVoids(s *segment) error {
+	lines, err := c.lines(s)
+	for _, l := range lines {
+		if l.key.Kind != kindVoid {
+			continue
+		}
+		if _, p, err := s.readVoid(l); err == nil {
+			c.voids[p] = true
+		}
+	}
+	return err
+}
+
+func (c *checker) check(s *segment) error {
+	lines, err := c.lines(s)
+	if err != nil {
+		return err
+	}
+	c.survey.Segments++
+	for _, l := range lines {
+		if l.state == abandoned || c.voids[placeOf(s.generation, l.off)] {
+			continue
+		}
+		promised := l.state == complete && !(s.unsynced && c.restarted)
+		c.survey.add(s, l, promised, c.found)
+	}
+	return nil
+}
+
+// add verifies one record and counts it. One that no footer calls complete may be a crash's.
+func (n *Survey) add(s *segment, l line, promised bool, found func(Damage)) (ok bool) {
+	got, err := s.verify(l)
+	switch {
+	case err == nil && got == complete:
+		n.Records++
+		n.Bytes += l.size
+		return true
+	case !promised:
+		n.Unfinished++
+		return true
+	}
+	if err == nil {
+		err = s.corrupt(l.off, "does not verify")
+	}
+	n.Damaged++
+	d := Damage{Segment: s.name, Offset: l.off, Size: l.size, Err: err}
+	if l.key.Kind == ledger.Record || l.key.Kind == kindVoid {
+		d.Record = l.key.Hash
+	} else {
+		d.Digest = digest.Digest{Function: digest.Function(l.key.Kind), Hash: l.key.Hash, Size: l.size}
+	}
+	found(d)
+	return false
+}
+
+// Scrub verifies everything that the ledger names, from the disk, quarantines what does not verify, and
+// calls found for it. Others go on meanwhile; pause, if not nil, is called before each segment.
+func (r *Ring) Scrub(ctx context.Context, pause func() error, found func(Damage)) (Survey, error) {
+	var n Survey
+	table := *r.table.Load()
+	order := make([]*segment, 0, len(table))
+	for _, s := range table {
+		order = append(order, s)
+	}
+	slices.SortFunc(order, func(a, b *segment) int { return int(a.generation) - int(b.generation) })
+	for _, s := range order {
+		if pause != nil {
+			if err := pause(); err != nil {
+				return n, err
+			}
+		}
+		if err := r.scrubSegment(ctx, s, &n, found); err != nil {
+			return n, err
+		}
+	}
+	return n, ctx.Err()
+}
+
+func (r *Ring) scrubSegment(ctx context.Context, s *segment, n *Survey, found func(Damage)) error {
+	if !s.tryRef() {
+		return nil // it has gone
+	}
+	defer s.unref()
+	r.turn <- struct{}{}
+	lines := s.list()
+	<-r.turn
+	if err := s.file.DropCache(); err != nil {
+		return err
+	}
+	n.Segments++
+	for _, l := range lines {
+		p := placeOf(s.generation, l.off)
+		if err := ctx.Err(); err != nil || r.closed.Load() {
+			return err
+		}
+		if l.key.Kind == kindVoid || !r.ledger.Names(l.key, p) {
+			continue
+		}
+		if !n.add(s, l, true, found) {
+			r.quarantine(l.key, p, s.corrupt(l.off, "does not verify"))
+		}
+	}
+	return nil
+}
+
+// scrubTime is in how long the scrubber sees everything once. A week is what disks with checksums of
+// their own (ZFS, btrfs) are commonly scrubbed in or less, and a terabyte in a week is 1.7 MB a second.
+const scrubTime = 7 * 24 * time.Hour
+
+// scrub is the scrubber's goroutine. It begins anywhere, so that restarts do not spare the same segments.
+func (r *Ring) scrub() {
+	defer close(r.scrubbed)
+	if r.tick < 0 {
+		return
+	}
+	for {
+		table := *r.table.Load()
+		select {
+		case <-time.After(scrubTime / time.Duration(len(table)+1)):
+		case <-r.stop:
+			return
+		}
+		skip := rand.IntN(len(table) + 1)
+		for _, s := range table {
+			if skip--; skip > 0 {
+				continue
+			}
+			if err := r.scrubSegment(context.Background(), s, new(Survey), func(Damage) {}); err != nil {
+				r.log.Warn("scrub", slog.String("segment", s.name), slog.Any("error", err))
+			}
+			break
+		}
+	}
+}
+
+// quarantine makes the ledger forget an incarnation that does not verify, also after a restart. Its bytes
+// stay until their segment goes.
+func (r *Ring) quarantine(k ledger.Key, p ledger.Place, why error) {
+	if !r.ledger.Drop(k, p) {
+		return // moved or gone since
+	}
+	r.damaged.Add(1)
+	r.log.Error("quarantined", slog.String("key", fmt.Sprintf("%x", k.Hash)), slog.Any("error", why))
+	body := le.AppendUint64([]byte{byte(k.Kind)}, uint64(p))
+	req := &request{key: ledger.Key{Kind: kindVoid, Hash: k.Hash}, size: int64(len(body)), data: body, by: mover}
+	err := r.append(req)
+	if err == nil {
+		req.extent.admitted()
+		req.extent.seg.unref()
+		err = req.extent.seg.syncHeld()
+	}
+	if err != nil {
+		r.log.Warn("a restart will find it damaged again", slog.Any("error", err))
+	}
+}
+
+// readVoid returns which incarnation a void record names.
+func (s *segment) readVoid(l line) (ledger.Key, ledger.Place, error) {
+	b, err := s.read(l.key, l.off, l.size)
+	if err != nil {
+		return ledger.Key{}, 0, err
+	}
+	if len(b) != 9 {
+		return ledger.Key{}, 0, s.corrupt(l.off, "a void record of %d bytes", len(b))
+	}
+	return ledger.Key{Kind: ledger.Kind(b[0]), Hash: l.key.Hash}, ledger.Place(le.Uint64(b[1:])), nil
+}
+
+// voids reports whether a void record in s still says something: the segment that it speaks of is there.
+func (r *Ring) voids(s *segment, l line) bool {
+	_, p, err := s.readVoid(l)
+	generation, _ := splitPlace(p)
+	return err == nil && (*r.table.Load())[generation] != nil && generation != s.generation
+}
+
+// EachRecord calls do with the value of every record, until do returns an error. It leases nothing.
+func (r *Ring) EachRecord(ctx context.Context, do func(key [32]byte, value []byte) error) error {
+	var keys [][32]byte
+	r.ledger.Each(func(k ledger.Key, _ int64, _ ledger.Place, _ bool) {
+		if k.Kind == ledger.Record {
+			keys = append(keys, k.Hash)
+		}
+	})
+	for _, k := range keys {
+		rec, err := r.Get(ctx, k)
+		if err != nil {
+			continue // gone or damaged since, and then that was said
+		}
+		if err := do(k, rec.Value); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,484 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
+	"github.com/sarsen-build/sarsen/ledger"
+)
+
+// The cleaner makes room, in a goroutine of its own. It takes the oldest segment, strictly in order, so
+// that no superseded record outlives the one that superseded it; copies to the end of the ring what is
+// pinned, leased or was used since the last look; condemns the rest; and removes the file. A big blob's
+// own segment is never copied: held, it stays where it is. No results lie in it.
+
+// youngAge is the age below which an eviction is worth a line in the log: the ring is too small for the
+// lease that it gives (NativeLink's operators found the same number useful).
+const youngAge = 120 * time.Second
+
+// lookAgain is how often the cleaner looks at the disk's free space when nobody wakes it.
+const lookAgain = 10 * time.Second
+
+func (r *Ring) wakeCleaner() {
+	select {
+	case r.wake <- struct{}{}:
+	default: // it is awake already
+	}
+}
+
+// clean is the cleaner's goroutine.
+func (r *Ring) clean() {
+	defer close(r.cleaned)
+	var again <-chan time.Time
+	if r.tick > 0 {
+		t := time.NewTicker(r.tick)
+		defer t.Stop()
+		again = t.C
+	}
+	for {
+		select {
+		case <-r.wake:
+		case <-again:
+		case <-r.stop:
+			return
+		}
+		sim.Point("cleaner")
+		for r.makeRoom() {
+		}
+	}
+}
+
+// makeRoom cleans one segment if there is less room than there should be, and reports whether to go on.
+func (r *Ring) makeRoom() bool {
+	r.broom <- struct{}{}
+	defer func() { <-r.broom }()
+	r.turn <- struct{}{}
+	r.measure()
+	r.serve()
+	s, rescue := r.next()
+	<-r.turn
+	if s == nil {
+		return false
+	}
+	w := &sweep{ring: r, seg: s, rescue: rescue}
+	err := w.run()
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
+	switch {
+	case r.closed.Load():
+		return false
+	case err != nil:
+		r.log.Warn("clean", slog.String("segment", s.name), slog.Any("error", err))
+		r.giveIn("the oldest segment can't be cleaned: " + err.Error())
+		return false
+	case w.freed-w.copied >= r.segmentSize/16:
+		r.looked = 0
+	default:
+		r.looked++
+	}
+	if r.looked > len(r.order)+1 {
+		r.giveIn("all of it is leased or in use")
+	}
+	r.serve()
+	return true
+}
+
+// next chooses what to clean, if anything has to be: a segment whose sync failed, to copy what it holds
+// elsewhere, or the oldest one. The caller holds the turn.
+func (r *Ring) next() (s *segment, rescue bool) {
+	if r.closed.Load() {
+		return nil, false
+	}
+	r.loan = max(0, r.reserve()-r.room())
+	for _, s := range r.order {
+		if s.bad.Load() && !s.rescued.Load() {
+			s.victim.Store(true)
+			return s, true
+		}
+	}
+	// Bytes that readers of removed segments hold come back by themselves.
+	if r.room()+r.leaving.Load() >= r.goal() {
+		return nil, false
+	}
+	if err := r.hopeless(); err != nil {
+		r.refuseWaiting(err)
+		return nil, false
+	}
+	if s = r.oldest(); s == nil {
+		r.giveIn("nothing but the active segment may go")
+	}
+	return s, false
+}
+
+// oldest returns the oldest segment that may go. Those of big blobs are passed over while somebody
+// reads or writes them. The caller holds the turn.
+func (r *Ring) oldest() *segment {
+	for _, s := range slices.Clone(r.order) {
+		switch {
+		case s == r.active:
+		case s.own && s.refs.Load() > 1:
+			r.toBack(s)
+		case s.own:
+			return s
+		default:
+			// From here on uploads into s are refused, in the section that would publish them.
+			s.victim.Store(true)
+			return s
+		}
+	}
+	return nil
+}
+
+// toBack gives a big blob's own segment another round. Only such ones may change their place.
+func (r *Ring) toBack(s *segment) {
+	i := slices.Index(r.order, s)
+	r.order = append(slices.Delete(r.order, i, i+1), s)
+}
+
+// giveIn refuses writes until leases may have ended. The caller holds the turn.
+func (r *Ring) giveIn(why string) {
+	r.looked = 0
+	r.fullUntil, r.fullWhy = r.ledger.Now()+1, r.full(why)
+	r.refuseWaiting(r.fullWhy)
+}
+
+// A sweep cleans one segment.
+type sweep struct {
+	ring   *Ring
+	seg    *segment
+	rescue bool // move all that the ledger names, and leave the file
+	force  bool // what was merely used goes too
+
+	warm   int64        // bytes moved because they were used
+	copied int64        // bytes moved
+	freed  int64        // bytes of the segment, once it is removed
+	young  int          // records that went younger than youngAge
+	moves  []*move      // to be copied with the next flush
+	bytes  int64        // of them
+	slots  map[int]bool // held for them
+}
+
+// A move is a record on its way to the end of the ring.
+type move struct {
+	line
+	held   bool // pinned or leased
+	extent *extent
+}
+
+// What is copied at once: enough for one write and one sync to be worth it, little enough that slots of
+// records are not held for long.
+const (
+	moveBytes   = 8 << 20
+	moveRecords = 1024
+)
+
+func (w *sweep) run() error {
+	defer w.release()
+	for _, l := range w.seg.list() {
+		if l.state == abandoned {
+			continue
+		}
+		w.look(l)
+		if w.bytes >= moveBytes || len(w.moves) >= moveRecords {
+			if err := w.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := w.flush(); err != nil {
+		return err
+	}
+	if w.young > maxYoung {
+		w.ring.log.Warn("evicted young", slog.Int("more", w.young-maxYoung), slog.String("segment", w.seg.name))
+	}
+	return w.end()
+}
+
+// end removes the segment, in which the ledger names nothing any more.
+func (w *sweep) end() error {
+	r, s := w.ring, w.seg
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
+	switch {
+	case r.closed.Load() || !slices.Contains(r.order, s):
+		return nil
+	case w.rescue:
+		s.rescued.Store(true)
+		r.log.Warn("what a segment held that could not be synced lies elsewhere", slog.String("segment", s.name))
+		return nil
+	case s.own && len(w.moves) > 0:
+		r.toBack(s)
+		return nil
+	}
+	w.freed = s.charge()
+	r.evicted.Add(1)
+	r.log.Debug("evict", slog.String("segment", s.name), slog.Int64("copied", w.copied))
+	return r.remove(s)
+}
+
+// look decides what becomes of one record.
+func (w *sweep) look(l line) {
+	switch l.key.Kind {
+	case kindVoid:
+		if w.ring.voids(w.seg, l) {
+			w.add(l, true)
+		}
+	case ledger.Record:
+		// Whoever updates the record waits, so that the copy takes its place in the order of updates.
+		if taken := w.take(l.key); !w.judge(l) && taken {
+			w.drop(l.key)
+		}
+	default:
+		w.judge(l)
+	}
+}
+
+// judge condemns a record, or adds it to what is moved and reports that.
+func (w *sweep) judge(l line) bool {
+	p := placeOf(w.seg.generation, l.off)
+	if w.rescue {
+		if w.ring.ledger.Names(l.key, p) {
+			w.add(l, true)
+			return true
+		}
+		return false
+	}
+	switch w.ring.ledger.Condemn(l.key, p, w.force || w.warm >= w.seg.charge()/8*7) {
+	case ledger.Held:
+		w.add(l, true)
+		return true
+	case ledger.Warm:
+		w.warm += span(l.size)
+		w.add(l, false)
+		return true
+	case ledger.Condemned:
+		w.mourn(l)
+	}
+	return false
+}
+
+func (w *sweep) add(l line, held bool) {
+	w.moves = append(w.moves, &move{line: l, held: held})
+	w.bytes += span(l.size)
+}
+
+// maxYoung is how many young records of one segment get a line of their own in the log.
+const maxYoung = 10
+
+// mourn logs what went too young.
+func (w *sweep) mourn(l line) {
+	age := time.Since(time.Unix(int64(l.at), 0))
+	if l.at == 0 || age >= youngAge {
+		return
+	}
+	if w.young++; w.young <= maxYoung {
+		w.ring.log.Warn("evicted young", slog.String("key", fmt.Sprintf("%x", l.key.Hash)), slog.Duration("age", age.Round(time.Second)),
+			slog.Int64("bytes", l.size), slog.String("reason", w.ring.reason()))
+	}
+}
+
+// reason says what bounds the ring at the moment.
+func (r *Ring) reason() string {
+	if r.limit.Load() < r.maxSize.Load() {
+		return fmt.Sprintf("the disk is nearly full, which leaves %d bytes of --max-size %d", r.limit.Load(), r.maxSize.Load())
+	}
+	return fmt.Sprintf("%d bytes of --max-size %d are used", r.used(), r.maxSize.Load())
+}
+
+// take takes a record's slot, unless the sweep has it, and reports whether it took it.
+func (w *sweep) take(k ledger.Key) bool {
+	n := slotOf(k)
+	if w.slots[n] || mutant.NoSlot || mutant.MoveBlind {
+		return false
+	}
+	w.ring.slots[n] <- true
+	if w.slots == nil {
+		w.slots = map[int]bool{}
+	}
+	w.slots[n] = true
+	return true
+}
+
+func (w *sweep) drop(k ledger.Key) {
+	n := slotOf(k)
+	delete(w.slots, n)
+	<-w.ring.slots[n]
+}
+
+func (w *sweep) release() {
+	for n := range w.slots {
+		<-w.ring.slots[n]
+	}
+	clear(w.slots)
+}
+
+// attempts is how often a copy is made anew: the segment it went to may be the next one that can't be
+// written or synced.
+const attempts = 3
+
+// flush copies what is to be moved, and lets the ledger name the copies.
+func (w *sweep) flush() error {
+	defer w.release()
+	if w.seg.own && !w.rescue {
+		return nil // it stays where it is
+	}
+	moves := w.moves
+	w.moves, w.bytes = nil, 0
+	var err error
+	for n := 0; len(moves) > 0; n++ {
+		if n == attempts {
+			return err
+		}
+		if err = w.copy(moves); err != nil && !errors.Is(err, errAgain) {
+			for _, m := range moves {
+				if m.extent != nil {
+					m.extent.abandon()
+				}
+			}
+			return err
+		}
+		moves, err = w.settle(moves)
+	}
+	return nil
+}
+
+// errAgain says that a copy did not come about, but may with the next attempt.
+var errAgain = errors.New("a copy could not be written")
+
+// copy writes copies and sees that they are on the disk.
+func (w *sweep) copy(moves []*move) error {
+	r := w.ring
+	var requests []*request
+	var of []*move
+	var tags []uint64
+	for _, m := range moves {
+		data, err := w.read(m)
+		if errors.Is(err, blob.ErrCorrupt) {
+			r.quarantine(m.key, placeOf(w.seg.generation, m.off), err)
+			m.state = abandoned
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if m.held && m.key.Kind != kindVoid {
+			tags = append(tags, m.key.Tag())
+		}
+		requests = append(requests, &request{key: m.key, size: m.size, data: data, by: mover, moved: true, at: m.at})
+		of = append(of, m)
+	}
+	if len(requests) == 0 {
+		return nil
+	}
+	// The segment that they go to does not say that they are leased: they may not be.
+	if err := r.leases.append(tags); err != nil {
+		return err
+	}
+	_ = r.append(requests...) // each has its own error
+	var errs []error
+	for i, req := range requests {
+		of[i].extent = req.extent
+		switch {
+		case req.err == nil && req.data == nil:
+			errs = append(errs, w.stream(of[i]))
+		case req.err != nil && (errors.Is(req.err, errNoRoom) || errors.Is(req.err, blob.ErrClosed)):
+			errs = append(errs, req.err)
+		case req.err != nil:
+			errs = append(errs, fmt.Errorf("%w: %w", errAgain, req.err))
+		}
+	}
+	sim.Point("copied")
+	if !mutant.MoveUnsynced {
+		errs = append(errs, syncAll(moves))
+	}
+	sim.Point("copies synced")
+	return errors.Join(errs...)
+}
+
+// syncAll syncs the segments that copies went to, in every durability mode.
+func syncAll(moves []*move) error {
+	var last *segment
+	for _, m := range moves {
+		if m.extent == nil || m.extent.seg == last {
+			continue
+		}
+		last = m.extent.seg
+		if err := last.sync(); err != nil {
+			return fmt.Errorf("%w: %w", errAgain, err)
+		}
+	}
+	return nil
+}
+
+// settle lets the ledger name the copies, and returns what has to be copied again, and why.
+func (w *sweep) settle(moves []*move) (again []*move, err error) {
+	for _, m := range moves {
+		e := m.extent
+		m.extent = nil
+		switch {
+		case m.state == abandoned:
+		case e == nil:
+			again, err = append(again, m), errNoRoom
+		case m.key.Kind == kindVoid && e.admitted(), m.key.Kind != kindVoid && w.moved(m, e):
+			w.copied += span(m.size)
+			e.seg.unref()
+		default:
+			err = e.refusal()
+			e.abandon()
+			if m.key.Kind == kindVoid || w.ring.ledger.Names(m.key, placeOf(w.seg.generation, m.off)) {
+				again = append(again, m)
+			}
+		}
+	}
+	return again, err
+}
+
+func (w *sweep) moved(m *move, e *extent) bool {
+	return w.ring.ledger.Move(m.key, placeOf(w.seg.generation, m.off), e.place(), e.admit)
+}
+
+// read returns the bytes of a record, verified, or nil for one that is better streamed. One read that
+// failed may be a bad moment; three are a bad disk.
+func (w *sweep) read(m *move) (data []byte, err error) {
+	if m.size > appendSize {
+		return nil, nil
+	}
+	for range attempts {
+		if data, err = w.seg.read(m.key, m.off, m.size); err == nil {
+			return data, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %w", blob.ErrCorrupt, err)
+}
+
+// stream copies a large record piece by piece.
+func (w *sweep) stream(m *move) error {
+	e := m.extent
+	from := &reader{seg: w.seg, key: m.key, off: m.off + headerSize, size: m.size}
+	to := e.seg.newSummer(e.off)
+	buf := make([]byte, appendSize)
+	for pos := int64(0); pos < m.size; pos += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), m.size-pos)]
+		if _, err := from.readAt(buf, pos); err != nil {
+			if errors.Is(err, blob.ErrCorrupt) {
+				w.ring.quarantine(m.key, placeOf(w.seg.generation, m.off), err)
+				return nil // settle finds that the ledger names it no more
+			}
+			return fmt.Errorf("%w: %w", errAgain, err)
+		}
+		to.write(buf)
+		if err := e.writeAt(buf, pos); err != nil {
+			return fmt.Errorf("%w: %w", errAgain, err)
+		}
+	}
+	if err := e.writeSums(to.close()); err != nil {
+		return fmt.Errorf("%w: %w", errAgain, err)
+	}
+	return nil
+}

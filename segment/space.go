@@ -1,0 +1,139 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/sarsen-build/sarsen/blob"
+)
+
+// Room in the ring is counted in bytes: what the limit leaves beside the segments, and what is left in
+// the active one. The last reserve of it is the cleaner's, who needs room to copy into before he can
+// give any back.
+
+// measure sets headroom. The limit is --max-size, or what the disk can take if that is less: one
+// segment's worth of it stays free for whoever else writes there. The caller holds the turn.
+func (r *Ring) measure() {
+	used := r.used()
+	limit := r.maxSize.Load()
+	r.diskFree = limit
+	if free, err := r.fsys.Free(r.dir); err == nil {
+		r.diskFree = free
+		limit = min(limit, used+free-r.segmentSize)
+	}
+	r.limit.Store(limit)
+	r.headroom = limit - used
+}
+
+// used returns how many bytes count against the ring's limit.
+func (r *Ring) used() int64 {
+	used := r.leaving.Load() + r.leases.bytes.Load()
+	for _, s := range *r.table.Load() {
+		used += s.charge()
+	}
+	return used
+}
+
+// reserve is what nobody but the cleaner may take: a victim's worth, and what is lost at the end of a
+// segment into which the next record did not fit.
+func (r *Ring) reserve() int64 { return r.segmentSize + r.segmentSize/4 }
+
+// goal is how much room the cleaner keeps: his own, and a segment ahead of the writers or what those
+// who wait ask for.
+func (r *Ring) goal() int64 {
+	ahead := r.segmentSize
+	for _, b := range r.waiting {
+		for _, req := range b.requests {
+			if !req.done {
+				ahead = max(ahead, need(r, req))
+			}
+		}
+	}
+	return r.reserve() + ahead
+}
+
+func (r *Ring) activeLeft() int64 {
+	if r.active == nil {
+		return 0
+	}
+	return r.active.left()
+}
+
+func (r *Ring) room() int64 { return r.headroom + r.activeLeft() }
+
+// overdraft is what the cleaner may take. Where the limit was lowered below what is there, or the disk
+// filled up, he has a loan: he must copy before he can give something back.
+func (r *Ring) overdraft() int64 { return min(r.headroom+r.loan, r.diskFree) }
+
+// need returns the bytes of room that a request takes.
+func need(r *Ring, req *request) int64 {
+	if span(req.size) > r.segmentSize/4 {
+		return span(req.size) + ownOverhead
+	}
+	return room(req.size)
+}
+
+// mayTake reports whether there is room for a request beside what is not for it.
+func (r *Ring) mayTake(req *request) bool {
+	n := need(r, req)
+	if req.by == mover {
+		return r.activeLeft() >= n || r.overdraft()+r.activeLeft() >= n+firstSize+trailerSize
+	}
+	if r.room()-n < r.reserve() {
+		return false
+	}
+	return r.activeLeft() >= n || r.headroom >= n
+}
+
+// hopeless returns why no room can come: more than three quarters of the ring is leased, or the cleaner
+// went all the way round without gain.
+func (r *Ring) hopeless() error {
+	if r.fullUntil > r.ledger.Now() {
+		return r.fullWhy
+	}
+	entries, bytes := r.ledger.Leased()
+	bytes += entries * (headerSize + entrySize)
+	if limit := r.limit.Load(); bytes > limit/4*3 {
+		return r.full(fmt.Sprintf("%s of %s hold leased blobs", humanize.IBytes(uint64(bytes)), humanize.IBytes(uint64(max(limit, 0)))))
+	}
+	return nil
+}
+
+// full is the error of a ring that can take no more, with the setting to change.
+func (r *Ring) full(why string) error {
+	r.refused.Add(1)
+	if r.limit.Load() < r.maxSize.Load() {
+		return fmt.Errorf("%w: %s, and the disk is nearly full; free some of it, or shorten --lease (now %s)", blob.ErrFull, why, r.lease)
+	}
+	return fmt.Errorf("%w: %s; raise --max-size (now %s) or shorten --lease (now %s)", blob.ErrFull, why, humanize.IBytes(uint64(r.maxSize.Load())), r.lease)
+}
+
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// SetMaxSize changes the limit, in bytes, at least MinSize. If it is less than what is there, the
+// cleaner sees to it.
+func (r *Ring) SetMaxSize(n int64) error {
+	if err := r.checkSize(n); err != nil {
+		return err
+	}
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
+	r.maxSize.Store(n)
+	r.fullUntil = 0
+	r.measure()
+	r.serveAndWake()
+	return nil
+}
+
+// checkSize refuses a limit in which a ring of these segments can't work.
+func (r *Ring) checkSize(n int64) error {
+	if least := minSegments * r.segmentSize; n < least {
+		return fmt.Errorf("%w: --max-size %s is less than the smallest ring, %s", blob.ErrInvalid, humanize.IBytes(uint64(max(n, 0))), humanize.IBytes(uint64(least)))
+	}
+	return nil
+}
