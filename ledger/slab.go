@@ -3,6 +3,8 @@ package ledger
 import (
 	"sync"
 	"unsafe"
+
+	"github.com/sarsen-build/sarsen/internal/offheap"
 )
 
 // slabSize is the number of entries in a slab, 64 KiB.
@@ -42,7 +44,7 @@ func (s *slabs) take() *slab {
 	defer s.mu.Unlock()
 	const size = int(unsafe.Sizeof(slab{}))
 	if len(s.rest) < size {
-		s.rest = allocate(s.chunkSize())
+		s.rest = offheap.Allocate(s.chunkSize())
 		s.chunks = append(s.chunks, s.rest)
 	}
 	p := (*slab)(unsafe.Pointer(&s.rest[0]))
@@ -52,6 +54,6 @@ func (s *slabs) take() *slab {
 
 func (s *slabs) free() {
 	for _, c := range s.chunks {
-		release(c)
+		offheap.Release(c)
 	}
 }

@@ -22,7 +22,14 @@ type reader struct {
 	size   int64
 	pin    ledger.Pin
 	sums   atomic.Pointer[[]uint64] // nil until the first read
+	last   atomic.Pointer[piece]    // of a read of less than a block, for the next one
 	closed atomic.Bool
+}
+
+// A piece is verified bytes.
+type piece struct {
+	pos  int64
+	data []byte
 }
 
 // open pins the record and takes a reference to its segment's file in one section, so that neither
@@ -82,35 +89,49 @@ func (rd *reader) ReadAt(p []byte, pos int64) (int, error) {
 	return n, err
 }
 
-// readAt fills p with verified bytes from pos, all of which are in the record.
+// readAt fills p with verified bytes from pos, all of which are in the record. A checksum is of a whole
+// block, so whole blocks are read.
 func (rd *reader) readAt(p []byte, pos int64) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	sums, err := rd.loadSums()
-	if err != nil {
-		return 0, err
-	}
-	// A checksum is of a whole block, so whole blocks are read.
 	from := pos / blockSize * blockSize
 	to := min((pos+int64(len(p))+blockSize-1)/blockSize*blockSize, rd.size)
-	b := p
-	if to-from != int64(len(p)) {
-		b = make([]byte, to-from)
+	if to-from == int64(len(p)) {
+		if err := rd.readBlocks(p, from); err != nil {
+			return 0, err
+		}
+		return len(p), nil
 	}
-	if err := rd.seg.fill(b, rd.off+from); err != nil {
+	if b := rd.last.Load(); b != nil && b.pos == from && to-from == int64(len(b.data)) {
+		return copy(p, b.data[pos-from:]), nil
+	}
+	b := &piece{from, make([]byte, to-from)}
+	if err := rd.readBlocks(b.data, from); err != nil {
 		return 0, err
+	}
+	if to-from <= blockSize {
+		rd.last.Store(b)
+	}
+	return copy(p, b.data[pos-from:]), nil
+}
+
+// readBlocks fills b, which is whole blocks from pos on, or up to the end of the record.
+func (rd *reader) readBlocks(b []byte, pos int64) error {
+	sums, err := rd.loadSums()
+	if err != nil {
+		return err
+	}
+	if err := rd.seg.fill(b, rd.off+pos); err != nil {
+		return err
 	}
 	for i := int64(0); i < int64(len(b)); i += blockSize {
 		block := b[i:min(i+blockSize, int64(len(b)))]
-		if rd.seg.sum(block, rd.off+from+i) != sums[(from+i)/blockSize] {
-			return 0, rd.seg.corrupt(rd.off-headerSize, "bytes from %d on", from+i)
+		if rd.seg.sum(block, rd.off+pos+i) != sums[(pos+i)/blockSize] {
+			return rd.seg.corrupt(rd.off-headerSize, "bytes from %d on", pos+i)
 		}
 	}
-	if to-from != int64(len(p)) {
-		copy(p, b[pos-from:])
-	}
-	return len(p), nil
+	return nil
 }
 
 func (rd *reader) loadSums() ([]uint64, error) {
