@@ -21,6 +21,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"google.golang.org/protobuf/proto"
@@ -109,11 +110,17 @@ func (c *Cache) lease(ctx context.Context, f digest.Function, result *repb.Actio
 // their own; everything else that it names must be present, or Put returns an *IncompleteError.
 // A malformed digest is a *FieldError, a result longer than MaxResult blob.ErrTooLarge.
 func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error {
-	result = proto.CloneOf(result)
-	if err := c.storeInlined(ctx, k.Action.Function, result); err != nil {
+	if inlines(result) {
+		result = proto.CloneOf(result) // the caller's stays as it is
+		if err := c.storeInlined(ctx, k.Action.Function, result); err != nil {
+			return err
+		}
+	}
+	value, err := encode(k, result)
+	if err != nil {
 		return err
 	}
-	if n := proto.Size(result); n > MaxResult {
+	if n := len(value) - len(k.identity()); n > MaxResult {
 		return fmt.Errorf("%w: the result has %d bytes without its inlined outputs, at most %d are taken", blob.ErrTooLarge, n, MaxResult)
 	}
 	closure, err := closureOf(ctx, c.store, k.Action.Function, result)
@@ -127,10 +134,6 @@ func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error
 	}
 	if missing.Len() > 0 {
 		return &IncompleteError{Missing: missing.List()}
-	}
-	value, err := encode(k, result)
-	if err != nil {
-		return err
 	}
 	sim.Point("action: closure pinned")
 	if err := c.records.Put(ctx, k.record(), value); err != nil {
@@ -167,6 +170,12 @@ func (c *Cache) pin(ctx context.Context, cl *closure) (missing digest.Set, relea
 		open = append(open, r)
 	}
 	return missing, release, nil
+}
+
+// inlines reports whether result carries bytes that belong into blobs of their own.
+func inlines(result *repb.ActionResult) bool {
+	contents := func(file *repb.OutputFile) bool { return len(file.GetContents()) > 0 }
+	return len(result.GetStdoutRaw()) > 0 || len(result.GetStderrRaw()) > 0 || slices.ContainsFunc(result.GetOutputFiles(), contents)
 }
 
 // storeInlined stores the bytes that match the digests beside them and takes them out of result:

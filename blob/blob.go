@@ -38,7 +38,7 @@ type Store interface {
 	// Missing returns the digests that are absent, in their order, and leases all others.
 	Missing(ctx context.Context, ds digest.Set) (digest.Set, error)
 
-	// Open returns the blob, which stays readable until the Reader is closed, and leases it.
+	// Open returns the blob, which stays readable until the Reader is closed. It leases nothing.
 	// It returns ErrNotFound if the blob is absent.
 	Open(ctx context.Context, d digest.Digest) (Reader, error)
 
@@ -94,7 +94,7 @@ type Record struct {
 // Records holds small values that may be superseded (action results, manifests), in the same medium
 // as blobs. The last Put wins whole.
 type Records interface {
-	// Get returns the value last put, leased, or ErrNotFound.
+	// Get returns the value last put, or ErrNotFound.
 	Get(ctx context.Context, key [32]byte) (Record, error)
 
 	// Put supersedes the value of key. When it returns nil, the value is as durable as the store is,

@@ -2,12 +2,14 @@ package segment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"time"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 	"github.com/sarsen-build/sarsen/ledger"
@@ -86,16 +88,15 @@ func (c *checker) open(f found, pass func(*segment) error) error {
 }
 
 // lines returns the footer's lines, or those of a scan, in which nothing is known to be complete.
-func (c *checker) lines(s *segment) (lines []line, err error) {
-	if err = s.readFooter(func(l line) { lines = append(lines, l) }); err == nil {
-		return lines, nil
+func (c *checker) lines(s *segment) (lines []line) {
+	if err := s.readFooter(func(l line) { lines = append(lines, l) }); err == nil {
+		return lines
 	}
 	return s.scan()
 }
 
 func (c *checker) findVoids(s *segment) error {
-	lines, err := c.lines(s)
-	for _, l := range lines {
+	for _, l := range c.lines(s) {
 		if l.key.Kind != kindVoid {
 			continue
 		}
@@ -103,16 +104,12 @@ func (c *checker) findVoids(s *segment) error {
 			c.voids[p] = true
 		}
 	}
-	return err
+	return nil
 }
 
 func (c *checker) check(s *segment) error {
-	lines, err := c.lines(s)
-	if err != nil {
-		return err
-	}
 	c.survey.Segments++
-	for _, l := range lines {
+	for _, l := range c.lines(s) {
 		if l.state == abandoned || c.voids[placeOf(s.generation, l.off)] {
 			continue
 		}
@@ -130,6 +127,8 @@ func (n *Survey) add(s *segment, l line, promised bool, found func(Damage)) (ok 
 		n.Records++
 		n.Bytes += l.size
 		return true
+	case errors.Is(err, blob.ErrClosed):
+		return true // nobody waits for the answer
 	case !promised:
 		n.Unfinished++
 		return true

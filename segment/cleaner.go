@@ -25,6 +25,9 @@ const youngAge = 120 * time.Second
 // lookAgain is how often the cleaner looks at the disk's free space when nobody wakes it.
 const lookAgain = 10 * time.Second
 
+// readersTime is how long the cleaner waits for readers of what he removed before he evicts more.
+const readersTime = 2 * time.Second
+
 func (r *Ring) wakeCleaner() {
 	select {
 	case r.wake <- struct{}{}:
@@ -75,14 +78,18 @@ func (r *Ring) makeRoom() bool {
 		return false
 	case err != nil:
 		r.log.Warn("clean", slog.String("segment", s.name), slog.Any("error", err))
-		r.giveIn("the oldest segment can't be cleaned: " + err.Error())
+		if rescue {
+			s.rescueAfter = time.Now().Add(lookAgain)
+			return true // there may be others
+		}
+		r.refuseWaiting(r.full("the oldest segment can't be cleaned: " + err.Error()))
 		return false
 	case w.freed-w.copied >= r.segmentSize/16:
 		r.looked = 0
 	default:
 		r.looked++
 	}
-	if r.looked > len(r.order)+1 {
+	if r.looked > 2*len(r.order)+2 { // the first time round only uses are used up
 		r.giveIn("all of it is leased or in use")
 	}
 	r.serve()
@@ -97,18 +104,24 @@ func (r *Ring) next() (s *segment, rescue bool) {
 	}
 	r.loan = max(0, r.reserve()-r.room())
 	for _, s := range r.order {
-		if s.bad.Load() && !s.rescued.Load() {
+		if s.bad.Load() && !s.rescued.Load() && time.Now().After(s.rescueAfter) {
 			s.victim.Store(true)
 			return s, true
 		}
 	}
-	// Bytes that readers of removed segments hold come back by themselves.
-	if r.room()+r.leaving.Load() >= r.goal() {
+	if r.room() >= r.goal() {
+		return nil, false
+	}
+	// Bytes that readers of removed segments hold mostly come back by themselves.
+	if r.room()+r.leaving.Load() >= r.goal() && time.Since(r.removed) < readersTime {
+		time.AfterFunc(readersTime, r.wakeCleaner)
 		return nil, false
 	}
 	if err := r.hopeless(); err != nil {
 		r.refuseWaiting(err)
-		return nil, false
+		if r.headroom >= 0 { // else the limit was lowered, and what is cold goes
+			return nil, false
+		}
 	}
 	if s = r.oldest(); s == nil {
 		r.giveIn("nothing but the active segment may go")
@@ -180,7 +193,10 @@ const (
 
 func (w *sweep) run() error {
 	defer w.release()
-	for _, l := range w.seg.list() {
+	w.ring.turn <- struct{}{} // a big blob's segment may be sealed at any time
+	lines := w.seg.list()
+	<-w.ring.turn
+	for _, l := range lines {
 		if l.state == abandoned {
 			continue
 		}
@@ -242,13 +258,6 @@ func (w *sweep) look(l line) {
 // judge condemns a record, or adds it to what is moved and reports that.
 func (w *sweep) judge(l line) bool {
 	p := placeOf(w.seg.generation, l.off)
-	if w.rescue {
-		if w.ring.ledger.Names(l.key, p) {
-			w.add(l, true)
-			return true
-		}
-		return false
-	}
 	switch w.ring.ledger.Condemn(l.key, p, w.force || w.warm >= w.seg.charge()/8*7) {
 	case ledger.Held:
 		w.add(l, true)
@@ -297,7 +306,7 @@ func (w *sweep) take(k ledger.Key) bool {
 	if w.slots[n] || mutant.NoSlot || mutant.MoveBlind {
 		return false
 	}
-	w.ring.slots[n] <- true
+	w.ring.slots[n].take()
 	if w.slots == nil {
 		w.slots = map[int]bool{}
 	}
@@ -308,21 +317,18 @@ func (w *sweep) take(k ledger.Key) bool {
 func (w *sweep) drop(k ledger.Key) {
 	n := slotOf(k)
 	delete(w.slots, n)
-	<-w.ring.slots[n]
+	w.ring.slots[n].drop()
 }
 
 func (w *sweep) release() {
 	for n := range w.slots {
-		<-w.ring.slots[n]
+		w.ring.slots[n].drop()
 	}
 	clear(w.slots)
 }
 
-// attempts is how often a copy is made anew: the segment it went to may be the next one that can't be
-// written or synced.
-const attempts = 3
-
-// flush copies what is to be moved, and lets the ledger name the copies.
+// flush copies what is to be moved, and lets the ledger name the copies. The segment that a copy went to
+// may be the next one that can't be written or synced, so it is tried again.
 func (w *sweep) flush() error {
 	defer w.release()
 	if w.seg.own && !w.rescue {
@@ -335,15 +341,13 @@ func (w *sweep) flush() error {
 		if n == attempts {
 			return err
 		}
-		if err = w.copy(moves); err != nil && !errors.Is(err, errAgain) {
-			for _, m := range moves {
-				if m.extent != nil {
-					m.extent.abandon()
-				}
-			}
+		copyErr := w.copy(moves)
+		if moves, err = w.settle(moves); len(moves) == 0 {
+			return nil
+		}
+		if err = errors.Join(copyErr, err); copyErr != nil && !errors.Is(copyErr, errAgain) {
 			return err
 		}
-		moves, err = w.settle(moves)
 	}
 	return nil
 }
@@ -359,13 +363,10 @@ func (w *sweep) copy(moves []*move) error {
 	var tags []uint64
 	for _, m := range moves {
 		data, err := w.read(m)
-		if errors.Is(err, blob.ErrCorrupt) {
+		if err != nil {
 			r.quarantine(m.key, placeOf(w.seg.generation, m.off), err)
 			m.state = abandoned
 			continue
-		}
-		if err != nil {
-			return err
 		}
 		if m.held && m.key.Kind != kindVoid {
 			tags = append(tags, m.key.Tag())
@@ -376,9 +377,14 @@ func (w *sweep) copy(moves []*move) error {
 	if len(requests) == 0 {
 		return nil
 	}
-	// The segment that they go to does not say that they are leased: they may not be.
-	if err := r.leases.append(tags); err != nil {
-		return err
+	// What the cleaner moves into a segment is not leased for lying there: it may not be leased at all. Only
+	// where the log can't be written, it is, by a log that could.
+	if err := r.leases.append(tags); err != nil && r.leases.since.Load() == everySegment {
+		return fmt.Errorf("what was to be copied could not be written down as leased: %w", err)
+	} else if err != nil {
+		for _, req := range requests {
+			req.moved = false
+		}
 	}
 	_ = r.append(requests...) // each has its own error
 	var errs []error
@@ -386,7 +392,11 @@ func (w *sweep) copy(moves []*move) error {
 		of[i].extent = req.extent
 		switch {
 		case req.err == nil && req.data == nil:
-			errs = append(errs, w.stream(of[i]))
+			if err := w.stream(of[i]); err != nil {
+				of[i].extent.abandon()
+				of[i].extent = nil
+				errs = append(errs, err)
+			}
 		case req.err != nil && (errors.Is(req.err, errNoRoom) || errors.Is(req.err, blob.ErrClosed)):
 			errs = append(errs, req.err)
 		case req.err != nil:
@@ -404,16 +414,17 @@ func (w *sweep) copy(moves []*move) error {
 // syncAll syncs the segments that copies went to, in every durability mode.
 func syncAll(moves []*move) error {
 	var last *segment
+	var errs []error
 	for _, m := range moves {
 		if m.extent == nil || m.extent.seg == last {
 			continue
 		}
 		last = m.extent.seg
 		if err := last.sync(); err != nil {
-			return fmt.Errorf("%w: %w", errAgain, err)
+			errs = append(errs, fmt.Errorf("%w: %w", errAgain, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // settle lets the ledger name the copies, and returns what has to be copied again, and why.
@@ -443,18 +454,12 @@ func (w *sweep) moved(m *move, e *extent) bool {
 	return w.ring.ledger.Move(m.key, placeOf(w.seg.generation, m.off), e.place(), e.admit)
 }
 
-// read returns the bytes of a record, verified, or nil for one that is better streamed. One read that
-// failed may be a bad moment; three are a bad disk.
-func (w *sweep) read(m *move) (data []byte, err error) {
+// read returns the bytes of a record, verified, or nil for one that is better streamed.
+func (w *sweep) read(m *move) ([]byte, error) {
 	if m.size > appendSize {
 		return nil, nil
 	}
-	for range attempts {
-		if data, err = w.seg.read(m.key, m.off, m.size); err == nil {
-			return data, nil
-		}
-	}
-	return nil, fmt.Errorf("%w: %w", blob.ErrCorrupt, err)
+	return w.seg.readAgain(m.key, m.off, m.size)
 }
 
 // stream copies a large record piece by piece.
@@ -465,11 +470,9 @@ func (w *sweep) stream(m *move) error {
 	buf := make([]byte, appendSize)
 	for pos := int64(0); pos < m.size; pos += int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), m.size-pos)]
-		if _, err := from.readAt(buf, pos); err != nil {
-			if errors.Is(err, blob.ErrCorrupt) {
-				w.ring.quarantine(m.key, placeOf(w.seg.generation, m.off), err)
-				return nil // settle finds that the ledger names it no more
-			}
+		if _, err := from.readAgain(buf, pos); err != nil {
+			w.ring.quarantine(m.key, placeOf(w.seg.generation, m.off), err)
+			m.state = abandoned
 			return fmt.Errorf("%w: %w", errAgain, err)
 		}
 		to.write(buf)

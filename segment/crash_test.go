@@ -156,6 +156,13 @@ func TestKillThenPowerCut(t *testing.T) {
 	}
 }
 
+func failSyncs(op, _ string) error {
+	if op == "sync" {
+		return syscall.EIO
+	}
+	return nil
+}
+
 // TestFailedSyncThenRestart: after a failed sync the kernel shows bytes that the disk does not have. A
 // restart must not take them for good.
 func TestFailedSyncThenRestart(t *testing.T) {
@@ -163,7 +170,7 @@ func TestFailedSyncThenRestart(t *testing.T) {
 	r := openRing(t, fsys, small)
 	data := storetest.Bytes(1, 10000)
 	d := mustPut(t, r, data)
-	fsys.FailSyncs = true
+	fsys.Fault = failSyncs
 	if err := r.Put(t.Context(), [32]byte{1}, []byte("names d")); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("Put while syncs fail = %v, want EIO", err)
 	}

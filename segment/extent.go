@@ -42,6 +42,8 @@ type segment struct {
 	end     int64     // where the next extent begins
 	extents []*extent // all that were handed out, until a footer lists them
 	sealed  bool      // hands out no more extents
+
+	rescueAfter time.Time // a rescue of a bad segment did not come about; not again before
 }
 
 // An extent is a place for one record in a segment. It is handed out once.
@@ -230,6 +232,7 @@ func (s *segment) sync() error {
 	}
 	if err := s.file.Sync(); err != nil {
 		s.bad.Store(true)
+		s.ring.wakeCleaner() // to copy elsewhere what is here
 		return fmt.Errorf("sync segment %s: %w", s.name, err)
 	}
 	s.synced.Store(writes)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 	"github.com/sarsen-build/sarsen/ledger"
@@ -32,6 +33,10 @@ const (
 	leaseHeaderSize = 64
 	chunkHeaderSize = 16
 
+	// maxLogs is how many logs there are at once: one for each quarter in which something may be leased,
+	// one that was carried over, and one that is being removed.
+	maxLogs = ledger.Span + 3
+
 	flagClean = 1 // of a log: the process ended well, and this is all that was leased
 	flagAll   = 1 // of a chunk: everything is leased
 )
@@ -49,6 +54,7 @@ type leaseLog struct {
 	next *chunk // what has not begun to be written, if somebody waits for it
 
 	// The rest belongs to whoever holds the turn.
+	closed  bool
 	file    vfs.File
 	quarter ledger.Quarter // in which file was begun
 	off     int64
@@ -71,7 +77,11 @@ type chunk struct {
 	err  error
 }
 
-func newLeaseLog(r *Ring) *leaseLog { return &leaseLog{ring: r, turn: make(chan struct{}, 1)} }
+func newLeaseLog(r *Ring) *leaseLog {
+	l := &leaseLog{ring: r, turn: make(chan struct{}, 1)}
+	l.since.Store(everySegment) // while there is no log, nothing is recorded by where it lies
+	return l
+}
 
 func leaseName(dir string, generation uint32) string {
 	return filepath.Join(dir, fmt.Sprintf("%010d%s", generation, leaseExt))
@@ -111,6 +121,9 @@ func (l *leaseLog) append(tags []uint64) error {
 
 // write appends one chunk, to the next log if the quarter is over. The caller holds the turn.
 func (l *leaseLog) write(tags []uint64) error {
+	if l.closed {
+		return blob.ErrClosed
+	}
 	if now := l.ring.ledger.Now(); l.file == nil || now > l.quarter {
 		if err := l.begin(now); err != nil {
 			return err
@@ -122,7 +135,7 @@ func (l *leaseLog) write(tags []uint64) error {
 // begin makes the next log and removes those whose time has passed.
 func (l *leaseLog) begin(now ledger.Quarter) error {
 	since := l.ring.activeGeneration.Load()
-	name, file, err := l.create(since, false)
+	name, file, err := l.create(since)
 	if err != nil {
 		return err
 	}
@@ -141,20 +154,24 @@ func (l *leaseLog) begin(now ledger.Quarter) error {
 }
 
 // create makes a log that leases the segments from since on.
-func (l *leaseLog) create(since uint32, clean bool) (string, vfs.File, error) {
-	r := l.ring
-	generation := r.generation.Add(1)
-	name := leaseName(r.dir, generation)
-	file, err := r.fsys.Create(name, 0)
+func (l *leaseLog) create(since uint32) (string, vfs.File, error) {
+	name, h, file, err := l.newFile(since)
 	if err != nil {
 		return "", nil, err
 	}
-	h := leaseHeader{generation: generation, since: since, clean: clean, boot: bootSum(r.fsys)}
 	if _, err := file.WriteAt(h.encode(), 0); err != nil {
-		return "", nil, errors.Join(err, file.Close(), r.fsys.Remove(name))
+		return "", nil, errors.Join(err, file.Close(), l.ring.fsys.Remove(name))
 	}
 	l.bytes.Add(leaseHeaderSize)
 	return name, file, nil
+}
+
+func (l *leaseLog) newFile(since uint32) (string, leaseHeader, vfs.File, error) {
+	r := l.ring
+	h := leaseHeader{generation: r.generation.Add(1), since: since, boot: bootSum(r.fsys)}
+	name := leaseName(r.dir, h.generation)
+	file, err := r.fsys.Create(name, 0)
+	return name, h, file, err
 }
 
 // expire removes the logs whose time has passed. If the removal is undone by a crash, too much is leased.
@@ -178,7 +195,7 @@ func (l *leaseLog) put(tags []uint64, all bool) error {
 	if l.all {
 		return nil
 	}
-	if all = all || l.off+int64(8*len(tags)) > l.ring.segmentSize/4; all {
+	if all = all || l.off+int64(8*len(tags)) > l.ring.leaseRoom()/maxLogs; all {
 		tags = nil
 	}
 	b := encodeChunk(tags, all, l.off)
@@ -191,50 +208,67 @@ func (l *leaseLog) put(tags []uint64, all bool) error {
 	return nil
 }
 
-// carry begins the first log of this process, which says what the last one's said, and removes those.
+// carry begins the first log of this process, which says what the last one's said, and removes those. If
+// it can't, they are kept for as long as what they name may be leased.
 func (l *leaseLog) carry(was *leased, files []found) error {
 	r := l.ring
+	now := r.ledger.Now()
 	for _, f := range files {
 		l.bytes.Add(f.size)
+		l.old = append(l.old, oldLog{leaseName(r.dir, f.generation), f.size, now + ledger.Span + 1})
 	}
 	since := min(was.since, r.activeGeneration.Load())
-	name, file, err := l.create(since, false)
+	name, file, err := l.create(since)
 	if err != nil {
 		return err
 	}
-	l.file, l.quarter, l.off, l.current = file, r.ledger.Now(), leaseHeaderSize, oldLog{name: name}
-	l.since.Store(since)
+	l.file, l.quarter, l.off, l.current = file, now, leaseHeaderSize, oldLog{name: name}
 	if was.all || len(was.tags) > 0 {
 		err = l.put(was.tags, was.all)
 	}
-	for _, f := range files {
-		if err != nil {
-			return err
-		}
-		if err = r.fsys.Remove(leaseName(r.dir, f.generation)); err == nil {
-			l.bytes.Add(-f.size)
+	if err == nil {
+		err = r.fsys.SyncDir(r.dir) // or a power cut may leave the older one as the newest
+	}
+	if err != nil {
+		l.file = nil
+		return errors.Join(err, file.Close(), r.fsys.Remove(name))
+	}
+	l.since.Store(since)
+	for len(l.old) > 0 && err == nil {
+		o := l.old[0]
+		if err = r.fsys.Remove(o.name); err == nil {
+			l.bytes.Add(-o.bytes)
+			l.old = l.old[1:]
 		}
 	}
 	return err
 }
 
-// close writes down exactly what is leased, durably, in a log that makes all others obsolete. Nothing is
-// leased any more when it is called, and nothing appended.
+// close writes down exactly what is leased, durably, in a log that makes all others obsolete.
 func (l *leaseLog) close() error {
 	r := l.ring
 	l.turn <- struct{}{}
 	defer func() { <-l.turn }()
+	l.closed = true
 	var tags []uint64
 	r.ledger.Each(func(k ledger.Key, _ int64, _ ledger.Place, leased bool) {
 		if leased {
 			tags = append(tags, k.Tag())
 		}
 	})
-	_, file, err := l.create(everySegment, true)
+	_, h, file, err := l.newFile(everySegment)
 	if err != nil {
 		return err
 	}
+	// The header says that this is all that was leased, so it comes when that is there.
 	_, err = file.WriteAt(encodeChunk(tags, false, leaseHeaderSize), leaseHeaderSize)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err == nil {
+		h.clean = true
+		_, err = file.WriteAt(h.encode(), 0)
+	}
 	if err = errors.Join(err, file.Sync(), file.Close(), r.fsys.SyncDir(r.dir)); err != nil {
 		return err
 	}
@@ -341,7 +375,7 @@ func (l *leased) index() {
 func (r *Ring) readLeases(l listing) (was *leased, restarted bool) {
 	if n := len(l.leases); n > 0 && l.leases[n-1].generation == r.generation.Load() {
 		was = &leased{since: everySegment}
-		if h, err := r.readLeaseLog(l.leases[n-1], was); err == nil && h.clean {
+		if h, err := r.readLeaseLog(l.leases[n-1], was); err == nil && h.clean && l.leases[n-1].size > leaseHeaderSize {
 			was.index()
 			return was, !r.sameBoot(h)
 		}

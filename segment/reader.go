@@ -76,17 +76,36 @@ func (rd *reader) ReadAt(p []byte, pos int64) (int, error) {
 	if short {
 		p = p[:rd.size-pos]
 	}
-	n, err := rd.readAt(p, pos)
-	if errors.Is(err, blob.ErrCorrupt) {
-		n, err = rd.readAt(p, pos) // perhaps the moment was bad, and not the disk
-	}
-	if errors.Is(err, blob.ErrCorrupt) {
+	n, err := rd.readAgain(p, pos)
+	if err != nil {
 		rd.seg.ring.quarantine(rd.key, placeOf(rd.seg.generation, rd.off-headerSize), err)
 	}
 	if err == nil && short {
 		err = io.EOF
 	}
 	return n, err
+}
+
+// attempts is how often something is tried that may have met a bad moment and not a bad disk.
+const attempts = 3
+
+// readAgain is readAt, tried again. When it fails, the record is not to be had any more.
+func (rd *reader) readAgain(p []byte, pos int64) (n int, err error) {
+	for range attempts {
+		if n, err = rd.readAt(p, pos); err == nil {
+			return n, nil
+		}
+		rd.sums.Store(nil)
+	}
+	return 0, damaged(err)
+}
+
+// damaged makes bytes that can't be read an ErrCorrupt, like those that are wrong.
+func damaged(err error) error {
+	if errors.Is(err, blob.ErrCorrupt) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", blob.ErrCorrupt, err)
 }
 
 // readAt fills p with verified bytes from pos, all of which are in the record. A checksum is of a whole
@@ -172,6 +191,16 @@ func (s *segment) read(k ledger.Key, off, size int64) ([]byte, error) {
 	return data, nil
 }
 
+// readAgain is read, tried again.
+func (s *segment) readAgain(k ledger.Key, off, size int64) (data []byte, err error) {
+	for range attempts {
+		if data, err = s.read(k, off, size); err == nil {
+			return data, nil
+		}
+	}
+	return nil, damaged(err)
+}
+
 // fill reads len(b) bytes at off. The end of a segment must not pass for the end of a blob.
 func (s *segment) fill(b []byte, off int64) error {
 	_, err := s.file.ReadAt(b, off)
@@ -218,11 +247,8 @@ func (r *Ring) get(d digest.Digest) ([]byte, error) {
 // all returns all bytes with one read. The caller has bounded the size.
 func (rd *reader) all() ([]byte, error) {
 	off := rd.off - headerSize
-	b, err := rd.seg.read(rd.key, off, rd.size)
-	if errors.Is(err, blob.ErrCorrupt) {
-		b, err = rd.seg.read(rd.key, off, rd.size)
-	}
-	if errors.Is(err, blob.ErrCorrupt) {
+	b, err := rd.seg.readAgain(rd.key, off, rd.size)
+	if err != nil {
 		rd.seg.ring.quarantine(rd.key, placeOf(rd.seg.generation, off), err)
 	}
 	return b, err

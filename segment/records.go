@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
@@ -92,12 +93,25 @@ func (r *Ring) Drop(ctx context.Context, key [32]byte, incarnation uint64) error
 // hold takes the slot of a record's key and returns what gives it back. Whoever holds it is the only
 // one to change that record, from extent to publication, so place in the ring is order.
 func (r *Ring) hold(k ledger.Key) (release func()) {
-	slot := r.slots[slotOf(k)]
 	if mutant.NoSlot {
 		return func() {}
 	}
-	slot <- true
-	return func() { <-slot }
+	slot := &r.slots[slotOf(k)]
+	slot.take()
+	return slot.drop
 }
+
+// A slot is a channel that is made when it is needed first, since most never are.
+type slot struct{ c atomic.Pointer[chan struct{}] }
+
+func (s *slot) take() {
+	if s.c.Load() == nil {
+		c := make(chan struct{}, 1)
+		s.c.CompareAndSwap(nil, &c)
+	}
+	*s.c.Load() <- struct{}{}
+}
+
+func (s *slot) drop() { <-*s.c.Load() }
 
 func slotOf(k ledger.Key) int { return int(k.Hash[0])<<8&(slotCount-1) | int(k.Hash[1]) }

@@ -92,9 +92,6 @@ func newRing(fsys vfs.FS, dir string, o Options) (*Ring, error) {
 	r.maxSize.Store(o.MaxSize)
 	r.leases = newLeaseLog(r)
 	r.table.Store(&map[uint32]*segment{})
-	for i := range r.slots {
-		r.slots[i] = make(chan bool, 1)
-	}
 	return r, r.checkSize(o.MaxSize)
 }
 
@@ -251,24 +248,36 @@ func (l *loader) run(ctx context.Context, segments []found) error {
 		}
 	}
 	r.table.Store(&table)
-	if l.err != nil {
-		return l.err
+	if l.err == nil {
+		l.obey()
 	}
-	return l.obey()
+	return l.err
 }
 
-// obey takes damaged incarnations out of the ledger.
-func (l *loader) obey() error {
+// obey takes damaged incarnations out of the ledger, which then names another one of the blob if there
+// is one. An older one of a record was superseded.
+func (l *loader) obey() {
+	voided, dropped := map[ledger.Place]bool{}, map[ledger.Key]bool{}
 	for _, v := range l.voids {
 		k, p, err := v.seg.readVoid(v.line)
-		if err != nil && !errors.Is(err, blob.ErrCorrupt) {
-			return err
+		if err != nil {
+			l.ring.log.Warn("which record is damaged can't be read; it will be found again", slog.Any("error", err))
+			continue
 		}
-		if err == nil {
-			l.ring.ledger.Drop(k, p)
+		if voided[p] = true; l.ring.ledger.Drop(k, p) && k.Kind != ledger.Record {
+			dropped[k] = true
 		}
 	}
-	return nil
+	if len(dropped) == 0 {
+		return
+	}
+	for _, s := range l.ring.order {
+		for _, n := range s.list() {
+			if p := placeOf(s.generation, n.off); n.state == complete && dropped[n.key] && !voided[p] {
+				l.ring.ledger.Restore(n.key, n.size, p, l.was.has(n.key, s.generation, n.moved))
+			}
+		}
+	}
 }
 
 // load reads one segment. It returns nil if there is nothing in it.
@@ -334,25 +343,21 @@ func (s *segment) recoverLines(generation uint32, restarted bool, do func(line))
 		return err
 	}
 	var unsure []line
+	trusted := !s.unsynced || !restarted
 	err := s.readFooter(func(l line) {
-		if l.state == complete && s.unsynced && restarted {
+		if l.state == complete && !trusted {
 			l.state = open
 		}
-		if l.state == open {
+		if l.state == open || !trusted {
 			unsure = append(unsure, l)
 		} else {
 			do(l)
 		}
 	})
-	if err == nil {
-		s.sealed = true
-		if s.unsynced {
-			s.writes.Add(1) // not synced yet, for all we know
-		}
-	} else if !errors.Is(err, errFormat) {
-		return err
-	} else if unsure, err = s.scan(); err != nil {
-		return err
+	if err != nil {
+		unsure = s.scan()
+	} else if s.sealed = trusted; s.unsynced {
+		s.writes.Add(1) // not synced yet, for all we know
 	}
 	if err := s.verifyOpen(unsure); err != nil {
 		return err
@@ -410,6 +415,7 @@ func (s *segment) readFooter(do func(line)) error {
 	if s.sum(b, off) != sum {
 		return fmt.Errorf("footer of %s: %w", s.name, errFormat)
 	}
+	s.end = off
 	for i := 0; i < len(b); i += entrySize {
 		if l := decodeLine(b[i:]); !holds(l.off, l.size, off) {
 			return fmt.Errorf("footer of %s: record of %d bytes at %d: %w", s.name, l.size, l.off, errFormat)
@@ -423,12 +429,14 @@ func (s *segment) readFooter(do func(line)) error {
 
 // scan follows the headers from the first on, as far as they are whole, and sets where the footer can
 // go. It never searches for a header: bytes that a client sent may look like one.
-func (s *segment) scan() ([]line, error) {
+func (s *segment) scan() []line {
 	var lines []line
 	b := make([]byte, headerSize)
 	for s.end = firstSize; s.end+headerSize <= s.size.Load(); {
-		if err := s.readAt(b, s.end); err != nil {
-			return nil, err
+		err := s.readAt(b, s.end)
+		if err != nil && !errors.Is(err, errFormat) {
+			s.ring.log.Error("what follows can't be read, and is lost", slog.String("segment", s.name), slog.Int64("offset", s.end), slog.Any("error", err))
+			break
 		}
 		h, err := s.decodeHeader(b, s.end)
 		if err != nil || !holds(s.end, h.size, s.size.Load()) {
@@ -437,7 +445,7 @@ func (s *segment) scan() ([]line, error) {
 		lines = append(lines, line{key: h.key, size: h.size, off: s.end, moved: h.moved})
 		s.end += span(h.size)
 	}
-	return lines, nil
+	return lines
 }
 
 // verify reads a record and says whether it is complete: its blocks have their checksums, and a blob its
@@ -445,7 +453,8 @@ func (s *segment) scan() ([]line, error) {
 func (s *segment) verify(l line) (state, error) {
 	b := make([]byte, headerSize)
 	if err := s.readAt(b, l.off); err != nil {
-		return abandoned, err
+		s.ring.log.Debug("verify", slog.Any("error", err))
+		return abandoned, nil
 	}
 	h, err := s.decodeHeader(b, l.off)
 	if err != nil || h.key != l.key || h.size != l.size {
@@ -467,10 +476,12 @@ func (s *segment) verify(l line) (state, error) {
 	buf := make([]byte, min(l.size, appendSize))
 	for pos := int64(0); pos < l.size; pos += int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), l.size-pos)]
-		if _, err := rd.readAt(buf, pos); errors.Is(err, blob.ErrCorrupt) {
+		if s.ring.closed.Load() {
+			return abandoned, blob.ErrClosed
+		}
+		if _, err := rd.readAgain(buf, pos); err != nil {
+			s.ring.log.Debug("verify", slog.Any("error", err))
 			return abandoned, nil
-		} else if err != nil {
-			return abandoned, err
 		}
 		if hash != nil {
 			_, _ = hash.Write(buf) // hashes never fail
@@ -487,11 +498,15 @@ func verdict(ok bool) state {
 }
 
 // readAt fills b. The end of the file comes as errFormat: a crash can leave a file short.
-func (s *segment) readAt(b []byte, off int64) error {
-	if _, err := s.file.ReadAt(b, off); err == io.EOF {
-		return fmt.Errorf("%s ends before byte %d: %w", s.name, off+int64(len(b)), errFormat)
-	} else if err != nil {
-		return fmt.Errorf("read segment %s: %w", s.name, err)
+func (s *segment) readAt(b []byte, off int64) (err error) {
+	for range attempts {
+		_, err = s.file.ReadAt(b, off)
+		if err == io.EOF {
+			return fmt.Errorf("%s ends before byte %d: %w", s.name, off+int64(len(b)), errFormat)
+		}
+		if err == nil {
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("read segment %s: %w", s.name, err)
 }

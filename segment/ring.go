@@ -110,6 +110,10 @@ func (r *Ring) serve() {
 				continue
 			}
 			if a.add(req); errors.Is(req.err, errNoRoom) && req.by != putter && req.by != mover {
+				if req.err = r.neverFits(req); req.err != nil {
+					req.done = true
+					continue
+				}
 				waits = true
 			} else {
 				req.done = true
@@ -241,9 +245,7 @@ func (r *Ring) rotate(need int64, moving bool) error {
 		}
 	}
 	r.active = nil
-	if err := r.removeUnnamed(); err != nil {
-		return err
-	}
+	r.removeUnnamed()
 	r.measure()
 	free := r.headroom
 	if moving {
@@ -263,15 +265,14 @@ func (r *Ring) rotate(need int64, moving bool) error {
 
 // removeUnnamed removes the sealed segments in which nothing was ever published, whatever their
 // place: all uploads into them failed. No result lies in them, so order does not matter.
-func (r *Ring) removeUnnamed() error {
+func (r *Ring) removeUnnamed() {
 	for _, s := range slices.Clone(r.order) {
 		if s.sealed && !s.named.Load() && s.refs.Load() == 1 { // the ring's: nobody can publish any more
 			if err := r.remove(s); err != nil {
-				return err
+				r.log.Warn("remove", slog.String("segment", s.name), slog.Any("error", err))
 			}
 		}
 	}
-	return nil
 }
 
 // settled reports whether no extent of s waits for bytes.
@@ -342,6 +343,7 @@ func (r *Ring) remove(s *segment) error {
 	r.leaving.Add(s.owed.Load())
 	r.order = slices.DeleteFunc(r.order, func(o *segment) bool { return o == s })
 	r.setTable(func(t map[uint32]*segment) { delete(t, s.generation) })
+	r.removed = time.Now()
 	s.unref()
 	err := r.fsys.SyncDir(r.dir)
 	r.measure()

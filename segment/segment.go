@@ -106,9 +106,9 @@ type Ring struct {
 	maxSize atomic.Int64
 	limit   atomic.Int64 // maxSize, or less where the disk is nearly full
 
-	turn  chan struct{}        // held by whoever acts as the ring's owner
-	broom chan struct{}        // held by whoever cleans
-	slots [slotCount]chan bool // held by whoever changes a record of that slot
+	turn  chan struct{}   // held by whoever acts as the ring's owner
+	broom chan struct{}   // held by whoever cleans
+	slots [slotCount]slot // held by whoever changes a record of that slot
 	table atomic.Pointer[map[uint32]*segment]
 	// leaving is what removed segments are charged with that somebody still reads or writes.
 	leaving          atomic.Int64
@@ -134,6 +134,7 @@ type Ring struct {
 	headroom  int64      // bytes that segments may still be made of
 	loan      int64      // bytes that the cleaner may take beyond that
 	diskFree  int64
+	removed   time.Time      // when the last segment was
 	looked    int            // segments that were cleaned one after another without gain
 	fullUntil ledger.Quarter // no room is to be expected before this one
 	fullWhy   error
@@ -183,7 +184,7 @@ func (r *Ring) Stats() Stats {
 // MaxBlobSize returns the size of the largest blob that the ring can ever hold, in bytes: it needs a
 // segment of its own beside the active one and what is the cleaner's, and its checksums.
 func (r *Ring) MaxBlobSize() int64 {
-	n := r.maxSize.Load() - 2*r.segmentSize - r.reserve() - ownOverhead - headerSize
+	n := r.maxSize.Load() - r.segmentSize - r.reserve() - r.leaseRoom() - ownOverhead - headerSize
 	return n - n/(blockSize/8)
 }
 
@@ -321,7 +322,9 @@ func (r *Ring) Close() error {
 	r.refuseWaiting(blob.ErrClosed)
 	var errs []error
 	for _, s := range r.order {
-		if !s.sealed {
+		if s.bad.Load() && !s.rescued.Load() {
+			errs = append(errs, fmt.Errorf("segment %s: %w", s.name, errBadSegment))
+		} else if !s.sealed {
 			errs = append(errs, s.seal())
 		} else if s.dirty() && !s.unsynced && !s.bad.Load() {
 			errs = append(errs, s.sync())

@@ -17,7 +17,7 @@ import (
 // measure sets headroom. The limit is --max-size, or what the disk can take if that is less: one
 // segment's worth of it stays free for whoever else writes there. The caller holds the turn.
 func (r *Ring) measure() {
-	used := r.used()
+	used := r.used() + max(0, r.leaseRoom()-r.leases.bytes.Load())
 	limit := r.maxSize.Load()
 	r.diskFree = limit
 	if free, err := r.fsys.Free(r.dir); err == nil {
@@ -40,6 +40,9 @@ func (r *Ring) used() int64 {
 // reserve is what nobody but the cleaner may take: a victim's worth, and what is lost at the end of a
 // segment into which the next record did not fit.
 func (r *Ring) reserve() int64 { return r.segmentSize + r.segmentSize/4 }
+
+// leaseRoom is what lease logs may take, which is nobody else's.
+func (r *Ring) leaseRoom() int64 { return r.segmentSize / 4 }
 
 // goal is how much room the cleaner keeps: his own, and a segment ahead of the writers or what those
 // who wait ask for.
@@ -98,6 +101,15 @@ func (r *Ring) hopeless() error {
 	bytes += entries * (headerSize + entrySize)
 	if limit := r.limit.Load(); bytes > limit/4*3 {
 		return r.full(fmt.Sprintf("%s of %s hold leased blobs", humanize.IBytes(uint64(bytes)), humanize.IBytes(uint64(max(limit, 0)))))
+	}
+	return nil
+}
+
+// neverFits returns why a request is refused though the cleaner may make room: what is leased must stay.
+func (r *Ring) neverFits(req *request) error {
+	_, leased := r.ledger.Leased()
+	if n := need(r, req); n+leased+r.reserve() > r.limit.Load() {
+		return r.full(fmt.Sprintf("%s do not fit beside %s of leased blobs", humanize.IBytes(uint64(n)), humanize.IBytes(uint64(leased))))
 	}
 	return nil
 }

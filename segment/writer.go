@@ -2,6 +2,7 @@ package segment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash"
 
@@ -96,8 +97,11 @@ func (w *writer) commit() error {
 		return blob.Mismatch(w.want, got)
 	}
 	if w.winner != nil {
-		// Pinned since Create, so it is there.
-		_, due := w.ring.ledger.Lease(keyOf(w.want), w.want.Size)
+		// Pinned since Create, so it can't have been evicted, but it may have turned out to be damaged.
+		ok, due := w.ring.ledger.Lease(keyOf(w.want), w.want.Size)
+		if !ok {
+			return fmt.Errorf("%w: the blob that was there is damaged", blob.ErrAborted)
+		}
 		if err := w.ring.writeDownOne(keyOf(w.want), due); err != nil {
 			return err
 		}
@@ -245,14 +249,8 @@ func (r *Ring) putAll(ds []digest.Digest, data [][]byte) []error {
 		requests = append(requests, &request{key: keyOf(d), size: d.Size, data: data[i]})
 		of = append(of, i)
 	}
-	if len(requests) > 0 {
-		_ = r.append(requests...) // each request has its own error
-		r.syncFor(requests)
-	}
-	for j, req := range requests {
-		if errs[of[j]] = req.err; req.err == nil {
-			errs[of[j]] = r.publish(req.extent)
-		}
+	for j, err := range r.putRequests(requests) {
+		errs[of[j]] = err
 	}
 	for i, j := range twin {
 		if i != j {
@@ -270,6 +268,36 @@ func (r *Ring) mayPut(d digest.Digest, data []byte) error {
 		return blob.Mismatch(d, got)
 	}
 	return nil
+}
+
+// putRequests appends and publishes. A small blob that waited while the ring turned round under it is
+// appended again: its bytes are here.
+func (r *Ring) putRequests(requests []*request) []error {
+	errs := make([]error, len(requests))
+	todo := make([]int, len(requests))
+	for i := range todo {
+		todo[i] = i
+	}
+	for n := 0; len(todo) > 0 && n < attempts; n++ {
+		now := make([]*request, len(todo))
+		for i, j := range todo {
+			requests[j].extent, requests[j].done = nil, false
+			now[i] = requests[j]
+		}
+		_ = r.append(now...) // each request has its own error
+		r.syncFor(now)
+		again := todo[:0]
+		for i, j := range todo {
+			if errs[j] = now[i].err; errs[j] == nil {
+				errs[j] = r.publish(now[i].extent)
+			}
+			if errors.Is(errs[j], errVictim) {
+				again = append(again, j)
+			}
+		}
+		todo = again
+	}
+	return errs
 }
 
 // syncFor syncs what was appended, if blobs are to be durable before they are acknowledged.

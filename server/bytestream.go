@@ -20,6 +20,9 @@ import (
 // the same blob meanwhile.
 const recheckEvery = 8 << 20
 
+// byteStreamPrefix is how the full names of ByteStream's calls begin.
+const byteStreamPrefix = "/google.bytestream.ByteStream/"
+
 type byteStream struct {
 	*Server
 	bytestream.UnimplementedByteStreamServer
@@ -47,29 +50,43 @@ func (b *byteStream) Read(req *bytestream.ReadRequest, stream bytestream.ByteStr
 	if err != nil {
 		return err
 	}
-	defer r.Close()
 	left := r.Size() - offset
-	if left < 0 {
-		return status.Errorf(codes.OutOfRange, "read_offset: %d is beyond the end of the blob of %d bytes", offset, r.Size())
-	}
-	if limit != 0 {
+	if left >= 0 && limit != 0 {
 		left = min(left, limit)
 	}
-	if name.compressed {
-		return b.sendCompressed(stream, r, name.digest, offset)
+	send := func(stream grpc.ServerStream) error {
+		defer r.Close()
+		switch {
+		case left < 0:
+			return status.Errorf(codes.OutOfRange, "read_offset: %d is beyond the end of the blob of %d bytes", offset, r.Size())
+		case name.compressed:
+			return b.sendCompressed(stream, r, name.digest, offset)
+		}
+		return b.send(stream, r, name.digest, offset, left)
 	}
-	for left > 0 {
-		data := buffers.Get(int(min(left, chunkSize)))
-		if err := readAt(r, name.digest, *data, offset); err != nil {
+	if left <= oneMessage {
+		return send(stream)
+	}
+	return b.watch(stream, func(w *watchedStream) error { return send(w) })
+}
+
+// oneMessage is how much of a blob fits into one ReadResponse, compressed or not.
+const oneMessage = chunkSize / 2
+
+// send sends n bytes of the blob from offset on.
+func (b *byteStream) send(stream grpc.ServerStream, r blob.Reader, d digest.Digest, offset, n int64) error {
+	for end := offset + n; offset < end; {
+		data := buffers.Get(int(min(end-offset, chunkSize)))
+		if err := readAt(r, d, *data, offset); err != nil {
 			buffers.Put(data)
 			return err
 		}
-		n := int64(len(*data))
+		sent := len(*data)
 		if err := stream.SendMsg(&readResponse{mem.NewBuffer(data, buffers)}); err != nil {
 			return err
 		}
-		b.metrics.sent.add(int(n), false)
-		offset, left = offset+n, left-n
+		b.metrics.sent.add(sent, false)
+		offset += int64(sent)
 	}
 	return nil
 }
@@ -172,15 +189,30 @@ func (w *chunkWriter) free() {
 // Write takes a blob. It answers at once when the blob is present, whoever wrote it.
 func (b *byteStream) Write(stream bytestream.ByteStream_WriteServer) error {
 	in := &incoming{stream: stream, received: &b.metrics.received}
-	defer in.msg.free()
+	write := func() error {
+		defer in.msg.free()
+		return b.write(in)
+	}
 	if err := in.first(); err != nil {
+		in.msg.free()
 		return err
 	}
+	if in.msg.finishWrite {
+		return write() // the client has said all
+	}
+	return b.watch(stream, func(w *watchedStream) error {
+		in.stream = w
+		return write()
+	})
+}
+
+// write answers a Write of which the first message is here.
+func (b *byteStream) write(in *incoming) error {
 	if err := b.checkSize("resource_name", in.name.digest); err != nil {
 		return err
 	}
 	for {
-		present, err := b.has(stream.Context(), in.name.digest)
+		present, err := b.has(in.stream.Context(), in.name.digest)
 		if err != nil {
 			return err
 		}
@@ -203,7 +235,7 @@ func (b *byteStream) Write(stream bytestream.ByteStream_WriteServer) error {
 		if err != nil {
 			return aboutName(err)
 		}
-		return stream.SendAndClose(&bytestream.WriteResponse{CommittedSize: committed})
+		return in.stream.SendMsg(&bytestream.WriteResponse{CommittedSize: committed})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	_ "google.golang.org/grpc/encoding/proto" // registers the codec that newCodec hands on to
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sarsen-build/sarsen/internal/wire"
 )
@@ -33,15 +34,34 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	if m, ok := v.(marshaler); ok {
 		return m.marshal(), nil
 	}
-	return c.proto.Marshal(v)
+	m, ok := v.(proto.Message)
+	size := 0
+	if ok {
+		size = proto.Size(m)
+	}
+	if mem.IsBelowBufferPoolingThreshold(size) {
+		return c.proto.Marshal(v)
+	}
+	// The generated code takes its memory from gRPC's own pool.
+	data := buffers.Get(size)
+	b, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend((*data)[:0], m)
+	if err != nil {
+		buffers.Put(data)
+		return nil, err
+	}
+	*data = b
+	return mem.BufferSlice{mem.NewBuffer(data, buffers)}, nil
 }
 
 // Unmarshal implements encoding.CodecV2.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	// In one piece, the generated code has no need for gRPC's own pool.
+	whole := data.MaterializeToBuffer(buffers)
 	if m, ok := v.(unmarshaler); ok {
-		return m.unmarshal(data.MaterializeToBuffer(buffers))
+		return m.unmarshal(whole)
 	}
-	return c.proto.Unmarshal(data, v)
+	defer whole.Free()
+	return c.proto.Unmarshal(mem.BufferSlice{whole}, v)
 }
 
 // The field numbers of bytestream.proto.

@@ -28,7 +28,9 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +38,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/genproto/googleapis/bytestream"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -129,6 +132,8 @@ func New(o Options) *Server {
 		grpc.StaticConnWindowSize(connectionWindow),
 		grpc.ReadBufferSize(64<<10),
 		grpc.WriteBufferSize(64<<10),
+		experimental.BufferPool(buffers),
+		grpc.NumStreamWorkers(uint32(4*runtime.GOMAXPROCS(0))),
 		// Clients that ping more often than every 5 minutes get a GOAWAY by default; many do.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		// A dead client is noticed within 80 s; gRPC's default is 2 hours.
@@ -204,7 +209,13 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 		defer context.AfterFunc(s.stopping, func() { time.AfterFunc(watchGrace, cancel) })()
 		stream = &streamUntil{stream, ctx}
 	}
-	err := statusError(s.watch(srv, stream, handler))
+	var err error
+	if strings.HasPrefix(info.FullMethod, byteStreamPrefix) {
+		err = handler(srv, stream) // which has watched what it waits for
+	} else {
+		err = s.watch(stream, func(w *watchedStream) error { return handler(srv, w) })
+	}
+	err = statusError(err)
 	s.observe(stream.Context(), info.FullMethod, start, err)
 	return err
 }

@@ -15,14 +15,17 @@ const stall = 5 * time.Minute
 
 var errStalled = status.Errorf(codes.Unavailable, "the client has neither sent nor taken anything for %v; try again", stall)
 
-// watch runs handler, and returns when it ends or its client stalls. To return is the only way to end
-// a stream: what the handler waits for then fails, so it ends too, though a little later. Stop waits
-// for that.
-func (s *Server) watch(srv any, stream grpc.ServerStream, handler grpc.StreamHandler) error {
+// watch runs handle with stream, and returns when it ends or its client stalls. To return is the only
+// way to end a stream: what handle waits for then fails, so it ends too, though a little later. Stop
+// waits for that.
+//
+// It takes a goroutine, so calls that wait for nothing do without: gRPC takes the first message to a
+// client at once, however slow that is.
+func (s *Server) watch(stream grpc.ServerStream, handle func(*watchedStream) error) error {
 	w := &watchedStream{ServerStream: stream, limit: s.stall, timer: time.NewTimer(s.stall)}
 	defer w.timer.Stop()
 	done := make(chan error, 1)
-	s.handlers.Go(func() { done <- handler(srv, w) })
+	s.handlers.Go(func() { done <- handle(w) })
 	select {
 	case err := <-done:
 		return err

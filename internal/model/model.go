@@ -2,7 +2,14 @@
 //
 // It says what a Store, a Batcher and a Records must answer, without disk, ring or eviction, so that
 // tests can compare any other store with it and front ends can be tested on a real one. Blobs stay
-// until Evict is called.
+// until Evict is called. Of a store that forgets by itself, Presence says what it may have forgotten.
+//
+// Committed blobs, blobs that Missing does not list, and records that were put are leased; reading
+// leases nothing.
+//
+// # Concurrency
+//
+// All methods may be called from many goroutines at once.
 package model
 
 import (
@@ -22,14 +29,22 @@ type Store struct {
 
 	mu      sync.Mutex
 	blobs   map[digest.Key]*entry
-	records map[[32]byte]blob.Record
+	records map[[32]byte]*record
 	last    uint64 // the newest record's incarnation
 }
 
 type entry struct {
-	data  []byte
+	data    []byte
+	until   time.Time // end of the lease
+	pins    int
+	durable bool // a record was put since the blob was committed
+	gone    bool // absent, but its bytes were once written whole, so a restart may find them
+}
+
+type record struct {
+	blob.Record
 	until time.Time // end of the lease
-	pins  int
+	gone  bool      // absent, but a restart may find it
 }
 
 var (
@@ -39,18 +54,19 @@ var (
 
 // New returns an empty store whose yes holds for lease.
 func New(lease time.Duration) *Store {
-	return &Store{lease: lease, blobs: map[digest.Key]*entry{}, records: map[[32]byte]blob.Record{}}
+	return &Store{lease: lease, blobs: map[digest.Key]*entry{}, records: map[[32]byte]*record{}}
 }
 
-// find returns the entry of d, leased, or nil.
+// find returns the entry of d, or nil.
 func (s *Store) find(d digest.Digest) *entry {
 	e := s.blobs[d.Key()]
-	if e == nil || !d.Fits(int64(len(e.data))) {
+	if e == nil || e.gone || !d.Fits(int64(len(e.data))) {
 		return nil
 	}
-	e.until = time.Now().Add(s.lease)
 	return e
 }
+
+func (s *Store) leaseEnd() time.Time { return time.Now().Add(s.lease) }
 
 // Missing implements blob.Store.
 func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) {
@@ -58,7 +74,12 @@ func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) 
 	defer s.mu.Unlock()
 	var missing digest.Set
 	for _, d := range ds.List() {
-		if !d.IsEmpty() && s.find(d) == nil {
+		if d.IsEmpty() {
+			continue
+		}
+		if e := s.find(d); e != nil {
+			e.until = s.leaseEnd()
+		} else {
 			missing.Add(d)
 		}
 	}
@@ -104,7 +125,7 @@ func (s *Store) Create(ctx context.Context, d digest.Digest) (blob.Writer, error
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.blobs[d.Key()]; e != nil && !d.Fits(int64(len(e.data))) {
+	if e := s.blobs[d.Key()]; e != nil && !e.gone && !d.Fits(int64(len(e.data))) {
 		return nil, &blob.Error{Op: "create", Digest: d, Err: blob.ErrMismatch}
 	}
 	return &writer{store: s, want: d}, nil
@@ -125,7 +146,19 @@ func (w *writer) Write(p []byte) (int, error) {
 		return 0, &blob.Error{Op: "write", Digest: w.want, Err: blob.ErrMismatch}
 	}
 	w.data = append(w.data, p...)
+	if int64(len(w.data)) == w.want.Size && w.want.Function.Of(w.data) == w.want {
+		w.store.whole(w.want.Key(), w.data)
+	}
 	return len(p), nil
+}
+
+// whole notes that the bytes of k were written, if only to be given up.
+func (s *Store) whole(k digest.Key, data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.blobs[k] == nil {
+		s.blobs[k] = &entry{data: data, gone: true}
+	}
 }
 
 func (w *writer) Commit() error {
@@ -142,9 +175,14 @@ func (w *writer) Commit() error {
 	s := w.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.find(w.want) == nil {
-		s.blobs[w.want.Key()] = &entry{data: w.data, until: time.Now().Add(s.lease)}
+	e := s.find(w.want)
+	if e == nil {
+		e = &entry{data: w.data}
+		s.blobs[w.want.Key()] = e
 	}
+	// A store that forgets may have written a blob that is not held anew.
+	e.durable = e.durable && e.presence() == Must
+	e.until = s.leaseEnd()
 	return nil
 }
 
@@ -175,11 +213,11 @@ func (s *Store) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) [
 func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r, ok := s.records[key]
-	if !ok {
+	r := s.records[key]
+	if r == nil || r.gone {
 		return blob.Record{}, blob.ErrNotFound
 	}
-	return r, nil
+	return r.Record, nil
 }
 
 // Put implements blob.Records.
@@ -187,7 +225,10 @@ func (s *Store) Put(ctx context.Context, key [32]byte, value []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last++
-	s.records[key] = blob.Record{Value: slices.Clone(value), Incarnation: s.last}
+	s.records[key] = &record{Record: blob.Record{Value: slices.Clone(value), Incarnation: s.last}, until: s.leaseEnd()}
+	for _, e := range s.blobs {
+		e.durable = !e.gone
+	}
 	return nil
 }
 
@@ -195,20 +236,18 @@ func (s *Store) Put(ctx context.Context, key [32]byte, value []byte) error {
 func (s *Store) Drop(ctx context.Context, key [32]byte, incarnation uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.records[key].Incarnation == incarnation {
-		delete(s.records, key)
+	if r := s.records[key]; r != nil && r.Incarnation == incarnation {
+		r.gone = true
 	}
 	return nil
 }
 
-// Evict removes every blob that is neither pinned nor leased.
+// Evict removes every blob that is neither pinned nor leased. Records stay.
 func (s *Store) Evict() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for k, e := range s.blobs {
-		if e.pins == 0 && time.Now().After(e.until) {
-			delete(s.blobs, k)
-		}
+	for _, e := range s.blobs {
+		e.gone = e.presence() != Must
 	}
 }
 

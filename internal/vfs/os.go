@@ -40,7 +40,8 @@ func (OS) Lock(dir string) (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	if err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%s: %w", dir, ErrLocked)
@@ -111,13 +112,28 @@ func (OS) SyncDir(dir string) error {
 // Free implements FS.
 func (OS) Free(dir string) (int64, error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
+	if err := retry(func() error { return unix.Statfs(dir, &st) }); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
-// Boot implements FS.
-func (OS) Boot() string { return boot() }
-
 type osFile struct{ *os.File }
+
+// Close implements File. Interrupted or not, the file is closed, and what must be durable was synced.
+func (f osFile) Close() error {
+	if err := f.File.Close(); !errors.Is(err, unix.EINTR) {
+		return err
+	}
+	return nil
+}
+
+// retry makes a system call again until no signal interrupts it. Package os does so for its own calls,
+// and for those that do half of their work.
+func retry(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}

@@ -3,14 +3,26 @@ package vfs
 import (
 	"errors"
 	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
+// Boot implements FS. The kernel draws the number anew each time that it starts.
+func (OS) Boot() string { return bootID() }
+
+var bootID = sync.OnceValue(func() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+})
+
 func allocate(f *os.File, size int64) error {
 	if size == 0 {
-		return nil
+		return nil // which fallocate takes for a mistake
 	}
 	err := retry(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
 	if errors.Is(err, unix.EOPNOTSUPP) {
@@ -34,26 +46,9 @@ func (f osFile) Punch(off, n int64) error {
 	return pathError("punch", f, retry(func() error { return unix.Fallocate(int(f.Fd()), mode, off, n) }))
 }
 
-func retry(call func() error) error {
-	for {
-		if err := call(); err != unix.EINTR {
-			return err
-		}
-	}
-}
-
 func pathError(op string, f osFile, err error) error {
 	if err == nil {
 		return nil
 	}
 	return &os.PathError{Op: op, Path: f.Name(), Err: err}
 }
-
-// boot returns what the kernel made up when it started.
-var boot = sync.OnceValue(func() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return string(id)
-})

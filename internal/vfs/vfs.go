@@ -3,8 +3,12 @@
 // All file access of floors 1 to 3 goes through an FS, so that tests can put another one under the
 // store: Mem keeps files in memory. OS is the real one.
 //
+// Mem also knows what a crash may leave of them (Image, Clone) and fails where it is told to (Fault,
+// FailOnce).
+//
 // Names are paths. Errors are the operating system's (test with errors.Is and fs.ErrNotExist,
-// fs.ErrExist, syscall.ENOSPC) or ErrLocked.
+// fs.ErrExist, syscall.ENOSPC) or ErrLocked. OS makes a call again that a signal interrupts, and
+// reads and writes that stop half way go on.
 //
 // Concurrency: an FS and a File may be used from many goroutines at once.
 package vfs
@@ -33,10 +37,11 @@ type FS interface {
 	Remove(name string) error
 	// SyncDir makes the names in a directory durable.
 	SyncDir(dir string) error
+	// Boot returns what tells this run of the machine from every other one, or "" if that is not known.
+	// What was written before and not synced is lost if it has changed.
+	Boot() string
 	// Free returns how many bytes the file system that holds dir can still take.
 	Free(dir string) (int64, error)
-	// Boot returns what tells one run of the machine from the next, or "" where nothing does.
-	Boot() string
 }
 
 // An Info is a file in a directory.

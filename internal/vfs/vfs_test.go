@@ -6,8 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
-	"slices"
-	"syscall"
 	"testing"
 )
 
@@ -21,9 +19,13 @@ func TestFS(t *testing.T) {
 				t.Fatal(err)
 			}
 			testFiles(t, fsys, dir)
+			testSizes(t, fsys, filepath.Join(dir, "sizes"))
 			testLock(t, fsys, dir)
 			if free, err := fsys.Free(dir); err != nil || free <= 0 {
 				t.Errorf("Free = %d, %v", free, err)
+			}
+			if one, two := fsys.Boot(), fsys.Boot(); one != two {
+				t.Errorf("Boot = %q, then %q in the same run", one, two)
 			}
 		})
 	}
@@ -96,77 +98,45 @@ func testLock(t *testing.T, fsys FS, dir string) {
 	lock.Close()
 }
 
-func TestMemRoom(t *testing.T) {
-	m := &Mem{Room: 100}
-	f, err := m.Create("d/a", 80)
+// testSizes writes across blocks and past the end, and makes the file shorter and longer.
+func testSizes(t *testing.T, fsys FS, name string) {
+	f, err := fsys.Create(name, 10)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Create("d/b", 30); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("Create beyond the room = %v, want ENOSPC", err)
-	}
-	if err := m.Remove("d/a"); err != nil {
-		t.Fatal(err)
-	}
-	if free, _ := m.Free("d"); free != 20 {
-		t.Errorf("Free while the removed file is open = %d, want 20", free)
-	}
-	f.Close()
-	if _, err := m.Create("d/b", 100); err != nil {
-		t.Errorf("Create after the last handle was closed = %v", err)
-	}
-}
-
-// TestMemPowerCut: a kill loses nothing, a power cut what was not synced.
-func TestMemPowerCut(t *testing.T) {
-	m := &Mem{}
-	content := func(m *Mem, name string) string {
-		f, err := m.Open("d/" + name)
-		if err != nil {
-			return "none"
-		}
-		defer f.Close()
-		b := make([]byte, 3)
-		if _, err := f.ReadAt(b, 0); err != nil {
-			return err.Error()
-		}
-		return string(bytes.ReplaceAll(b, []byte{0}, []byte{'-'}))
-	}
-	check := func(when, name, running, killed, cut string) {
+	defer f.Close()
+	b := bytes.Repeat([]byte("sarsen"), 2000)
+	want := append(make([]byte, 5000), b...)
+	check := func(when string) {
 		t.Helper()
-		got := []string{content(m, name), content(m.Clone(), name), content(m.PowerCut(), name), content(m.Clone().PowerCut(), name)}
-		if want := []string{running, killed, cut, cut}; !slices.Equal(got, want) {
-			t.Errorf("%s: running, killed, cut, killed and cut: %q, want %q", when, got, want)
+		got := make([]byte, len(want)+1)
+		if n, err := f.ReadAt(got, 0); err != io.EOF || !bytes.Equal(got[:n], want) {
+			t.Errorf("%s: ReadAt = %d bytes, %v, want %d and EOF", when, n, err, len(want))
 		}
 	}
-	a, err := m.Create("d/a", 3)
-	if err != nil {
+	if n, err := f.WriteAt(b, 5000); n != len(b) || err != nil {
+		t.Fatalf("WriteAt = %d, %v, want %d", n, err, len(b))
+	}
+	check("after a write past the end")
+	if err := f.DropCache(); err != nil {
 		t.Fatal(err)
 	}
-	put := func(s string, off int64) {
-		if _, err := a.WriteAt([]byte(s), off); err != nil {
-			t.Fatal(err)
-		}
+	check("after DropCache of unsynced bytes")
+	if err := errors.Join(f.Punch(6000, 5000), f.Sync(), f.DropCache()); err != nil {
+		t.Fatal(err)
 	}
-	put("x", 0)
-	check("unsynced name", "a", "x--", "x--", "none")
-	m.SyncDir("d")
-	check("unsynced bytes", "a", "x--", "x--", "---")
-	a.Sync()
-	put("y", 1)
-	check("half synced", "a", "xy-", "xy-", "x--")
-	m.FailSyncs = true
-	if err := a.Sync(); !errors.Is(err, syscall.EIO) {
-		t.Errorf("Sync = %v, want EIO", err)
+	clear(want[6000:11000])
+	check("after Punch and Sync")
+	if err := errors.Join(f.Truncate(7000), f.Truncate(9000)); err != nil {
+		t.Fatal(err)
 	}
-	m.FailSyncs = false
-	put("z", 2)
-	a.Sync()
-	check("after a failed sync", "a", "xyz", "xyz", "x-z")
-	a.DropCache()
-	check("after DropCache", "a", "x-z", "x-z", "x-z")
-	m.Remove("d/a")
-	check("removed", "a", "none", "none", "x-z")
-	m.SyncDir("d")
-	check("removed and synced", "a", "none", "none", "none")
+	want = append(want[:7000], make([]byte, 2000)...)
+	check("cut and made longer")
+	if n, err := f.ReadAt(make([]byte, 1), 9000); n != 0 || err != io.EOF {
+		t.Errorf("ReadAt at the end = %d, %v, want EOF", n, err)
+	}
+	if n, err := f.WriteAt(nil, 20000); n != 0 || err != nil {
+		t.Errorf("WriteAt of nothing = %d, %v", n, err)
+	}
+	check("after a write of nothing past the end")
 }
