@@ -70,6 +70,9 @@ func New(store blob.Store, records blob.Records) *Cache {
 func (c *Cache) Get(ctx context.Context, k Key) (*repb.ActionResult, error) {
 	key := k.record()
 	rec, err := c.records.Get(ctx, key)
+	if errors.Is(err, blob.ErrCorrupt) {
+		return nil, fmt.Errorf("%w: the result of action %s is damaged (%v)", blob.ErrNotFound, k.Action, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -43,9 +43,14 @@ func inField(field string, err error) error {
 	return fmt.Errorf("%s: %w", field, err)
 }
 
+// An Opener is the part of a blob.Store that a closure is found with.
+type Opener interface {
+	Open(ctx context.Context, d digest.Digest) (blob.Reader, error)
+}
+
 // A closure collects every digest that a result names.
 type closure struct {
-	store    blob.Store
+	store    Opener
 	function digest.Function
 	blobs    digest.Set
 	walked   digest.Set // directories
@@ -56,7 +61,7 @@ type closure struct {
 // closureOf returns the closure of result: what it names directly, every file inside its trees, and
 // every directory and file below its root directories. Those trees and directories are held open by
 // nobody on return: the caller leases the whole set in one pass.
-func closureOf(ctx context.Context, store blob.Store, f digest.Function, result *repb.ActionResult) (*closure, error) {
+func closureOf(ctx context.Context, store Opener, f digest.Function, result *repb.ActionResult) (*closure, error) {
 	c := &closure{store: store, function: f}
 	for i, file := range result.GetOutputFiles() {
 		if err := c.add(file.GetDigest()); err != nil {
@@ -149,7 +154,7 @@ func (c *closure) addTree(ctx context.Context, p *repb.Digest) error {
 		}
 		return c.addNodes(f.Bytes, nil)
 	})
-	return malformed("Tree", d, err)
+	return c.outcome("Tree", d, err)
 }
 
 // walk adds the directory at p and all below it, each distinct one once, so that a tree with shared
@@ -174,7 +179,7 @@ func (c *closure) walk(ctx context.Context, p *repb.Digest) error {
 			return err
 		}
 		err = c.addNodes(data, func(child digest.Digest) { queue = append(queue, child) })
-		if err := malformed("Directory", d, err); err != nil {
+		if err := c.outcome("Directory", d, err); err != nil {
 			return err
 		}
 	}
@@ -191,7 +196,11 @@ func (c *closure) directory(ctx context.Context, d digest.Digest) ([]byte, error
 		return nil, err
 	}
 	defer r.Close()
-	return io.ReadAll(io.NewSectionReader(r, 0, r.Size()))
+	data, err := io.ReadAll(io.NewSectionReader(r, 0, r.Size()))
+	if err != nil {
+		return nil, c.outcome("Directory", d, err)
+	}
+	return data, nil
 }
 
 // addNodes adds the files of a Directory message, and hands its directories to child if that is set.
@@ -212,8 +221,13 @@ func (c *closure) addNodes(message []byte, child func(digest.Digest)) error {
 	})
 }
 
-// malformed says what the blob d should have been, if err is about its form.
-func malformed(what string, d digest.Digest, err error) error {
+// outcome says what the blob d should have been, if err is about its form. A blob whose bytes are damaged
+// is as good as absent: whoever needs it has to bring it again.
+func (c *closure) outcome(what string, d digest.Digest, err error) error {
+	if errors.Is(err, blob.ErrCorrupt) {
+		c.absent.Add(d)
+		return nil
+	}
 	if errors.Is(err, wire.ErrMalformed) {
 		return fmt.Errorf("%w: blob %s is not a %s: %v", blob.ErrInvalid, d, what, err)
 	}

@@ -21,22 +21,26 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sarsen-build/sarsen/segment"
 )
 
 // A Config is the effective configuration. Load makes one.
 type Config struct {
-	Dir       string        // where the data lies, absolute
-	MaxSize   int64         // bytes of disk that the store may take
-	Lease     time.Duration // how long a yes stands
-	GRPC      string        // HOST:PORT of the gRPC server; port 0 picks a free one
-	HTTP      string        // HOST:PORT of the HTTP server; port 0 picks a free one
-	LogLevel  slog.Level
-	LogFormat string // "text" or "json"
+	Dir        string             // where the data lies, absolute
+	MaxSize    int64              // bytes of disk that the store may take
+	Lease      time.Duration      // how long a yes stands
+	Durability segment.Durability // what is synced before it is acknowledged
+	GRPC       string             // HOST:PORT of the gRPC server; port 0 picks a free one
+	HTTP       string             // HOST:PORT of the HTTP server; port 0 picks a free one
+	LogLevel   slog.Level
+	LogFormat  string // "text" or "json"
 
 	origins map[string]Origin
 }
@@ -111,6 +115,25 @@ func Load(path string, overrides ...Override) (*Config, error) {
 
 // Origin returns where the value of the setting came from.
 func (c *Config) Origin(field string) Origin { return c.origins[field] }
+
+// Changed returns the names of the settings that have another value in o, in the order of Fields.
+func (c *Config) Changed(o *Config) []string {
+	var names []string
+	for _, f := range Fields {
+		if f.get(c) != f.get(o) {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
+
+// WithMaxSize returns a copy of c with the limit of o, and where that came from.
+func (c *Config) WithMaxSize(o *Config) *Config {
+	with := *c
+	with.MaxSize, with.origins = o.MaxSize, maps.Clone(c.origins)
+	with.origins["max-size"] = o.origins["max-size"]
+	return &with
+}
 
 // setDefaults sets what does not depend on other settings.
 func (c *Config) setDefaults() []*Error {

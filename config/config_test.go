@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,7 +88,7 @@ func TestErrors(t *testing.T) {
 		{"mistyped section", "htpp:\n  address: :1", "F:1: htpp: unknown field; did you mean http?"},
 		{"flag for a name", "log-level: info", "F:1: log-level: unknown field; did you mean log.level?"},
 		{"outside its section", "level: info", "F:1: level: unknown field; did you mean log.level?"},
-		{"nothing near", "bananas: 3", "F:1: bananas: unknown field; known are dir, max-size, lease, grpc, grpc.address, http, http.address, log, log.level, log.format"},
+		{"nothing near", "bananas: 3", "F:1: bananas: unknown field; known are dir, max-size, lease, durability, grpc, grpc.address, http, http.address, log, log.level, log.format"},
 		{"twice", "lease: 1h\nlease: 1h", "F:2: lease: set twice, first in line 1; keep one"},
 		{"section twice", "log: {level: info}\ndir: /d\nlog: {format: json}", "F:3: log: set twice, first in line 1; keep one"},
 		{"no size", "max-size: 50 gigs", `F:1: max-size: "50 gigs" is not a size; write a number and a unit, like 50GB or 16MiB`},
@@ -101,6 +102,7 @@ func TestErrors(t *testing.T) {
 		{"URL", "http: {address: 'http://h:1'}", `F:1: http.address: "http://h:1" is not an address; write HOST:PORT, like 127.0.0.1:8981`},
 		{"same address", "grpc: {address: 'h:1'}\nhttp: {address: 'h:1'}", "F:2: http.address: the HTTP server's h:1 and the gRPC server's h:1 share a port; give each its own"},
 		{"level", "log: {level: loud}", `F:1: log.level: "loud" is not a log level; write debug, info, warn or error`},
+		{"durability", "durability: fsync", `F:1: durability: "fsync" is not a durability; write group, sync or none`},
 		{"format", "log: {format: xml}", `F:1: log.format: "xml" is not a log format; write text or json`},
 		{"value for a section", "grpc: 127.0.0.1:8980", "F:1: grpc: this is a section, not a value; write its settings (address) indented below it, like 'address: ...'"},
 		{"section for a value", "dir:\n  path: /d", "F:1: dir: want a value (DIR), got a section"},
@@ -200,6 +202,7 @@ func TestWriteIsRead(t *testing.T) {
 	want := `dir: '/a b: #c'           # F:1
 max-size: 1536MiB         # F:2
 lease: 36h                # F:3
+durability: group         # default
 grpc:
   address: 127.0.0.1:8980 # default
 http:
@@ -324,4 +327,30 @@ func FuzzDecode(f *testing.F) {
 		}
 		same(t, again, c)
 	})
+}
+
+func TestChanged(t *testing.T) {
+	load := func(text string) *Config {
+		t.Helper()
+		c, err := Load(write(t, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	before := load("dir: /d\nmax-size: 1GB\nlease: 1h\n")
+	if got := before.Changed(load("dir: /d\nmax-size: 1000MB\nlease: 60m\n")); len(got) != 0 {
+		t.Errorf("the same in other words: got %q", got)
+	}
+	after := load("dir: /d\nmax-size: 2GB\ndurability: none\nlog: {level: warn}\n")
+	if got, want := before.Changed(after), []string{"max-size", "durability", "log.level"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	with := before.WithMaxSize(after)
+	if got, want := with.Changed(after), []string{"durability", "log.level"}; !slices.Equal(got, want) {
+		t.Errorf("with the new limit: got %q, want %q", got, want)
+	}
+	if with.Origin("max-size") != after.Origin("max-size") || before.Origin("max-size") == after.Origin("max-size") {
+		t.Errorf("origins: got %v and %v", with.Origin("max-size"), before.Origin("max-size"))
+	}
 }

@@ -60,6 +60,18 @@ var Fields = []Field{
 		get: func(c *Config) string { return FormatDuration(c.Lease) },
 	},
 	{
+		Name: "durability", Flag: "durability", Value: "MODE", Default: string(segment.Group),
+		Usage: "what is on the disk before it is acknowledged: group (action results, after the blobs that they name), sync (every blob too) or none",
+		set: func(c *Config, text string) error {
+			if text != string(segment.Group) && text != string(segment.Sync) && text != string(segment.None) {
+				return fmt.Errorf("%q is not a durability; write group, sync or none", text)
+			}
+			c.Durability = segment.Durability(text)
+			return nil
+		},
+		get: func(c *Config) string { return string(c.Durability) },
+	},
+	{
 		Name: "grpc.address", Flag: "grpc", Value: "HOST:PORT", Default: "127.0.0.1:8980",
 		Usage: "where the gRPC server listens; port 0 picks a free one",
 		set:   func(c *Config, text string) error { return setAddress(&c.GRPC, text, "8980") },

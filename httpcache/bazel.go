@@ -112,7 +112,7 @@ func (v *valve) Write(p []byte) (int, error) {
 // putBlob takes PUT of a blob. With a declared size the body streams into the store; without one it
 // waits in a file until its size is known.
 func (h *handler) putBlob(w *response, r *http.Request, n name) error {
-	u, err := openUpload(w, r, h.MaxBlobSize)
+	u, err := openUpload(w, r, h.MaxBlobSize, "; to take larger ones, raise --max-size")
 	if err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func (h *handler) getResult(w *response, r *http.Request, n name) error {
 // putResult takes PUT of an action result. What it names must be there already: Bazel and moon
 // upload outputs first.
 func (h *handler) putResult(w *response, r *http.Request, n name) error {
-	u, err := openUpload(w, r, maxResult)
+	u, err := openUpload(w, r, maxResult, "")
 	if err != nil {
 		return err
 	}

@@ -23,8 +23,8 @@ type upload struct {
 
 // openUpload looks at the headers of a PUT and returns its body, of which nothing is read before the
 // first Read. Bodies of more than max bytes after decoding are refused, at once if the headers say
-// so. The caller must close the upload.
-func openUpload(w *response, r *http.Request, max int64) (*upload, error) {
+// so, with a hint at what sets max. The caller must close the upload.
+func openUpload(w *response, r *http.Request, max int64, hint string) (*upload, error) {
 	encoded, err := isZstd(r.Header)
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func openUpload(w *response, r *http.Request, max int64) (*upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are taken", max)
+	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are taken%s", max, hint)
 	if size > max || encoded && r.ContentLength > zstd.MaxEncoded(max) {
 		return nil, tooLarge
 	}

@@ -1,6 +1,6 @@
 // Package httpcache serves the HTTP build caches from one content-addressed store, one dialect a
-// file: bazel.go has Bazel's, which moon and ccache speak too. Beside them stand /healthz, /metrics
-// and /status.
+// file: bazel.go has Bazel's, which moon and ccache speak too. Beside them stand /healthz, /metrics,
+// /status and /fsck.
 //
 // # Invariants
 //
@@ -61,6 +61,9 @@ type Options struct {
 	// Status returns what /status prints beside version and uptime; it must be fit for
 	// encoding/json. It may be nil.
 	Status func() any
+	// Fsck verifies the store, and calls say from one goroutine for what it finds; each becomes a line of
+	// JSON. It ends with ctx. It may be nil.
+	Fsck func(ctx context.Context, say func(line any)) error
 	// Version is the program's version.
 	Version string
 	// Log gets a line per request at debug, and failures of the store. It may be nil.
@@ -78,6 +81,7 @@ type handler struct {
 	scrape    http.Handler // answers /metrics
 	started   time.Time
 	stall     time.Duration
+	checking  atomic.Bool  // a check is running
 	spoolLeft atomic.Int64 // bytes that bodies of unknown size may still take; negative while one is refused
 }
 
@@ -140,11 +144,23 @@ var methods = map[route]string{
 	routeHealthz: "GET, HEAD",
 	routeMetrics: "GET, HEAD",
 	routeStatus:  "GET, HEAD",
+	routeFsck:    "POST",
+}
+
+// serves reports whether a route takes a method.
+func (n name) serves(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead:
+		return n.route != routeFsck
+	case http.MethodPut:
+		return n.isBazel()
+	}
+	return method == http.MethodPost && n.route == routeFsck
 }
 
 func (h *handler) dispatch(w *response, r *http.Request, n name) error {
 	put := r.Method == http.MethodPut
-	if r.Method != http.MethodGet && r.Method != http.MethodHead && !(put && n.isBazel()) {
+	if !n.serves(r.Method) {
 		w.Header().Set("Allow", methods[n.route])
 		return refuse(http.StatusMethodNotAllowed, "%s is not served here, only %s", r.Method, methods[n.route])
 	}
@@ -163,6 +179,8 @@ func (h *handler) dispatch(w *response, r *http.Request, n name) error {
 		h.scrape.ServeHTTP(w, r)
 	case routeStatus:
 		return h.status(w)
+	case routeFsck:
+		return h.fsck(w, r)
 	default:
 		text(w, http.StatusOK, "ok")
 	}

@@ -30,7 +30,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"route"})),
 	}
 	// What was never counted would not be printed, and a rate over it would miss its first step.
-	for _, r := range []route{routeCAS, routeAC, routeHealthz, routeMetrics, routeStatus, routeOther} {
+	for _, r := range []route{routeCAS, routeAC, routeHealthz, routeMetrics, routeStatus, routeFsck, routeOther} {
 		m.requests.WithLabelValues(string(r), "GET", "200")
 		m.received.WithLabelValues(string(r))
 		m.sent.WithLabelValues(string(r))
@@ -52,7 +52,7 @@ func register(r prometheus.Registerer, c *prometheus.CounterVec) *prometheus.Cou
 // count records one request: what it was, how it ended and how many bytes of bodies it moved.
 func (m *metrics) count(r route, method string, code int, received, sent int64) {
 	switch method {
-	case "GET", "HEAD", "PUT":
+	case "GET", "HEAD", "PUT", "POST":
 	default:
 		method = "other"
 	}

@@ -18,6 +18,7 @@ const (
 	routeHealthz route = "healthz"
 	routeMetrics route = "metrics"
 	routeStatus  route = "status"
+	routeFsck    route = "fsck"
 	routeOther   route = "other" // not served
 )
 
@@ -28,7 +29,8 @@ const routes = `no such path. Served are:
                 .../cas/blake3/HASH, .../ac/blake3/HASH   the same by BLAKE3
   GET           /healthz
   GET           /metrics                 for Prometheus
-  GET           /status                  JSON`
+  GET           /status                  JSON
+  POST          /fsck                    verifies every stored byte; JSON lines`
 
 // maxInstance bounds the instance name, in bytes: it becomes part of every result's record.
 const maxInstance = 1024
@@ -89,4 +91,6 @@ func (n name) isBazel() bool { return isBazel(n.route) }
 
 func isBazel(r route) bool { return r == routeCAS || r == routeAC }
 
-func isService(r route) bool { return r == routeHealthz || r == routeMetrics || r == routeStatus }
+func isService(r route) bool {
+	return r == routeHealthz || r == routeMetrics || r == routeStatus || r == routeFsck
+}

@@ -19,14 +19,18 @@ import (
 type Damage struct {
 	Segment string        // path
 	Offset  int64         // of the record in it
-	Size    int64         // of the record's bytes
+	Size    int64         // of the record's bytes, or of the segment
 	Digest  digest.Digest // of a blob
 	Record  [32]byte      // the key of a record, if it is one
+	Value   []byte        // what is left of a record's bytes; nil if nothing can be read
 	Err     error
 }
 
 // IsRecord reports whether a record is damaged, and not a blob.
-func (d Damage) IsRecord() bool { return d.Digest.Function == 0 }
+func (d Damage) IsRecord() bool { return d.Record != [32]byte{} }
+
+// IsSegment reports whether the segment as a whole can't be read.
+func (d Damage) IsSegment() bool { return !d.IsRecord() && d.Digest.Function == 0 }
 
 // A Survey counts what was verified.
 type Survey struct {
@@ -38,6 +42,11 @@ type Survey struct {
 // Check reads every segment in dir and calls found for what does not verify. It changes nothing, and
 // wants no process to have the directory: of a ring in use it would see half.
 func Check(ctx context.Context, fsys vfs.FS, dir string, found func(Damage)) (Survey, error) {
+	return Inspect(ctx, fsys, dir, found, func(*View) error { return nil })
+}
+
+// Inspect is Check, and then calls read with what is whole.
+func Inspect(ctx context.Context, fsys vfs.FS, dir string, found func(Damage), read func(*View) error) (Survey, error) {
 	var n Survey
 	r := &Ring{fsys: fsys, dir: dir, log: slog.New(slog.DiscardHandler)}
 	lock, err := fsys.Lock(dir)
@@ -50,18 +59,24 @@ func Check(ctx context.Context, fsys vfs.FS, dir string, found func(Damage)) (Su
 		return n, err
 	}
 	_, restarted := r.readLeases(l)
-	c := &checker{ring: r, survey: &n, found: found, voids: map[ledger.Place]bool{}, restarted: restarted}
+	c := &checker{ring: r, survey: &n, found: found, voids: map[ledger.Place]bool{}, restarted: restarted, view: newView()}
+	defer c.view.close()
 	for _, pass := range []func(*segment) error{c.findVoids, c.check} {
 		for _, f := range l.segments {
 			if err := ctx.Err(); err != nil {
 				return n, err
 			}
-			if err := c.open(f, pass); err != nil {
+			s, err := c.open(f)
+			if err == nil && s != nil {
+				err = pass(s)
+			}
+			if err != nil {
 				return n, err
 			}
 		}
 	}
-	return n, nil
+	c.settle()
+	return n, read(c.view)
 }
 
 // A checker verifies the segments of a ring that is not in use.
@@ -71,20 +86,45 @@ type checker struct {
 	found     func(Damage)
 	voids     map[ledger.Place]bool
 	restarted bool
+	view      *View
+	dead      []dead
 }
 
-func (c *checker) open(f found, pass func(*segment) error) error {
+// A dead incarnation is one that was quarantined, or is damaged.
+type dead struct {
+	key    ledger.Key
+	place  ledger.Place
+	damage *Damage // nil if it was quarantined
+}
+
+// open returns the segment of a file, which stays open with the view, or nil if there is none in it.
+func (c *checker) open(f found) (*segment, error) {
+	s, ok := c.view.segments[f.generation]
+	if ok {
+		return s, nil
+	}
 	name := segmentName(c.ring.dir, f.generation)
 	file, err := c.ring.fsys.Open(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer file.Close()
-	s := newSegment(c.ring, name, file, f.size)
-	if err := s.readFirst(f.generation); err != nil {
-		return nil // start-up takes it for litter, and says so
+	s = newSegment(c.ring, name, file, f.size)
+	err = s.readFirst(f.generation)
+	if err == nil {
+		c.view.segments[f.generation] = s
+		return s, nil
 	}
-	return pass(s)
+	if !errors.Is(err, errFormat) {
+		return nil, errors.Join(err, file.Close())
+	}
+	// Start-up takes it for litter, which it is if a crash came before the first block. What was written
+	// there and is another one now was a segment.
+	if !errors.Is(err, errUnwritten) && f.size >= firstSize {
+		c.survey.Damaged++
+		c.found(Damage{Segment: name, Size: f.size, Err: err})
+	}
+	c.view.segments[f.generation] = nil
+	return nil, file.Close()
 }
 
 // lines returns the footer's lines, or those of a scan, in which nothing is known to be complete.
@@ -110,28 +150,59 @@ func (c *checker) findVoids(s *segment) error {
 func (c *checker) check(s *segment) error {
 	c.survey.Segments++
 	for _, l := range c.lines(s) {
-		if l.state == abandoned || c.voids[placeOf(s.generation, l.off)] {
+		p := placeOf(s.generation, l.off)
+		if l.state == abandoned {
 			continue
 		}
+		if c.voids[p] {
+			c.bury(l, p, nil)
+			continue
+		}
+		var damage *Damage
 		promised := l.state == complete && !(s.unsynced && c.restarted)
-		c.survey.add(s, l, promised, c.found)
+		switch c.survey.add(s, l, promised, func(d Damage) { damage = &d }) {
+		case complete:
+			c.view.add(l, p)
+		case abandoned:
+			c.bury(l, p, damage)
+		}
 	}
 	return nil
 }
 
-// add verifies one record and counts it. One that no footer calls complete may be a crash's.
-func (n *Survey) add(s *segment, l line, promised bool, found func(Damage)) (ok bool) {
+// bury takes in an incarnation that settle takes out again: until then it stands before older ones.
+func (c *checker) bury(l line, p ledger.Place, damage *Damage) {
+	c.view.add(l, p)
+	c.dead = append(c.dead, dead{l.key, p, damage})
+}
+
+// settle takes what is dead out of the view, as start-up does, and reports the damage, but for that of
+// incarnations that were superseded: nobody will ever read those.
+func (c *checker) settle() {
+	for _, d := range c.dead {
+		named := c.view.ledger.Drop(d.key, d.place)
+		if named && d.damage != nil {
+			c.found(*d.damage)
+		} else if d.damage != nil {
+			c.survey.Damaged--
+		}
+	}
+}
+
+// add verifies one record, counts it and returns its state: complete, open if it may be a crash's,
+// because no footer calls it complete, or abandoned if it is damaged.
+func (n *Survey) add(s *segment, l line, promised bool, found func(Damage)) state {
 	got, err := s.verify(l)
 	switch {
 	case err == nil && got == complete:
 		n.Records++
 		n.Bytes += l.size
-		return true
+		return complete
 	case errors.Is(err, blob.ErrClosed):
-		return true // nobody waits for the answer
+		return open // nobody waits for the answer
 	case !promised:
 		n.Unfinished++
-		return true
+		return open
 	}
 	if err == nil {
 		err = s.corrupt(l.off, "does not verify")
@@ -139,12 +210,15 @@ func (n *Survey) add(s *segment, l line, promised bool, found func(Damage)) (ok 
 	n.Damaged++
 	d := Damage{Segment: s.name, Offset: l.off, Size: l.size, Err: err}
 	if l.key.Kind == ledger.Record || l.key.Kind == kindVoid {
-		d.Record = l.key.Hash
+		d.Record, d.Value = l.key.Hash, make([]byte, l.size)
+		if s.readAt(d.Value, l.off+headerSize) != nil {
+			d.Value = nil
+		}
 	} else {
 		d.Digest = digest.Digest{Function: digest.Function(l.key.Kind), Hash: l.key.Hash, Size: l.size}
 	}
 	found(d)
-	return false
+	return abandoned
 }
 
 // Scrub verifies everything that the ledger names, from the disk, quarantines what does not verify, and
@@ -190,7 +264,7 @@ func (r *Ring) scrubSegment(ctx context.Context, s *segment, n *Survey, found fu
 		if l.key.Kind == kindVoid || !r.ledger.Names(l.key, p) {
 			continue
 		}
-		if !n.add(s, l, true, found) {
+		if n.add(s, l, true, found) == abandoned {
 			r.quarantine(l.key, p, s.corrupt(l.off, "does not verify"))
 		}
 	}

@@ -34,7 +34,9 @@ func (a *actionCache) GetActionResult(ctx context.Context, req *repb.GetActionRe
 	if err != nil {
 		return nil, err
 	}
-	a.inline(ctx, key.Action.Function, req, result)
+	if damaged, ok := a.inline(ctx, key.Action.Function, req, result); ok {
+		return nil, status.Errorf(codes.NotFound, "the result of action %s names damaged blob %s", key.Action, damaged)
+	}
 	return result, nil
 }
 
@@ -48,8 +50,9 @@ func actionKey(instance string, f repb.DigestFunction_Value, p *repb.Digest) (ac
 }
 
 // inline puts the bytes that req asks for into result. They were leased with the result; should one
-// not be readable all the same, the client finds out when it reads it.
-func (a *actionCache) inline(ctx context.Context, f digest.Function, req *repb.GetActionResultRequest, result *repb.ActionResult) {
+// not be readable all the same, the client finds out when it reads it. One that is damaged the store has
+// dropped, so it is returned: the result may not be served.
+func (a *actionCache) inline(ctx context.Context, f digest.Function, req *repb.GetActionResultRequest, result *repb.ActionResult) (damaged digest.Digest, ok bool) {
 	var digests []digest.Digest
 	var places []*[]byte
 	left := maxMessage - proto.Size(result)
@@ -82,7 +85,7 @@ func (a *actionCache) inline(ctx context.Context, f digest.Function, req *repb.G
 		}
 	}
 	if len(digests) == 0 {
-		return
+		return damaged, false
 	}
 	data, errs := a.store.GetAll(ctx, digests)
 	for i, place := range places {
@@ -90,7 +93,11 @@ func (a *actionCache) inline(ctx context.Context, f digest.Function, req *repb.G
 			*place = data[i]
 			a.metrics.sent.add(len(data[i]), false)
 		}
+		if errors.Is(errs[i], blob.ErrCorrupt) {
+			damaged, ok = digests[i], true
+		}
 	}
+	return damaged, ok
 }
 
 // UpdateActionResult stores a result whose whole closure is present.

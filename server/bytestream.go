@@ -250,7 +250,7 @@ func aboutName(err error) error {
 // checkSize refuses a blob that is larger than this server accepts.
 func (s *Server) checkSize(field string, d digest.Digest) error {
 	if s.maxBlobSize > 0 && d.Size > s.maxBlobSize {
-		return invalid("%s: the blob of %d bytes is larger than max_cas_blob_size_bytes, %d", field, d.Size, s.maxBlobSize)
+		return invalid("%s: the blob of %d bytes is larger than max_cas_blob_size_bytes, %d; to take it, raise --max-size", field, d.Size, s.maxBlobSize)
 	}
 	return nil
 }

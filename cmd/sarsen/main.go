@@ -105,7 +105,7 @@ func newRootCommand() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("serve", newUpCommand(), newServeCommand(), newConfigCommand())
+	add("serve", newUpCommand(), newServeCommand(), newConfigCommand(), newFsckCommand())
 	add("look", newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())
 	add("", newVersionCommand())
 	return root

@@ -36,14 +36,19 @@ const (
 
 // run starts what c describes, says so on stdout when all of it works, and serves until a signal
 // comes or a part fails. Services start in the order listeners, store, servers, and stop in the
-// opposite order, so that no call finds its store closed.
-func run(c *config.Config, stdout, stderr io.Writer) error {
+// opposite order, so that no call finds its store closed. With reload, a hangup signal does not stop it
+// but reads the configuration again.
+func run(c *config.Config, reload func() (*config.Config, error), stdout, stderr io.Writer) error {
 	// Without this, "sarsen up | tee log" would die of the first line after tee, in the midst of
 	// closing the store.
 	signal.Ignore(syscall.SIGPIPE)
 	log := newLogger(c, stderr)
-	ctx, cancel := untilSignal(log, stderr)
+	ctx, cancel := untilSignal(log, stderr, reload == nil)
 	defer cancel()
+	hangups := make(chan os.Signal, 1)
+	if reload != nil {
+		signal.Notify(hangups, syscall.SIGHUP)
+	}
 
 	s := &services{config: c, log: log, failed: make(chan error, 2)}
 	err := s.start(ctx)
@@ -51,6 +56,9 @@ func run(c *config.Config, stdout, stderr io.Writer) error {
 		err = selfCheck(ctx, s.grpcListener.Addr().String(), s.httpListener.Addr().String(), log)
 	}
 	if err == nil {
+		if reload != nil {
+			go s.reloadOn(ctx, hangups, reload)
+		}
 		printReady(stdout, c, s.grpcAddr(), s.httpAddr())
 		select {
 		case <-ctx.Done():
@@ -67,12 +75,13 @@ func run(c *config.Config, stdout, stderr io.Writer) error {
 	return err
 }
 
-// untilSignal returns a context that ends with the first signal to stop. The second ends the process.
-func untilSignal(log *slog.Logger, stderr io.Writer) (context.Context, context.CancelFunc) {
+// untilSignal returns a context that ends with the first signal to stop, of which a hangup may be one.
+// The second ends the process.
+func untilSignal(log *slog.Logger, stderr io.Writer, hangup bool) (context.Context, context.CancelFunc) {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	// A closed terminal stops Sarsen too, unless it was started with nohup.
-	if !signal.Ignored(syscall.SIGHUP) {
+	if hangup && !signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -108,7 +117,7 @@ func (s *services) start(ctx context.Context) (err error) {
 	}
 	began := time.Now()
 	s.store, err = segment.Open(ctx, vfs.OS{}, s.config.Dir, segment.Options{
-		MaxSize: s.config.MaxSize, Lease: s.config.Lease, Log: s.log,
+		MaxSize: s.config.MaxSize, Lease: s.config.Lease, Durability: s.config.Durability, Log: s.log,
 	})
 	if err != nil {
 		s.store = nil
@@ -126,7 +135,7 @@ func (s *services) start(ctx context.Context) (err error) {
 // wire makes the servers on the open store.
 func (s *services) wire() {
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), storeMetrics(s.store.Stats))
 	actions := action.New(s.store, s.store)
 	s.grpc = server.New(server.Options{
 		Store:       s.store,
@@ -136,6 +145,7 @@ func (s *services) wire() {
 		Log:         s.log,
 		Metrics:     metrics,
 	})
+	stopping, stop := context.WithCancel(context.Background())
 	s.http = &http.Server{
 		Handler: httpcache.New(httpcache.Options{
 			Store:       s.store,
@@ -144,6 +154,7 @@ func (s *services) wire() {
 			MaxBlobSize: s.store.MaxBlobSize(),
 			GRPCAddr:    s.grpcAddr,
 			Status:      s.status,
+			Fsck:        s.fsck(stopping),
 			Version:     shortVersion(),
 			Log:         s.log,
 			Metrics:     metrics,
@@ -154,6 +165,7 @@ func (s *services) wire() {
 		IdleTimeout:       5 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
+	s.http.RegisterOnShutdown(stop)
 }
 
 // serve runs a server's accept loop.
@@ -168,10 +180,11 @@ func (s *services) serve(name string, l net.Listener, loop func(net.Listener) er
 // status is what /status shows of the store.
 func (s *services) status() any {
 	return struct {
-		Dir   string        `json:"dir"`
-		Lease string        `json:"lease"`
-		Store segment.Stats `json:"store"`
-	}{s.config.Dir, config.FormatDuration(s.config.Lease), s.store.Stats()}
+		Dir        string             `json:"dir"`
+		Lease      string             `json:"lease"`
+		Durability segment.Durability `json:"durability"`
+		Store      segment.Stats      `json:"store"`
+	}{s.config.Dir, config.FormatDuration(s.config.Lease), s.config.Durability, s.store.Stats()}
 }
 
 func (s *services) grpcAddr() string { return advertised(s.config.GRPC, s.grpcListener.Addr()) }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+
+	"github.com/sarsen-build/sarsen/config"
 )
 
 func newServeCommand() *cobra.Command {
@@ -11,15 +13,19 @@ func newServeCommand() *cobra.Command {
 		Long: `Start what 'sarsen up' starts, with the settings of a file. Flags go over the file.
 
 The file is read strictly: a field that no setting has is an error with its line and the nearest name.
-'sarsen config print' shows every setting and where its value came from.`,
+'sarsen config print' shows every setting and where its value came from.
+
+SIGHUP makes it read the file again: a new max-size counts at once, and the log names what needs a
+restart. A file with an error changes nothing.`,
 		Example: "  sarsen config print > sarsen.yaml\n  sarsen serve --config sarsen.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := loadSettings(cmd, cmd.Flag("config").Value.String())
+			load := func() (*config.Config, error) { return loadSettings(cmd, cmd.Flag("config").Value.String()) }
+			c, err := load()
 			if err != nil {
 				return err
 			}
-			return run(c, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return run(c, load, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	addConfigFile(cmd)

@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sarsen-build/sarsen/config"
+	"github.com/sarsen-build/sarsen/segment"
 )
 
 // A value is a flag's text as it was typed. Only the configuration knows what it means.
@@ -16,10 +18,13 @@ func (v *value) String() string        { return v.text }
 func (v *value) Set(text string) error { v.text = text; return nil }
 func (v *value) Type() string          { return v.kind }
 
-// addSettings gives cmd a flag for every setting of the configuration. The flags have no defaults of
-// their own: one that was not given must not hide what the file says.
-func addSettings(cmd *cobra.Command) {
+// addSettings gives cmd a flag for every setting of the configuration, or for those of the given flags.
+// The flags have no defaults of their own: one that was not given must not hide what the file says.
+func addSettings(cmd *cobra.Command, only ...string) {
 	for _, f := range config.Fields {
+		if len(only) > 0 && !slices.Contains(only, f.Flag) {
+			continue
+		}
 		usage := f.Usage
 		if f.Default != "" {
 			usage += fmt.Sprintf(" (default: %s)", f.Default)
@@ -27,6 +32,7 @@ func addSettings(cmd *cobra.Command) {
 		cmd.Flags().Var(&value{kind: f.Value}, f.Flag, usage)
 	}
 	cmd.Flags().SortFlags = false
+	complete(cmd, "durability", string(segment.Group), string(segment.Sync), string(segment.None))
 	complete(cmd, "log-level", "debug", "info", "warn", "error")
 	complete(cmd, "log-format", "text", "json")
 	_ = cmd.MarkFlagDirname("dir")
@@ -47,7 +53,7 @@ func complete(cmd *cobra.Command, flag string, values ...string) {
 func loadSettings(cmd *cobra.Command, file string) (*config.Config, error) {
 	var overrides []config.Override
 	for _, f := range config.Fields {
-		if flag := cmd.Flags().Lookup(f.Flag); flag.Changed {
+		if flag := cmd.Flags().Lookup(f.Flag); flag != nil && flag.Changed {
 			overrides = append(overrides, config.Override{Flag: f.Flag, Value: flag.Value.String()})
 		}
 	}

@@ -21,7 +21,7 @@ stops at once; the next start then recovers the store.`,
 			if err != nil {
 				return err
 			}
-			return run(c, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return run(c, nil, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	addSettings(cmd)

@@ -82,10 +82,29 @@ func TestScript(t *testing.T) {
 			return canMount()
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "signal": sendSignal, "ended": ended, "stop": stop, "httpget": httpGet, "httpput": httpPut,
+			"start": start, "signal": sendSignal, "ended": ended, "shutdown": shutdown, "httpget": httpGet, "httpput": httpPut,
 			"httpbegin": httpBegin, "httpend": httpEnd, "grpcbegin": grpcBegin, "grpcend": grpcEnd, "tinydisk": tinyDisk, "fill": fill, "digest": setDigest, "encode": encode,
+			"flip": flip, "jsonlines": jsonLines, "hangup": hangup, "await": await,
 		},
 	})
+}
+
+// TestNoScriptEndsEarly looks for testscript's own "stop", which ends a script there, as passed.
+func TestNoScriptEndsEarly(t *testing.T) {
+	names, err := filepath.Glob("*.txt")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("got no scripts, %v", err)
+	}
+	early := regexp.MustCompile(`(?m)^(\[.*\] *)?!? *stop\b`)
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if early.Match(text) {
+			t.Errorf("%s: stop ends the script; shutdown stops the program", name)
+		}
+	}
 }
 
 // A state is what one script has running.
@@ -213,7 +232,7 @@ func ended(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func stop(ts *testscript.TestScript, neg bool, args []string) {
+func shutdown(ts *testscript.TestScript, neg bool, args []string) {
 	sendSignal(ts, false, []string{"TERM"})
 	ended(ts, neg, args)
 }
