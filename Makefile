@@ -11,13 +11,15 @@ help: ## list the verbs
 build: ## build ./sarsen, static and stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o sarsen ./cmd/sarsen
 
-test: lint unit mutants clients ## everything that CI runs
+test: lint unit mutants clients crashes ## everything that CI runs
 
 lint: ## formatting, go vet, staticcheck, and the house rules
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags mutant ./...
 	$(GO) vet -tags clients ./test/clients
+	$(GO) vet -tags crash ./test/crash
+	$(STATICCHECK) -tags crash ./test/crash
 	GOOS=darwin $(GO) vet ./internal/vfs ./segment ./httpcache
 	$(STATICCHECK) ./...
 	$(GO) test -count=1 ./internal/tidy
@@ -32,10 +34,25 @@ mutants: ## make each mistake of internal/mutant and see it caught
 clients: ## Bazel, buildbox and moon against the real binary (root; 60 s and 1.5 GB of packages the first time)
 	$(GO) test -tags clients -count=1 -v -timeout 45m ./test/clients
 
+CRASH = $(GO) test -tags crash -count=1 -v -timeout 24h ./test/crash -run
+crashes: ## kills and power cuts, as many as CI has time for (root; installs xfsprogs the first time)
+	$(CRASH) 'TestForgetful|TestPortable'
+	$(CRASH) TestKill -args -n 2000 -budget 5m
+	$(CRASH) TestPowerCut -args -n 200 -budget 5m
+
+LEASE ?= 0
+LEDGER ?= docs/runs.md
+export SERVER
+kill: ## kill -9 a server under load N times, ask for all it acknowledged, note it in LEDGER; SERVER='a shell command' tries another
+	$(CRASH) TestKill -args -n $(or $(N),2000) -ledger '$(LEDGER)' -server "$$SERVER" -lease $(LEASE)
+
+powercut: ## cut the power under a server's file system N times, as kill does
+	$(CRASH) TestPowerCut -args -n $(or $(N),200) -ledger '$(LEDGER)' -server "$$SERVER" -lease $(LEASE)
+
 FUZZTIME ?= 30s
 fuzz: ## run every fuzz target for FUZZTIME
 	@for f in $$(git grep -ohE '^func Fuzz[A-Za-z]+' -- '*_test.go' | sed 's/func //' | sort -u); do \
 		for p in $$(git grep -lE "^func $$f\(" -- '*_test.go' | xargs -n1 dirname); do \
 			echo "$$f in ./$$p"; $(GO) test ./$$p -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done; done
 
-.PHONY: help build test lint unit mutants clients fuzz
+.PHONY: help build test lint unit mutants clients crashes kill powercut fuzz
