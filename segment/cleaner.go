@@ -65,6 +65,7 @@ func (r *Ring) makeRoom() bool {
 	r.measure()
 	r.serve()
 	s, rescue := r.next()
+	room, served := r.room(), r.served
 	<-r.turn
 	if s == nil {
 		return false
@@ -84,9 +85,12 @@ func (r *Ring) makeRoom() bool {
 		}
 		r.refuseWaiting(r.full("the oldest segment can't be cleaned: " + err.Error()))
 		return false
-	case w.freed-w.copied >= r.segmentSize/16:
+	}
+	// What a victim frees beside its copies may be lost again at the ends of the segments that they went
+	// to. Room counts, or that somebody got some.
+	if r.measure(); r.room()-room >= r.segmentSize/16 || r.served > served {
 		r.looked = 0
-	default:
+	} else {
 		r.looked++
 	}
 	if r.looked > 2*len(r.order)+2 { // the first time round only uses are used up
@@ -119,7 +123,7 @@ func (r *Ring) next() (s *segment, rescue bool) {
 	}
 	if err := r.hopeless(); err != nil {
 		r.refuseWaiting(err)
-		if r.headroom >= 0 { // else the limit was lowered, and what is cold goes
+		if r.headroom >= 0 || r.fullUntil > r.ledger.Now() { // else the limit was lowered, and what is cold goes
 			return nil, false
 		}
 	}
@@ -170,7 +174,6 @@ type sweep struct {
 
 	warm   int64        // bytes moved because they were used
 	copied int64        // bytes moved
-	freed  int64        // bytes of the segment, once it is removed
 	young  int          // records that went younger than youngAge
 	moves  []*move      // to be copied with the next flush
 	bytes  int64        // of them
@@ -232,7 +235,6 @@ func (w *sweep) end() error {
 		r.toBack(s)
 		return nil
 	}
-	w.freed = s.charge()
 	r.evicted.Add(1)
 	r.log.Debug("evict", slog.String("segment", s.name), slog.Int64("copied", w.copied))
 	return r.remove(s)

@@ -17,7 +17,7 @@ import (
 )
 
 // tight is small with six segments.
-var tight = Options{MaxSize: 6 * small.segmentSize, Lease: small.Lease, segmentSize: small.segmentSize, smallSize: small.smallSize}
+var tight = Options{MaxSize: 6 * small.segmentSize, Lease: small.Lease, segmentSize: small.segmentSize, smallSize: small.smallSize, tick: -1}
 
 // faults are the errors of which each operation gets each once.
 var faults = []struct {

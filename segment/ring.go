@@ -101,7 +101,7 @@ func (r *Ring) serve() {
 	queue := append(r.waiting, r.queue...)
 	r.queue, r.waiting = nil, nil
 	r.mu.Unlock()
-	a := appender{ring: r}
+	a := appender{ring: r, buf: r.buf[:0]}
 	var short []*batch
 	for _, b := range queue {
 		waits := false
@@ -109,7 +109,11 @@ func (r *Ring) serve() {
 			if req.done {
 				continue
 			}
-			if a.add(req); errors.Is(req.err, errNoRoom) && req.by != putter && req.by != mover {
+			a.add(req)
+			if req.err == nil && req.by != mover {
+				r.served++
+			}
+			if errors.Is(req.err, errNoRoom) && req.by != putter && req.by != mover {
 				if req.err = r.neverFits(req); req.err != nil {
 					req.done = true
 					continue
@@ -124,6 +128,7 @@ func (r *Ring) serve() {
 		}
 	}
 	a.flush()
+	r.buf = a.buf
 	for _, b := range queue {
 		if !slices.Contains(short, b) {
 			close(b.done)
@@ -203,6 +208,8 @@ func (a *appender) put(req *request) {
 	}
 }
 
+var zeros [align]byte
+
 // append appends the record as it lies in the segment, or only its header if there are no data.
 func (e *extent) append(b, data []byte) []byte {
 	b = e.seg.appendHeader(b, header{key: e.key, size: e.size, moved: e.moved}, e.off)
@@ -210,7 +217,7 @@ func (e *extent) append(b, data []byte) []byte {
 		return b
 	}
 	b = append(b, data...)
-	b = append(b, make([]byte, padded(e.size)-e.size)...)
+	b = append(b, zeros[:padded(e.size)-e.size]...)
 	return appendSums(b, e.seg.sumAll(data, e.off))
 }
 

@@ -131,10 +131,12 @@ type Ring struct {
 	order     []*segment // oldest first, the active one included
 	active    *segment   // nil if there was no room for one
 	waiting   []*batch   // for room
+	buf       []byte     // of the appender, kept from one to the next
 	headroom  int64      // bytes that segments may still be made of
 	loan      int64      // bytes that the cleaner may take beyond that
 	diskFree  int64
 	removed   time.Time      // when the last segment was
+	served    int            // extents that uploaders and putters got
 	looked    int            // segments that were cleaned one after another without gain
 	fullUntil ledger.Quarter // no room is to be expected before this one
 	fullWhy   error

@@ -91,15 +91,15 @@ func (r *Ring) mayTake(req *request) bool {
 	return r.activeLeft() >= n || r.headroom >= n
 }
 
-// hopeless returns why no room can come: more than three quarters of the ring is leased, or the cleaner
-// went all the way round without gain.
+// hopeless returns why no room can come: more than three quarters of the ring is leased, or all but the
+// reserve and a segment, or the cleaner went all the way round without gain.
 func (r *Ring) hopeless() error {
 	if r.fullUntil > r.ledger.Now() {
 		return r.fullWhy
 	}
 	entries, bytes := r.ledger.Leased()
 	bytes += entries * (headerSize + entrySize)
-	if limit := r.limit.Load(); bytes > limit/4*3 {
+	if limit := r.limit.Load(); bytes > min(limit/4*3, limit-r.reserve()-r.segmentSize) {
 		return r.full(fmt.Sprintf("%s of %s hold leased blobs", humanize.IBytes(uint64(bytes)), humanize.IBytes(uint64(max(limit, 0)))))
 	}
 	return nil
