@@ -86,6 +86,9 @@ func (c *Cache) Get(ctx context.Context, k Key) (*repb.ActionResult, error) {
 		return nil, err
 	}
 	if missing.Len() > 0 {
+		if mutant.DropLatest {
+			rec, _ = c.records.Get(ctx, key)
+		}
 		if err := c.records.Drop(ctx, key, rec.Incarnation); err != nil {
 			return nil, err
 		}
@@ -135,12 +138,18 @@ func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error
 	if err != nil {
 		return err
 	}
+	if missing.Len() == 0 {
+		missing = closure.absent // it came since, but what it names was not looked at
+	}
 	if missing.Len() > 0 {
 		return &IncompleteError{Missing: missing.List()}
 	}
 	sim.Point("action: closure pinned")
 	if err := c.records.Put(ctx, k.record(), value); err != nil {
 		return err
+	}
+	if mutant.UpdateUnleased {
+		return nil
 	}
 	// The pins end on return, so the yes that the caller is about to get needs the leases anew.
 	missing, err = c.store.Missing(ctx, closure.blobs)
@@ -153,6 +162,10 @@ func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error
 // pin opens every blob of the closure, so that none of it can go while the result is written, until
 // release is called, which the caller must. After the first miss the rest is only asked for.
 func (c *Cache) pin(ctx context.Context, cl *closure) (missing digest.Set, release func(), err error) {
+	if mutant.UpdateUnpinned {
+		missing, err = c.store.Missing(ctx, cl.blobs)
+		return missing, func() {}, err
+	}
 	var open []blob.Reader
 	release = func() {
 		for _, r := range open {

@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
 // A Kind tells keys of different things apart: a digest function's number for blobs, Record for
@@ -133,6 +134,11 @@ func (l *Ledger) Lease(k Key, size int64) (ok bool, due Quarter) {
 	if mutant.YesStands {
 		return true, 0
 	}
+	if mutant.StampApart {
+		if e = s.apart(k); e == nil {
+			return true, 0
+		}
+	}
 	return true, s.lend(e, l.Now())
 }
 
@@ -220,7 +226,9 @@ func (l *Ledger) Publish(k Key, size int64, p Place, admit Admit) (Outcome, Quar
 	s := l.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.find(k); e != nil {
+	if e := s.find(k); e != nil && mutant.LostUnleased {
+		return Lost, 0
+	} else if e != nil {
 		return Lost, s.lend(e, l.Now())
 	}
 	ok, written := admit()
@@ -276,13 +284,16 @@ func (l *Ledger) Condemn(k Key, p Place, force bool) Fate {
 	defer s.mu.Unlock()
 	e := s.find(k)
 	switch {
-	case e == nil || e.place != p:
+	case e == nil || e.place != p && !mutant.StaleUnref:
 		return Gone
 	case e.pins > 0 || leased(e.stamp, l.Now()):
 		return Held
 	case e.flags&used != 0 && !force:
 		e.flags &^= used
 		return Warm
+	}
+	if mutant.CondemnApart {
+		s.apart(k)
 	}
 	// COMMIT: the blob is absent from here on.
 	s.remove(k)
@@ -296,7 +307,7 @@ func (l *Ledger) Drop(k Key, p Place) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(k)
-	if e == nil || e.place != p {
+	if e == nil || e.place != p && !mutant.KeyPresent {
 		return false
 	}
 	s.remove(k)
@@ -313,7 +324,7 @@ func (l *Ledger) Restore(k Key, size int64, p Place, lease bool) {
 	if e == nil {
 		s.insert(k, size, p, 0, true)
 		e = s.find(k)
-	} else if p > e.place {
+	} else if p > e.place && !mutant.KeepFirst {
 		s.unlend(e)
 		s.set(e, size, p)
 		s.stamp(e, e.stamp, true)
@@ -372,6 +383,14 @@ func (l *Ledger) Leased() (entries, bytes int64) {
 		s.mu.Unlock()
 	}
 	return entries, bytes
+}
+
+// apart is the mistakes StampApart and CondemnApart: the section ends, and another one begins.
+func (s *shard) apart(k Key) *entry {
+	s.mu.Unlock()
+	sim.Point("apart")
+	s.mu.Lock()
+	return s.find(k)
 }
 
 func (l *Ledger) shard(k Key) *shard { return &l.shards[k.Hash[0]] }

@@ -82,6 +82,9 @@ func (e *extent) writeAt(p []byte, pos int64) error {
 
 // writeSums writes the checksums behind a record whose bytes were streamed.
 func (e *extent) writeSums(sums []uint64) error {
+	if mutant.HeaderLate {
+		e.writeHeader()
+	}
 	return e.writeAt(appendSums(nil, sums), padded(e.size))
 }
 
@@ -231,7 +234,7 @@ func (s *segment) sync() error {
 		s.synced.Store(writes)
 	}
 	if err := s.file.Sync(); err != nil {
-		s.bad.Store(true)
+		s.bad.Store(!mutant.SyncAgain)
 		s.ring.wakeCleaner() // to copy elsewhere what is here
 		return fmt.Errorf("sync segment %s: %w", s.name, err)
 	}

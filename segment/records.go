@@ -68,7 +68,7 @@ func (r *Ring) put(k ledger.Key, value []byte) error {
 	}
 	e := req.extent
 	sim.Point("record appended")
-	if r.durability != None {
+	if r.durability != None && !mutant.ResultUnsynced {
 		if err := r.sync(); err != nil {
 			e.abandon()
 			return err

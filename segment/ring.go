@@ -12,6 +12,8 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
 	"github.com/sarsen-build/sarsen/ledger"
 )
 
@@ -212,6 +214,9 @@ var zeros [align]byte
 
 // append appends the record as it lies in the segment, or only its header if there are no data.
 func (e *extent) append(b, data []byte) []byte {
+	if data == nil && mutant.HeaderLate {
+		return append(b, make([]byte, headerSize)...)
+	}
 	b = e.seg.appendHeader(b, header{key: e.key, size: e.size, moved: e.moved}, e.off)
 	if data == nil {
 		return b
@@ -321,7 +326,9 @@ func (r *Ring) newSegment(size int64, own bool) (*segment, error) {
 	_, err = file.WriteAt(f.encode(), 0)
 	if err == nil {
 		s.writes.Add(1)
-		err = r.fsys.SyncDir(r.dir)
+		if !mutant.NameUnsynced {
+			err = r.fsys.SyncDir(r.dir)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close(), r.fsys.Remove(name))
@@ -336,6 +343,9 @@ func (r *Ring) newSegment(size int64, own bool) (*segment, error) {
 func (r *Ring) setTable(change func(map[uint32]*segment)) {
 	t := maps.Clone(*r.table.Load())
 	change(t)
+	if mutant.NoTurn {
+		sim.Point("table changed")
+	}
 	r.table.Store(&t)
 }
 

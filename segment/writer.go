@@ -124,6 +124,9 @@ func (w *writer) commit() error {
 func (w *writer) Close() error {
 	w.done, w.data = true, nil
 	if w.extent != nil {
+		if mutant.Poisoned {
+			w.ring.forget(w.extent.key)
+		}
 		w.ring.giveBack(w.extent)
 		w.extent = nil
 	}

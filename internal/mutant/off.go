@@ -18,4 +18,25 @@ const (
 	MoveBlind     = false
 	MoveUnsynced  = false
 	LeaseUnlogged = false
+
+	KeyPresent     = false
+	PlaceFirst     = false
+	StaleHandle    = false
+	StaleUnref     = false
+	BodyUnsummed   = false
+	HeaderLate     = false
+	ResultUnsynced = false
+	NameUnsynced   = false
+	KeepFirst      = false
+	AnyOrder       = false
+	LostUnleased   = false
+	StampApart     = false
+	CondemnApart   = false
+	Poisoned       = false
+	TreeUnread     = false
+	UpdateUnpinned = false
+	UpdateUnleased = false
+	DropLatest     = false
+	NoTurn         = false
+	SyncAgain      = false
 )

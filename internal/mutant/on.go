@@ -38,4 +38,51 @@ var (
 	MoveUnsynced = name == "MoveUnsynced"
 	// LeaseUnlogged answers yes without writing the lease down.
 	LeaseUnlogged = name == "LeaseUnlogged"
+	// KeyPresent removes an entry because its key is there, though it is another incarnation than the one that
+	// was looked at (seed 000, its first fix undone).
+	KeyPresent = name == "KeyPresent"
+	// PlaceFirst looks up where a blob lies before it pins it (seed 000, its second fix undone: the path is
+	// captured before the lock).
+	PlaceFirst = name == "PlaceFirst"
+	// StaleHandle tries again with the place that it has, three times, instead of looking it up anew (seed 000,
+	// its third fix undone).
+	StaleHandle = name == "StaleHandle"
+	// StaleUnref lets the cleaner, who comes late, take a key for the copy that he looks at (seed 000: the clean-up
+	// of an old entry acts on its successor).
+	StaleUnref = name == "StaleUnref"
+	// BodyUnsummed believes a header without looking at the bytes (seed 001, torn entry).
+	BodyUnsummed = name == "BodyUnsummed"
+	// HeaderLate writes the header of a streamed blob when it is complete, so that a kill leaves a gap in the chain.
+	HeaderLate = name == "HeaderLate"
+	// ResultUnsynced publishes a result before it is on the disk (seed 001).
+	ResultUnsynced = name == "ResultUnsynced"
+	// NameUnsynced hands out extents of a segment whose name may not outlive a power cut.
+	NameUnsynced = name == "NameUnsynced"
+	// KeepFirst lets start-up keep the first copy of a record that it finds, not the last (seed 001, lost update).
+	KeepFirst = name == "KeepFirst"
+	// AnyOrder lets the cleaner pass over the oldest segment, so that what was superseded outlives what superseded it.
+	AnyOrder = name == "AnyOrder"
+	// LostUnleased says yes to the writer who came second without leasing what is there (seed 002, stale positive).
+	LostUnleased = name == "LostUnleased"
+	// StampApart looks a blob up in one section and leases it in another (seed 002, eviction between check and use).
+	StampApart = name == "StampApart"
+	// CondemnApart looks at pins and leases in one section and removes in another (seed 002, eviction between check
+	// and use).
+	CondemnApart = name == "CondemnApart"
+	// Poisoned lets an upload that failed take away what another one stored under its digest (seed 002, poisoned
+	// in-flight entry).
+	Poisoned = name == "Poisoned"
+	// TreeUnread takes a tree for its bytes, and not for the files that it names (seed 002, lost inputs).
+	TreeUnread = name == "TreeUnread"
+	// UpdateUnpinned lets parts of a result go while the result is written (seed 002).
+	UpdateUnpinned = name == "UpdateUnpinned"
+	// UpdateUnleased acknowledges a result without leasing what it names (seed 002).
+	UpdateUnleased = name == "UpdateUnleased"
+	// DropLatest drops whatever result there is now for one that was found incomplete (seed 002, lost update).
+	DropLatest = name == "DropLatest"
+	// SyncAgain believes a sync that succeeds after one that failed.
+	SyncAgain = name == "SyncAgain"
+	// NoTurn changes the ring without being its owner, so that two who copied it undo each other's change
+	// (seed 003).
+	NoTurn = name == "NoTurn"
 )

@@ -25,7 +25,7 @@ func TestReplay(t *testing.T) {
 				})
 			}
 			s.Run()
-			trace = strings.Join(s.trace, " ")
+			trace = s.String()
 		})
 		return trace
 	}
