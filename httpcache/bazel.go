@@ -27,8 +27,17 @@ const maxResult = 16 << 20
 // maxNamed is how many missing blobs of a result a message names.
 const maxNamed = 20
 
-// getBlob answers GET and HEAD of a blob. Opening it leases it, so HEAD's yes stands too.
+// getBlob answers GET and HEAD of a blob. HEAD's yes is a lease; GET gives the bytes.
 func (h *handler) getBlob(w *response, r *http.Request, n name) error {
+	if r.Method == http.MethodHead {
+		missing, err := h.Store.Missing(r.Context(), digest.SetOf(n.digest))
+		if err != nil {
+			return err
+		}
+		if missing.Len() > 0 {
+			return refuse(http.StatusNotFound, "blob %s is not here", n.digest)
+		}
+	}
 	b, err := h.Store.Open(r.Context(), n.digest)
 	if errors.Is(err, blob.ErrNotFound) {
 		return refuse(http.StatusNotFound, "blob %s is not here", n.digest)

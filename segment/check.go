@@ -1,9 +1,11 @@
 package segment
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -218,6 +220,55 @@ func (n *Survey) add(s *segment, l line, promised bool, found func(Damage)) stat
 		d.Digest = digest.Digest{Function: digest.Function(l.key.Kind), Hash: l.key.Hash, Size: l.size}
 	}
 	found(d)
+	return abandoned
+}
+
+// verify reads a record and says whether it is complete: its blocks have their checksums, and a blob its
+// hash.
+func (s *segment) verify(l line) (state, error) {
+	b := make([]byte, headerSize)
+	if err := s.readAt(b, l.off); err != nil {
+		s.ring.log.Debug("verify", slog.Any("error", err))
+		return abandoned, nil
+	}
+	h, err := s.decodeHeader(b, l.off)
+	if err != nil || h.key != l.key || h.size != l.size {
+		return abandoned, nil
+	}
+	hash := hash.Hash(nil)
+	if l.key.Kind != ledger.Record && l.key.Kind != kindVoid {
+		f := digest.Function(l.key.Kind)
+		if !f.Valid() {
+			return abandoned, nil
+		}
+		hash = f.NewHash()
+	}
+	rd := &reader{seg: s, key: l.key, off: l.off + headerSize, size: l.size}
+	if l.size == 0 {
+		_, err := s.read(l.key, l.off, 0)
+		return verdict(err == nil), nil
+	}
+	buf := make([]byte, min(l.size, appendSize))
+	for pos := int64(0); pos < l.size; pos += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), l.size-pos)]
+		if s.ring.closed.Load() {
+			return abandoned, blob.ErrClosed
+		}
+		if _, err := rd.readAgain(buf, pos); err != nil {
+			s.ring.log.Debug("verify", slog.Any("error", err))
+			return abandoned, nil
+		}
+		if hash != nil {
+			_, _ = hash.Write(buf) // hashes never fail
+		}
+	}
+	return verdict(hash == nil || bytes.Equal(hash.Sum(nil), l.key.Hash[:])), nil
+}
+
+func verdict(ok bool) state {
+	if ok {
+		return complete
+	}
 	return abandoned
 }
 
