@@ -11,7 +11,7 @@ help: ## list the verbs
 build: ## build ./sarsen, static and stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o sarsen ./cmd/sarsen
 
-test: lint unit mutants clients crashes ## everything that CI runs
+test: lint unit mutants explore faults clients crashes ## everything that CI runs
 
 lint: ## formatting, go vet, staticcheck, and the house rules
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
@@ -25,11 +25,24 @@ lint: ## formatting, go vet, staticcheck, and the house rules
 	$(GO) test -count=1 ./internal/tidy
 
 unit: ## unit, conformance, seeded and script tests, with the race detector
-	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/ -e /internal/tidy)
+	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /test/ -e /internal/tidy) -skip '^TestEvery'
+	$(GO) test ./test/hitratio
 	$(GO) test -count=1 ./test/script # it runs a program that it builds, of which go test's cache knows nothing
 
 mutants: ## make each mistake of internal/mutant and see it caught
 	$(GO) test -count=1 -v ./test/mutants
+
+# Two processes of one core each are faster than one of two: a schedule is one goroutine at a time.
+SCHEDULES ?= 200000
+SEEDED = GOMAXPROCS=1 GOGC=400 SARSEN_SCHEDULES=$(SCHEDULES) $(GO) test -count=1 -v -timeout 24h ./segment -run '^TestSeeded$$'
+explore: ## a million schedules of the store (SCHEDULES of each of five scenarios), every one of four tasks, every state of the rules
+	$(GO) test -count=1 ./test/ringmodel
+	$(GO) test -count=1 -v ./segment -run '^TestExhaustive$$'
+	SARSEN_SHARD=0/2 $(SEEDED) & SARSEN_SHARD=1/2 $(SEEDED) && wait $$!
+
+FAULTS ?= -short
+faults: ## every file operation fails, every crash image, every structure damaged; FAULTS= for six errors and 16 images each
+	$(GO) test -count=1 -v -timeout 24h ./segment -run '^(TestEvery|TestFlip|TestCuts)' $(FAULTS)
 
 clients: ## Bazel, buildbox and moon against the real binary (root; 60 s and 1.5 GB of packages the first time)
 	$(GO) test -tags clients -count=1 -v -timeout 45m ./test/clients
@@ -37,8 +50,8 @@ clients: ## Bazel, buildbox and moon against the real binary (root; 60 s and 1.5
 CRASH = $(GO) test -tags crash -count=1 -v -timeout 24h ./test/crash -run
 crashes: ## kills and power cuts, as many as CI has time for (root; installs xfsprogs the first time)
 	$(CRASH) 'TestForgetful|TestPortable'
-	$(CRASH) TestKill -args -n 2000 -budget 5m
-	$(CRASH) TestPowerCut -args -n 200 -budget 5m
+	$(CRASH) TestKill -args -n 2000 -budget 150s
+	$(CRASH) TestPowerCut -args -n 200 -budget 150s
 
 LEASE ?= 0
 LEDGER ?= docs/runs.md
@@ -55,4 +68,4 @@ fuzz: ## run every fuzz target for FUZZTIME
 		for p in $$(git grep -lE "^func $$f\(" -- '*_test.go' | xargs -n1 dirname); do \
 			echo "$$f in ./$$p"; $(GO) test ./$$p -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done; done
 
-.PHONY: help build test lint unit mutants clients crashes kill powercut fuzz
+.PHONY: help build test lint unit mutants explore faults clients crashes kill powercut fuzz

@@ -17,6 +17,7 @@ const (
 	NoSlot        = false
 	MoveBlind     = false
 	MoveUnsynced  = false
+	SealUnsynced  = false
 	LeaseUnlogged = false
 
 	KeyPresent     = false

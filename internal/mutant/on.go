@@ -36,6 +36,8 @@ var (
 	MoveBlind = name == "MoveBlind"
 	// MoveUnsynced lets the ledger name a copy that is not on the disk yet.
 	MoveUnsynced = name == "MoveUnsynced"
+	// SealUnsynced writes a footer that vouches for bytes which are not on the disk yet.
+	SealUnsynced = name == "SealUnsynced"
 	// LeaseUnlogged answers yes without writing the lease down.
 	LeaseUnlogged = name == "LeaseUnlogged"
 	// KeyPresent removes an entry because its key is there, though it is another incarnation than the one that
