@@ -70,6 +70,11 @@ func (r *Ring) append(requests ...*request) error {
 	}
 	select {
 	case <-b.done:
+		return requests[0].err
+	default: // there was no room
+	}
+	select {
+	case <-b.done:
 	case <-time.After(patience):
 		r.giveUp(b)
 	}

@@ -16,9 +16,9 @@ import (
 	"github.com/sarsen-build/sarsen/internal/vfs"
 )
 
-// TestReviewFaultyLife is TestSeededLife in which a few operations of one kind fail, one after another,
+// TestFaultyLife is TestSeededLife in which a few operations of one kind fail, one after another,
 // and then no more: what was promised still holds, in this process and after a kill.
-func TestReviewFaultyLife(t *testing.T) {
+func TestFaultyLife(t *testing.T) {
 	explore.Run(t, 1500, func(t *testing.T, s *explore.Schedule) {
 		l := &life{T: t, s: s, data: map[digest.Digest][]byte{}}
 		l.fsys = &vfs.Mem{Before: func(op, name string) { sim.Point(op + " " + name) }}

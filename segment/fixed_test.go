@@ -105,8 +105,8 @@ func rot(t *testing.T, r *Ring, d digest.Digest) {
 	}
 }
 
-// TestReviewStreamedCopyFails: one write fails while the cleaner streams a leased blob.
-func TestReviewStreamedCopyFails(t *testing.T) {
+// TestStreamedCopyFails: one write fails while the cleaner streams a leased blob.
+func TestStreamedCopyFails(t *testing.T) {
 	for _, op := range []string{"write", "read"} {
 		t.Run(op, func(t *testing.T) {
 			fsys := &faulty{FS: &vfs.Mem{}}
@@ -132,37 +132,40 @@ func TestReviewStreamedCopyFails(t *testing.T) {
 	}
 }
 
-// TestReviewKillInClose: a kill at any instant of Close takes no lease.
-func TestReviewKillInClose(t *testing.T) {
-	fsys := &vfs.Mem{}
-	r := openRing(t, fsys, small)
-	data := storetest.Bytes(1, 3000)
-	d := mustPut(t, r, data)
-	var images []*vfs.Mem
-	var at []string
-	var mu sync.Mutex
-	fsys.Before = func(op, name string) {
-		mu.Lock()
-		defer mu.Unlock()
-		if op == "free" || strings.Contains(op, "read") {
-			return
-		}
-		images, at = append(images, fsys.Clone()), append(at, op+" "+name)
-	}
-	closeRing(t, r)
-	fsys.Before = nil
-	for i, image := range images {
-		r := openRing(t, image, small)
-		r.evictAll()
-		if _, err := blob.Get(t.Context(), r, d); err != nil {
-			t.Errorf("killed before %q: %v", at[i], err)
+// TestKillInClose: a kill at any instant of Close takes no lease.
+func TestKillInClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := &vfs.Mem{}
+		r := openRing(t, fsys, small)
+		data := storetest.Bytes(1, 3000)
+		d := mustPut(t, r, data)
+		var images []*vfs.Mem
+		var at []string
+		var mu sync.Mutex
+		synctest.Wait() // for the cleaner's first look
+		fsys.Before = func(op, name string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if op == "free" || strings.Contains(op, "read") {
+				return
+			}
+			images, at = append(images, fsys.Clone()), append(at, op+" "+name)
 		}
 		closeRing(t, r)
-	}
+		fsys.Before = nil
+		for i, image := range images {
+			r := openRing(t, image, small)
+			r.evictAll()
+			if _, err := blob.Get(t.Context(), r, d); err != nil {
+				t.Errorf("killed before %q: %v", at[i], err)
+			}
+			closeRing(t, r)
+		}
+	})
 }
 
-// TestReviewWinnerQuarantined: the blob that was there at Create turns out to be damaged before Commit.
-func TestReviewWinnerQuarantined(t *testing.T) {
+// TestWinnerQuarantined: the blob that was there at Create turns out to be damaged before Commit.
+func TestWinnerQuarantined(t *testing.T) {
 	r := openRing(t, &vfs.Mem{}, small)
 	data := storetest.Bytes(1, 3000)
 	d := mustPut(t, r, data)
@@ -177,8 +180,8 @@ func TestReviewWinnerQuarantined(t *testing.T) {
 	}
 }
 
-// TestReviewNoLeaseLog: the disk has no room for a lease log at start-up. What is said then holds.
-func TestReviewNoLeaseLog(t *testing.T) {
+// TestNoLeaseLog: the disk has no room for a lease log at start-up. What is said then holds.
+func TestNoLeaseLog(t *testing.T) {
 	mem := &vfs.Mem{}
 	r := openRing(t, mem, small)
 	mustPut(t, r, storetest.Bytes(2, 100))
@@ -203,9 +206,9 @@ func TestReviewNoLeaseLog(t *testing.T) {
 	checkBlob(t, r, d, data)
 }
 
-// TestReviewVoidTakesOlder: of two uploads of one blob the one behind commits first, is damaged and
+// TestVoidTakesOlder: of two uploads of one blob the one behind commits first, is damaged and
 // quarantined; then the one before it commits. A restart finds it.
-func TestReviewVoidTakesOlder(t *testing.T) {
+func TestVoidTakesOlder(t *testing.T) {
 	fsys := &vfs.Mem{}
 	r := openRing(t, fsys, small)
 	data := storetest.Bytes(1, 3000)
@@ -227,9 +230,9 @@ func TestReviewVoidTakesOlder(t *testing.T) {
 	checkBlob(t, r, d, data)
 }
 
-// TestReviewUnsyncedTwice: with durability none a power cut takes some bytes, but not the footer. The
+// TestUnsyncedTwice: with durability none a power cut takes some bytes, but not the footer. The
 // start after that finds out, and the one after that must know it still.
-func TestReviewUnsyncedTwice(t *testing.T) {
+func TestUnsyncedTwice(t *testing.T) {
 	fsys := &vfs.Mem{}
 	o := small
 	o.Durability = None
@@ -265,9 +268,9 @@ func TestReviewUnsyncedTwice(t *testing.T) {
 	}
 }
 
-// TestReviewListRaces: the cleaner looks at a big blob's own segment, not sealed yet, while a writer
+// TestListRaces: the cleaner looks at a big blob's own segment, not sealed yet, while a writer
 // rotates. Run with -race.
-func TestReviewListRaces(t *testing.T) {
+func TestListRaces(t *testing.T) {
 	r := openRing(t, &vfs.Mem{}, small)
 	for i := range 200 {
 		d := mustPut(t, r, storetest.Bytes(uint64(i%4), 20000))
@@ -293,9 +296,9 @@ func TestReviewListRaces(t *testing.T) {
 	}
 }
 
-// TestReviewUnreadable: the disk gives errors, not wrong bytes, where a blob lies. It must not be called
+// TestUnreadable: the disk gives errors, not wrong bytes, where a blob lies. It must not be called
 // present for ever, nor must an upload of it be thrown away.
-func TestReviewUnreadable(t *testing.T) {
+func TestUnreadable(t *testing.T) {
 	fsys := &faulty{FS: &vfs.Mem{}}
 	r := openRing(t, fsys, small)
 	data := storetest.Bytes(1, 3000)
@@ -320,8 +323,8 @@ func TestReviewUnreadable(t *testing.T) {
 	checkBlob(t, r, d, data)
 }
 
-// TestReviewOneFailureThenFull: one removal fails in a ring full of cold blobs.
-func TestReviewOneFailureThenFull(t *testing.T) {
+// TestOneFailureThenFull: one removal fails in a ring full of cold blobs.
+func TestOneFailureThenFull(t *testing.T) {
 	for _, faults := range []int{0, 1} {
 		synctest.Test(t, func(t *testing.T) {
 			fsys := &faulty{FS: &vfs.Mem{}}
@@ -356,8 +359,8 @@ func TestReviewOneFailureThenFull(t *testing.T) {
 	}
 }
 
-// TestReviewStuckReader: somebody reads a blob very slowly; its segment was removed.
-func TestReviewStuckReader(t *testing.T) {
+// TestStuckReader: somebody reads a blob very slowly; its segment was removed.
+func TestStuckReader(t *testing.T) {
 	for _, stuck := range []int{0, 1, 2, 3} {
 		synctest.Test(t, func(t *testing.T) {
 			r := openRing(t, &vfs.Mem{}, small)
@@ -391,8 +394,8 @@ func TestReviewStuckReader(t *testing.T) {
 	}
 }
 
-// TestReviewBadBigBlob: a big blob whose segment could not be synced, and no room to copy it.
-func TestReviewBadBigBlob(t *testing.T) {
+// TestBadBigBlob: a big blob whose segment could not be synced, and no room to copy it.
+func TestBadBigBlob(t *testing.T) {
 	for _, faults := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			fsys := &faulty{FS: &vfs.Mem{}}
@@ -428,8 +431,8 @@ func TestReviewBadBigBlob(t *testing.T) {
 	}
 }
 
-// TestReviewLowerLimit: the limit is lowered; three quarters of the new one are leased, and as much is cold.
-func TestReviewLowerLimit(t *testing.T) {
+// TestLowerLimit: the limit is lowered; three quarters of the new one are leased, and as much is cold.
+func TestLowerLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := openRing(t, &vfs.Mem{}, small)
 		defer closeRing(t, r)
@@ -451,8 +454,8 @@ func TestReviewLowerLimit(t *testing.T) {
 	})
 }
 
-// TestReviewLateMissing: a call after Close writes nothing into a directory that another process may have.
-func TestReviewLateMissing(t *testing.T) {
+// TestLateMissing: a call after Close writes nothing into a directory that another process may have.
+func TestLateMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := &vfs.Mem{}
 		r := openRing(t, fsys, small)
@@ -467,8 +470,8 @@ func TestReviewLateMissing(t *testing.T) {
 	})
 }
 
-// TestReviewUnsyncedLog: a clean stop, a start that makes no segment, a yes, a power cut.
-func TestReviewUnsyncedLog(t *testing.T) {
+// TestUnsyncedLog: a clean stop, a start that makes no segment, a yes, a power cut.
+func TestUnsyncedLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := &vfs.Mem{}
 		r := openRing(t, fsys, small)

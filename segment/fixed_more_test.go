@@ -13,8 +13,8 @@ import (
 	"github.com/sarsen-build/sarsen/internal/vfs"
 )
 
-// TestReviewSecondTurn: the first turn only uses uses up; the second must get as far as the first.
-func TestReviewSecondTurn(t *testing.T) {
+// TestSecondTurn: the first turn only uses uses up; the second must get as far as the first.
+func TestSecondTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := openRing(t, &vfs.Mem{}, small)
 		defer closeRing(t, r)
@@ -47,8 +47,8 @@ func TestReviewSecondTurn(t *testing.T) {
 	})
 }
 
-// TestReviewSumsReadBadly: one read of the checksums goes wrong on the way, once.
-func TestReviewSumsReadBadly(t *testing.T) {
+// TestSumsReadBadly: one read of the checksums goes wrong on the way, once.
+func TestSumsReadBadly(t *testing.T) {
 	mem := &vfs.Mem{}
 	fsys := &flipping{FS: mem}
 	r := openRing(t, fsys, small)
@@ -91,8 +91,8 @@ func (f flippingFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// TestReviewNoLogNoCleaning: the lease log can't be written, the segments can.
-func TestReviewNoLogNoCleaning(t *testing.T) {
+// TestNoLogNoCleaning: the lease log can't be written, the segments can.
+func TestNoLogNoCleaning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := &faulty{FS: &vfs.Mem{}}
 		r := openRing(t, fsys, small)
@@ -125,8 +125,8 @@ func TestReviewNoLogNoCleaning(t *testing.T) {
 	})
 }
 
-// TestReviewBigStarves: one big upload among many small ones, all cold.
-func TestReviewBigStarves(t *testing.T) {
+// TestBigStarves: one big upload among many small ones, all cold.
+func TestBigStarves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := small
 		o.Lease = time.Second
@@ -172,8 +172,8 @@ func TestReviewBigStarves(t *testing.T) {
 	})
 }
 
-// TestReviewHopelessBlob: a blob that the disk can't hold costs nothing that is there.
-func TestReviewHopelessBlob(t *testing.T) {
+// TestHopelessBlob: a blob that the disk can't hold costs nothing that is there.
+func TestHopelessBlob(t *testing.T) {
 	for _, disk := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			o := small
@@ -204,8 +204,8 @@ func TestReviewHopelessBlob(t *testing.T) {
 	}
 }
 
-// TestReviewOneBadSector: one sector of one segment can't be read at start-up.
-func TestReviewOneBadSector(t *testing.T) {
+// TestOneBadSector: one sector of one segment can't be read at start-up.
+func TestOneBadSector(t *testing.T) {
 	for _, where := range []string{"footer", "blob"} {
 		mem := &vfs.Mem{}
 		r := openRing(t, mem, small)

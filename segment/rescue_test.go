@@ -14,9 +14,9 @@ import (
 	"github.com/sarsen-build/sarsen/internal/vfs"
 )
 
-// TestReviewSeededRescue: syncs fail for a while and lose what they should have written; the cleaner
+// TestSeededRescue: syncs fail for a while and lose what they should have written; the cleaner
 // rescues. What a result acknowledged names is there after a power cut.
-func TestReviewSeededRescue(t *testing.T) {
+func TestSeededRescue(t *testing.T) {
 	acked := 0
 	explore.Run(t, 3000, func(t *testing.T, s *explore.Schedule) {
 		l := &life{T: t, s: s, data: map[digest.Digest][]byte{}}
