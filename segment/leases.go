@@ -9,7 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/cespare/xxhash/v2"
+	"github.com/zeebo/xxh3"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
@@ -292,7 +292,7 @@ type leaseHeader struct {
 	boot              uint64 // which run of the machine
 }
 
-func bootSum(fsys vfs.FS) uint64 { return xxhash.Sum64String(fsys.Boot()) }
+func bootSum(fsys vfs.FS) uint64 { return xxh3.HashString(fsys.Boot()) }
 
 func (h leaseHeader) encode() []byte {
 	b := make([]byte, leaseHeaderSize)
@@ -303,12 +303,12 @@ func (h leaseHeader) encode() []byte {
 	}
 	le.PutUint32(b[16:], h.since)
 	le.PutUint64(b[24:], h.boot)
-	le.PutUint64(b[56:], xxhash.Sum64(b[:56]))
+	le.PutUint64(b[56:], xxh3.Hash(b[:56]))
 	return b
 }
 
 func decodeLeaseHeader(b []byte) (leaseHeader, error) {
-	if len(b) < leaseHeaderSize || string(b[:8]) != leaseMagic || le.Uint64(b[56:]) != xxhash.Sum64(b[:56]) {
+	if len(b) < leaseHeaderSize || string(b[:8]) != leaseMagic || le.Uint64(b[56:]) != xxh3.Hash(b[:56]) {
 		return leaseHeader{}, fmt.Errorf("lease log header: %w", errFormat)
 	}
 	return leaseHeader{le.Uint32(b[8:]), le.Uint32(b[16:]), le.Uint32(b[12:])&flagClean != 0, le.Uint64(b[24:])}, nil
@@ -328,11 +328,10 @@ func encodeChunk(tags []uint64, all bool, off int64) []byte {
 
 // chunkSum covers the count, the flags, the tags and where they lie.
 func chunkSum(b []byte, off int64) uint64 {
-	var d xxhash.Digest
-	d.ResetWithSeed(uint64(off))
-	_, _ = d.Write(b[:8])
-	_, _ = d.Write(b[chunkHeaderSize:])
-	return d.Sum64()
+	h := xxh3.NewSeed(uint64(off))
+	_, _ = h.Write(b[:8]) // never fails
+	_, _ = h.Write(b[chunkHeaderSize:])
+	return h.Sum64()
 }
 
 // leased is what the last process's logs say.

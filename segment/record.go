@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cespare/xxhash/v2"
+	"github.com/zeebo/xxh3"
 
 	"github.com/sarsen-build/sarsen/ledger"
 )
@@ -71,7 +71,7 @@ func (f first) encode() []byte {
 	}
 	le.PutUint32(b[12:], flags)
 	le.PutUint64(b[16:], f.seed)
-	le.PutUint64(b[56:], xxhash.Sum64(b[:56]))
+	le.PutUint64(b[56:], xxh3.Hash(b[:56]))
 	return b
 }
 
@@ -83,7 +83,7 @@ func decodeFirst(b []byte) (first, error) {
 		return first{}, errUnwritten
 	case string(b[:version]) == firstMagic[:version] && b[version] != firstMagic[version]:
 		return first{}, errVersion
-	case string(b[:8]) != firstMagic || le.Uint64(b[56:]) != xxhash.Sum64(b[:56]):
+	case string(b[:8]) != firstMagic || le.Uint64(b[56:]) != xxh3.Hash(b[:56]):
 		return first{}, fmt.Errorf("first block: %w", errFormat)
 	}
 	flags := le.Uint32(b[12:])
@@ -92,19 +92,12 @@ func decodeFirst(b []byte) (first, error) {
 
 // sum is a checksum that only somebody who knows the segment's seed can make, and that holds for one
 // offset of one segment.
-func (f first) sum(b []byte, off int64) uint64 {
-	var d xxhash.Digest
-	d.ResetWithSeed(f.seed)
-	_, _ = d.Write(b) // xxhash never fails
-	return f.finish(&d, off)
-}
+func (f first) sum(b []byte, off int64) uint64 { return xxh3.HashSeed(b, f.keyAt(off)) }
 
-func (f first) finish(d *xxhash.Digest, off int64) uint64 {
-	var where [12]byte
-	le.PutUint32(where[:], f.generation)
-	le.PutUint64(where[4:], uint64(off))
-	_, _ = d.Write(where[:])
-	return d.Sum64()
+// keyAt is what keys a checksum at an offset: the segment's seed, its generation and the offset, spread
+// by odd constants, so that no two places of a ring share one but by chance.
+func (f first) keyAt(off int64) uint64 {
+	return f.seed ^ uint64(f.generation)*0x9e3779b97f4a7c15 ^ uint64(off)*0xbf58476d1ce4e5b9
 }
 
 // A summer makes the checksums of a record's blocks from its bytes, in order.
@@ -112,21 +105,21 @@ type summer struct {
 	first
 	off  int64 // of the block that is being summed
 	n    int   // how much of it there was
-	d    xxhash.Digest
+	h    xxh3.Hasher
 	sums []uint64
 }
 
 // newSummer begins at the record whose header lies at off.
 func (f first) newSummer(off int64) *summer {
 	u := &summer{first: f, off: off + headerSize}
-	u.d.ResetWithSeed(f.seed)
+	u.h.ResetSeed(f.keyAt(u.off))
 	return u
 }
 
 func (u *summer) write(p []byte) {
 	for len(p) > 0 {
 		n := min(blockSize-u.n, len(p))
-		_, _ = u.d.Write(p[:n])
+		_, _ = u.h.Write(p[:n]) // never fails
 		u.n, p = u.n+n, p[n:]
 		if u.n == blockSize {
 			u.end()
@@ -135,9 +128,9 @@ func (u *summer) write(p []byte) {
 }
 
 func (u *summer) end() {
-	u.sums = append(u.sums, u.finish(&u.d, u.off))
+	u.sums = append(u.sums, u.h.Sum64())
 	u.off, u.n = u.off+int64(u.n), 0
-	u.d.ResetWithSeed(u.seed)
+	u.h.ResetSeed(u.keyAt(u.off))
 }
 
 // close returns all sums. A record without bytes has one too.
@@ -148,11 +141,14 @@ func (u *summer) close() []uint64 {
 	return u.sums
 }
 
-// sumAll returns the checksums of the blocks of a record whose header lies at off.
-func (f first) sumAll(data []byte, off int64) []uint64 {
-	u := f.newSummer(off)
-	u.write(data)
-	return u.close()
+// appendSumsOf appends the checksums of the blocks of a record whose header lies at off.
+func (f first) appendSumsOf(b, data []byte, off int64) []byte {
+	for pos := range blocks(int64(len(data))) {
+		pos *= blockSize
+		block := data[pos:min(pos+blockSize, int64(len(data)))]
+		b = le.AppendUint64(b, f.sum(block, off+headerSize+pos))
+	}
+	return b
 }
 
 func appendSums(b []byte, sums []uint64) []byte {

@@ -228,7 +228,7 @@ func (e *extent) append(b, data []byte) []byte {
 	}
 	b = append(b, data...)
 	b = append(b, zeros[:padded(e.size)-e.size]...)
-	return appendSums(b, e.seg.sumAll(data, e.off))
+	return e.seg.appendSumsOf(b, data, e.off)
 }
 
 // flush writes what is collected. If that fails, the chain of headers ends here, so the segment takes
