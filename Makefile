@@ -50,8 +50,8 @@ clients: ## Bazel, buildbox and moon against the real binary (root; 60 s and 1.5
 CRASH = $(GO) test -tags crash -count=1 -v -timeout 24h ./test/crash -run
 crashes: ## kills and power cuts, as many as CI has time for (root; installs xfsprogs the first time)
 	$(CRASH) 'TestForgetful|TestPortable'
-	$(CRASH) TestKill -args -n 2000 -budget 150s
-	$(CRASH) TestPowerCut -args -n 200 -budget 150s
+	$(CRASH) TestKill -args -n 2000 -budget 2m
+	$(CRASH) TestPowerCut -args -n 200 -budget 2m
 
 LEASE ?= 0
 LEDGER ?= docs/runs.md
