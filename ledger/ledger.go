@@ -322,9 +322,14 @@ func (l *Ledger) Restore(k Key, size int64, p Place, lease bool) {
 	defer s.mu.Unlock()
 	e := s.find(k)
 	if e == nil {
-		s.insert(k, size, p, 0, true)
-		e = s.find(k)
-	} else if p > e.place && !mutant.KeepFirst {
+		now := Quarter(0)
+		if lease {
+			now = l.Now()
+		}
+		s.insert(k, size, p, now, true)
+		return
+	}
+	if p > e.place && !mutant.KeepFirst {
 		s.unlend(e)
 		s.set(e, size, p)
 		s.stamp(e, e.stamp, true)

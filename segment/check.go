@@ -174,15 +174,25 @@ func (c *checker) check(s *segment) error {
 
 // bury takes in an incarnation that settle takes out again: until then it stands before older ones.
 func (c *checker) bury(l line, p ledger.Place, damage *Damage) {
-	c.view.add(l, p)
+	if l.key.Kind == ledger.Record {
+		c.view.add(l, p) // an older one of a record was superseded, an older one of a blob is as good
+	}
 	c.dead = append(c.dead, dead{l.key, p, damage})
 }
 
 // settle takes what is dead out of the view, as start-up does, and reports the damage, but for that of
 // incarnations that were superseded: nobody will ever read those.
 func (c *checker) settle() {
+	last := map[ledger.Key]ledger.Place{}
+	for _, d := range c.dead {
+		last[d.key] = max(last[d.key], d.place)
+	}
 	for _, d := range c.dead {
 		named := c.view.ledger.Drop(d.key, d.place)
+		if d.key.Kind != ledger.Record {
+			rd, ok := c.view.find(d.key, -1)
+			named = d.place == last[d.key] && (!ok || placeOf(rd.seg.generation, rd.off-headerSize) < d.place)
+		}
 		if named && d.damage != nil {
 			c.found(*d.damage)
 		} else if d.damage != nil {
@@ -361,8 +371,14 @@ func (r *Ring) quarantine(k ledger.Key, p ledger.Place, why error) {
 	r.damaged.Add(1)
 	r.log.Error("quarantined", slog.String("key", fmt.Sprintf("%x", k.Hash)), slog.Any("error", why))
 	body := le.AppendUint64([]byte{byte(k.Kind)}, uint64(p))
-	req := &request{key: ledger.Key{Kind: kindVoid, Hash: k.Hash}, size: int64(len(body)), data: body, by: mover}
-	err := r.append(req)
+	var req *request
+	var err error
+	for range attempts { // a failed write ends its segment; the next attempt goes to another one
+		req = &request{key: ledger.Key{Kind: kindVoid, Hash: k.Hash}, size: int64(len(body)), data: body, by: mover}
+		if err = r.append(req); err == nil {
+			break
+		}
+	}
 	if err == nil {
 		req.extent.admitted()
 		req.extent.seg.unref()

@@ -80,7 +80,7 @@ func (r *Ring) makeRoom() bool {
 	case err != nil:
 		r.log.Warn("clean", slog.String("segment", s.name), slog.Any("error", err))
 		if rescue {
-			s.rescueAfter = time.Now().Add(lookAgain)
+			s.rescueAfter, s.rescueShort = time.Now().Add(lookAgain), r.tooShort(s)
 			return true // there may be others
 		}
 		r.refuseWaiting(r.full("the oldest segment can't be cleaned: " + err.Error()))
@@ -108,12 +108,13 @@ func (r *Ring) next() (s *segment, rescue bool) {
 	}
 	r.loan = max(0, r.reserve()-r.room())
 	for _, s := range r.order {
-		if s.bad.Load() && !s.rescued.Load() && time.Now().After(s.rescueAfter) {
+		if s.bad.Load() && !s.rescued.Load() && (time.Now().After(s.rescueAfter) || s.rescueShort && !r.tooShort(s)) {
 			s.victim.Store(true)
 			return s, true
 		}
 	}
 	if r.room() >= r.goal() {
+		r.fullUntil = 0 // what was in use is not any more
 		return nil, false
 	}
 	// Bytes that readers of removed segments hold mostly come back by themselves.
@@ -123,12 +124,12 @@ func (r *Ring) next() (s *segment, rescue bool) {
 	}
 	if err := r.hopeless(); err != nil {
 		r.refuseWaiting(err)
-		if r.headroom >= 0 || r.fullUntil > r.ledger.Now() { // else the limit was lowered, and what is cold goes
+		if r.headroom >= 0 || r.gaveIn() { // else the limit was lowered, and what is cold goes
 			return nil, false
 		}
 	}
-	if s = r.oldest(); s == nil {
-		r.giveIn("nothing but the active segment may go")
+	if s = r.oldest(); s == nil { // until readers and writers of big blobs have gone, which costs nothing to ask again
+		r.refuseWaiting(r.full("nothing but the active segment may go"))
 	}
 	return s, false
 }
@@ -162,6 +163,7 @@ func (r *Ring) toBack(s *segment) {
 func (r *Ring) giveIn(why string) {
 	r.looked = 0
 	r.fullUntil, r.fullWhy = r.ledger.Now()+1, r.full(why)
+	_, _, r.fullPins = r.ledger.Counts()
 	r.refuseWaiting(r.fullWhy)
 }
 

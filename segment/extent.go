@@ -44,6 +44,7 @@ type segment struct {
 	sealed  bool      // hands out no more extents
 
 	rescueAfter time.Time // a rescue of a bad segment did not come about; not again before
+	rescueShort bool      // unless there is room for it now, as there was not then
 }
 
 // An extent is a place for one record in a segment. It is handed out once.

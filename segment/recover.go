@@ -270,9 +270,16 @@ func (l *loader) obey() {
 	}
 	for _, s := range l.ring.order {
 		for _, n := range s.list() {
-			if p := placeOf(s.generation, n.off); n.state == complete && dropped[n.key] && !voided[p] {
-				l.ring.ledger.Restore(n.key, n.size, p, l.was.has(n.key, s.generation, n.moved))
+			p := placeOf(s.generation, n.off)
+			if n.state == abandoned || !dropped[n.key] || voided[p] {
+				continue
 			}
+			if n.state == open { // the footer came before the end of the upload
+				if got, err := s.verify(n); err != nil || got != complete {
+					continue
+				}
+			}
+			l.ring.ledger.Restore(n.key, n.size, p, l.was.has(n.key, s.generation, n.moved))
 		}
 	}
 }

@@ -152,7 +152,7 @@ func (r *Ring) serve() {
 // serveAndWake is serve, and tells the cleaner if there is something to do. The caller holds the turn.
 func (r *Ring) serveAndWake() {
 	r.serve()
-	if r.room() < r.goal() && r.fullUntil <= r.ledger.Now() {
+	if r.room() < r.goal() && !r.gaveIn() {
 		r.wakeCleaner()
 	}
 }

@@ -139,6 +139,7 @@ type Ring struct {
 	served    int            // extents that uploaders and putters got
 	looked    int            // segments that were cleaned one after another without gain
 	fullUntil ledger.Quarter // no room is to be expected before this one
+	fullPins  int            // that were held when that was found
 	fullWhy   error
 }
 

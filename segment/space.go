@@ -55,8 +55,30 @@ func (r *Ring) goal() int64 {
 			}
 		}
 	}
+	for _, s := range r.order {
+		if n := rescueNeed(s); s.bad.Load() && !s.rescued.Load() && n > ahead && r.mayFit(n) {
+			ahead = n
+		}
+	}
 	return r.reserve() + ahead
 }
+
+// mayFit reports whether n bytes fit beside what is leased.
+func (r *Ring) mayFit(n int64) bool {
+	_, leased := r.ledger.Leased()
+	return n+leased+r.reserve() <= r.limit.Load()
+}
+
+// rescueNeed is what a copy of a big blob's own segment takes. For others there is the reserve.
+func rescueNeed(s *segment) int64 {
+	if !s.own {
+		return 0
+	}
+	return s.size.Load() + firstSize + trailerSize
+}
+
+// tooShort reports whether there is no room to copy what a bad segment holds. The caller holds the turn.
+func (r *Ring) tooShort(s *segment) bool { return r.overdraft()+r.activeLeft() < rescueNeed(s) }
 
 func (r *Ring) activeLeft() int64 {
 	if r.active == nil {
@@ -94,7 +116,7 @@ func (r *Ring) mayTake(req *request) bool {
 // hopeless returns why no room can come: more than three quarters of the ring is leased, or all but the
 // reserve and a segment, or the cleaner went all the way round without gain.
 func (r *Ring) hopeless() error {
-	if r.fullUntil > r.ledger.Now() {
+	if r.gaveIn() {
 		return r.fullWhy
 	}
 	entries, bytes := r.ledger.Leased()
@@ -103,6 +125,17 @@ func (r *Ring) hopeless() error {
 		return r.full(fmt.Sprintf("%s of %s hold leased blobs", humanize.IBytes(uint64(bytes)), humanize.IBytes(uint64(max(limit, 0)))))
 	}
 	return nil
+}
+
+// gaveIn reports whether that still holds. It ends with most pins, too. The caller holds the turn.
+func (r *Ring) gaveIn() bool {
+	if r.fullUntil <= r.ledger.Now() {
+		return false
+	}
+	if _, _, pins := r.ledger.Counts(); 2*pins < r.fullPins {
+		r.fullUntil = 0
+	}
+	return r.fullUntil != 0
 }
 
 // neverFits returns why a request is refused though the cleaner may make room: what is leased must stay.
