@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,4 +243,40 @@ func TestVoidUnwritten(t *testing.T) {
 	closeRing(t, r) // its footer calls the damaged one complete
 	r = openRing(t, mem, small)
 	checkBlob(t, r, d, data)
+}
+
+// TestQuota: the system gives no room though it says that there is some. What is cold makes room.
+func TestQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := &vfs.Mem{}
+		r := openRing(t, fsys, small)
+		for i := range uint64(40) {
+			mustPut(t, r, storetest.Bytes(i, 10000))
+		}
+		time.Sleep(2 * small.Lease)
+		limit := r.Stats().UsedBytes
+		fsys.Fault = func(op, name string) error {
+			if op == "create" && filepath.Ext(name) == segmentExt && r.used() > limit-small.segmentSize {
+				return syscall.EDQUOT
+			}
+			return nil
+		}
+		refused := 0
+		for i := range uint64(60) {
+			data := storetest.Bytes(1000+i, 10000)
+			err := blob.Put(t.Context(), r, digest.SHA256.Of(data), data)
+			if errors.Is(err, blob.ErrFull) {
+				refused++
+				synctest.Wait()
+				err = blob.Put(t.Context(), r, digest.SHA256.Of(data), data)
+			}
+			if i < 20 && err != nil {
+				t.Fatalf("put %d, after the cleaner had been there: %v", i, err)
+			}
+		}
+		if refused == 0 {
+			t.Error("the quota was never met")
+		}
+		fsys.Fault = nil
+	})
 }

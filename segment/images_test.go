@@ -228,6 +228,11 @@ func fsckClean(fsys *vfs.Mem) error {
 	if err := errors.Join(goOn(r, fsys), r.Close()); err != nil {
 		return fmt.Errorf("fsck: %w", err)
 	}
+	var damage []error
+	survey, err := Check(context.Background(), fsys, "ring", func(d Damage) { damage = append(damage, d.Err) })
+	if err != nil || survey.Damaged > 0 {
+		return fmt.Errorf("fsck: %+v, %w", survey, errors.Join(append(damage, err)...))
+	}
 	return nil
 }
 

@@ -320,7 +320,9 @@ func (r *Ring) newSegment(size int64, own bool) (*segment, error) {
 	name := segmentName(r.dir, f.generation)
 	file, err := r.fsys.Create(name, size)
 	if isFull(err) {
+		r.quota, r.quotaAt = r.used(), time.Now()
 		r.measure()
+		r.wakeCleaner()
 		return nil, fmt.Errorf("%w: no room on the disk for a segment of %s: free some, or lower --max-size (%w)", blob.ErrFull, humanize.IBytes(uint64(size)), err)
 	}
 	if err != nil {
@@ -358,6 +360,11 @@ func (r *Ring) setTable(change func(map[uint32]*segment)) {
 // anything else is removed. The caller holds the turn.
 func (r *Ring) remove(s *segment) error {
 	s.victim.Store(true)
+	if r.nameOwed { // of the last removal, which must not be undone when this one is not
+		if err := r.fsys.SyncDir(r.dir); err != nil {
+			return err
+		}
+	}
 	if err := r.fsys.Remove(s.name); err != nil {
 		return err // it stays in the ring, to be tried again
 	}
@@ -368,6 +375,7 @@ func (r *Ring) remove(s *segment) error {
 	r.removed = time.Now()
 	s.unref()
 	err := r.fsys.SyncDir(r.dir)
+	r.nameOwed = err != nil
 	r.measure()
 	return err
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -442,4 +444,31 @@ func TestWriteFails(t *testing.T) {
 		r = openRing(t, mem, small)
 	}
 	closeRing(t, r)
+}
+
+// TestEvictedYoung: what goes younger than two minutes is logged with age, size and reason.
+func TestEvictedYoung(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		o := small
+		o.Lease = time.Second
+		o.Log = slog.New(slog.NewTextHandler(&log, nil))
+		r := openRing(t, &vfs.Mem{}, o)
+		defer closeRing(t, r)
+		mustPut(t, r, storetest.Bytes(1, 10000))
+		time.Sleep(30 * time.Second)
+		r.evictAll()
+		for _, want := range []string{"evicted young", "age=30s", "bytes=10000", "reason=", "max-size"} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("the log has no %q: %s", want, log.String())
+			}
+		}
+		log.Reset()
+		mustPut(t, r, storetest.Bytes(2, 10000))
+		time.Sleep(2 * time.Minute)
+		r.evictAll()
+		if strings.Contains(log.String(), "young") {
+			t.Errorf("logged though it was two minutes old: %s", log.String())
+		}
+	})
 }

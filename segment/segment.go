@@ -135,6 +135,9 @@ type Ring struct {
 	headroom  int64      // bytes that segments may still be made of
 	loan      int64      // bytes that the cleaner may take beyond that
 	diskFree  int64
+	quota     int64          // bytes in use when the system last said that there was no room for more
+	quotaAt   time.Time      // when that was
+	nameOwed  bool           // a removal could not be synced
 	removed   time.Time      // when the last segment was
 	served    int            // extents that uploaders and putters got
 	looked    int            // segments that were cleaned one after another without gain

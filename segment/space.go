@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -24,6 +25,9 @@ func (r *Ring) measure() {
 		r.diskFree = free
 		limit = min(limit, used+free-r.segmentSize)
 	}
+	if !r.quotaAt.IsZero() && time.Since(r.quotaAt) < quotaTime {
+		limit = min(limit, r.quota)
+	}
 	r.limit.Store(limit)
 	r.headroom = limit - used
 }
@@ -40,6 +44,10 @@ func (r *Ring) used() int64 {
 // reserve is what nobody but the cleaner may take: a victim's worth, and what is lost at the end of a
 // segment into which the next record did not fit.
 func (r *Ring) reserve() int64 { return r.segmentSize + r.segmentSize/4 }
+
+// quotaTime is for how long a system that gave no room, though it says that there is some, is believed to
+// have none: a quota, or a disk that others fill.
+const quotaTime = 10 * time.Second
 
 // leaseRoom is what lease logs may take, which is nobody else's.
 func (r *Ring) leaseRoom() int64 { return r.segmentSize / 4 }
