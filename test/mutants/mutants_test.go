@@ -62,7 +62,7 @@ func TestMutants(t *testing.T) {
 		if !ok {
 			binary = build(t, c.pkg)
 			binaries[c.pkg] = binary
-			if out, err := run(binary, c.pkg, "", testsOf(c.pkg), 10*time.Minute); err != nil {
+			if out, err := run(binary, c.pkg, "", testsOf(c.pkg), 10*time.Minute, "-test.short"); err != nil {
 				t.Fatalf("the tests of %s fail without any mistake: %v\n%s", c.pkg, err, out)
 			}
 		}
@@ -101,8 +101,8 @@ func build(t *testing.T, pkg string) string {
 	return binary
 }
 
-func run(binary, pkg, mutant, test string, limit time.Duration) (string, error) {
-	cmd := exec.Command(binary, "-test.run", test, "-test.timeout", limit.String())
+func run(binary, pkg, mutant, test string, limit time.Duration, more ...string) (string, error) {
+	cmd := exec.Command(binary, append(more, "-test.run", test, "-test.timeout", limit.String())...)
 	cmd.Dir = "../../" + pkg
 	cmd.Env = append(os.Environ(), "SARSEN_MUTANT="+mutant)
 	out, err := cmd.CombinedOutput()
