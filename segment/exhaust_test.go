@@ -22,7 +22,7 @@ import (
 // TestExhaustive runs up to four tasks on one digest, or one record, in every interleaving.
 func TestExhaustive(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes half a minute")
+		t.Skip("takes minutes")
 	}
 	for _, c := range []struct {
 		name string
