@@ -98,14 +98,14 @@ func TestResultWaitsForRunningSync(t *testing.T) {
 		r := openRing(t, fsys, small)
 		mustPut(t, r, storetest.Bytes(1, 100))
 		var first sync.Once
-		fsys.Before = func(op, name string) {
+		fsys.SetBefore(func(op, name string) {
 			if op == "sync" {
 				first.Do(func() {
 					close(entered)
 					<-goOn
 				})
 			}
-		}
+		})
 		go func() {
 			r.turn <- struct{}{}
 			_ = r.rotate(0, false)
@@ -170,7 +170,7 @@ func TestFailedSyncThenRestart(t *testing.T) {
 	r := openRing(t, fsys, small)
 	data := storetest.Bytes(1, 10000)
 	d := mustPut(t, r, data)
-	fsys.Fault = failSyncs
+	fsys.SetFault(failSyncs)
 	if err := r.Put(t.Context(), [32]byte{1}, []byte("names d")); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("Put while syncs fail = %v, want EIO", err)
 	}

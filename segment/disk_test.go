@@ -143,16 +143,16 @@ func TestKillInClose(t *testing.T) {
 		var at []string
 		var mu sync.Mutex
 		synctest.Wait() // for the cleaner's first look
-		fsys.Before = func(op, name string) {
+		fsys.SetBefore(func(op, name string) {
 			mu.Lock()
 			defer mu.Unlock()
 			if op == "free" || strings.Contains(op, "read") {
 				return
 			}
 			images, at = append(images, fsys.Clone()), append(at, op+" "+name)
-		}
+		})
 		closeRing(t, r)
-		fsys.Before = nil
+		fsys.SetBefore(nil)
 		for i, image := range images {
 			r := openRing(t, image, small)
 			r.evictAll()
@@ -490,11 +490,11 @@ func TestUnsyncedLog(t *testing.T) {
 		time.Sleep(2 * small.Lease)
 		closeRing(t, r)
 		parked := make(chan struct{})
-		fsys.Before = func(op, name string) {
+		fsys.SetBefore(func(op, name string) {
 			if op == "remove" && strings.HasSuffix(name, segmentExt) {
 				<-parked
 			}
-		}
+		})
 		o := small
 		o.MaxSize = 12 * small.segmentSize
 		r = openRing(t, fsys, o)
@@ -504,7 +504,7 @@ func TestUnsyncedLog(t *testing.T) {
 		image := fsys.PowerCut()
 		close(parked)
 		synctest.Wait()
-		fsys.Before = nil
+		fsys.SetBefore(nil)
 		closeRing(t, r)
 		r = openRing(t, image, small)
 		r.evictAll()

@@ -255,7 +255,8 @@ func (c *client) restart(left *vfs.Mem) {
 	}
 	left.Before, left.Fault = c.fsys.Before, c.fsys.Fault
 	synctest.Wait()
-	c.fsys.Before, c.fsys.Fault = nil, nil
+	c.fsys.SetBefore(nil)
+	c.fsys.SetFault(nil)
 	c.letGo()
 	_ = c.ring.Close()
 	c.fsys = left

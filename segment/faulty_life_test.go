@@ -101,7 +101,7 @@ func TestFaultyLife(t *testing.T) {
 			image, then = l.end("kill")
 		})
 		s.Run()
-		l.fsys.Before = nil
+		l.fsys.SetBefore(nil)
 		fsys.set(nil)
 		if err := l.ring.leaks(l.fsys); err != nil {
 			t.Errorf("at rest (%s): %v", kind, err)

@@ -34,11 +34,11 @@ func TestEveryCrashImage(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := &client{T: t, fsys: &vfs.Mem{}, full: s.full, once: &vfs.FailOnce{K: -1}}
 				x.client, x.turn = c, make(chan struct{}, 1)
-				c.fsys.Before = x.before
+				c.fsys.SetBefore(x.before)
 				c.open()
 				s.run(c)
 				x.before("end", "of the scenario")
-				c.fsys.Before = nil
+				c.fsys.SetBefore(nil)
 				c.rest()
 				_ = c.ring.Close()
 			})

@@ -74,7 +74,7 @@ func TestSeededLife(t *testing.T) {
 			image, then = l.end(end)
 		})
 		s.Run()
-		l.fsys.Before = nil
+		l.fsys.SetBefore(nil)
 		if end == "close" {
 			image, then = l.fsys.Clone(), l.promised
 		} else if err := l.ring.leaks(l.fsys); err != nil {

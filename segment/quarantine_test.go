@@ -254,13 +254,14 @@ func TestQuota(t *testing.T) {
 			mustPut(t, r, storetest.Bytes(i, 10000))
 		}
 		time.Sleep(2 * small.Lease)
+		synctest.Wait()
 		limit := r.Stats().UsedBytes
-		fsys.Fault = func(op, name string) error {
+		fsys.SetFault(func(op, name string) error {
 			if op == "create" && filepath.Ext(name) == segmentExt && r.used() > limit-small.segmentSize {
 				return syscall.EDQUOT
 			}
 			return nil
-		}
+		})
 		refused := 0
 		for i := range uint64(60) {
 			data := storetest.Bytes(1000+i, 10000)
@@ -277,6 +278,6 @@ func TestQuota(t *testing.T) {
 		if refused == 0 {
 			t.Error("the quota was never met")
 		}
-		fsys.Fault = nil
+		fsys.SetFault(nil)
 	})
 }

@@ -61,11 +61,11 @@ func TestSeededRescue(t *testing.T) {
 			for range s.Rand.IntN(20) {
 				sim.Point("wait")
 			}
-			l.fsys.Fault = failSyncs
+			l.fsys.SetFault(failSyncs)
 			for range s.Rand.IntN(20) {
 				sim.Point("wait")
 			}
-			l.fsys.Fault = nil
+			l.fsys.SetFault(nil)
 		})
 		s.Go("rotator", func() { l.own(2, func() { _ = l.ring.rotate(0, false) }) })
 		s.Go("cleaner", func() {
@@ -86,7 +86,7 @@ func TestSeededRescue(t *testing.T) {
 			image, then = l.end("power cut")
 		})
 		s.Run()
-		l.fsys.Before = nil
+		l.fsys.SetBefore(nil)
 		if then.results[0] > 0 {
 			acked++
 		}

@@ -17,7 +17,8 @@ import (
 type Mem struct {
 	// Room bounds the bytes of all files, open or named; 0 is no bound.
 	Room int64
-	// Before is called, if set, before each operation. Tests let it park the caller.
+	// Before is called, if set, before each operation. Tests let it park the caller. Like Fault it is a
+	// field for the maker of a Mem; SetBefore and SetFault change them while others use it.
 	Before func(op, name string)
 	// Fault is asked, if set, before each operation takes effect. The error that it returns is the
 	// operation's, which then fails as Linux does it: a sync takes the bytes for clean though the disk
@@ -50,11 +51,14 @@ func newMem() *Mem {
 // enter begins an operation. It returns with mu held, whatever the error.
 func (m *Mem) enter(op, name string) (err error) {
 	base := filepath.Base(name)
-	if m.Before != nil {
-		m.Before(op, base)
+	m.mu.Lock()
+	before, fault := m.Before, m.Fault
+	m.mu.Unlock()
+	if before != nil {
+		before(op, base)
 	}
-	if m.Fault != nil {
-		if err = m.Fault(op, base); err != nil {
+	if fault != nil {
+		if err = fault(op, base); err != nil {
 			err = &fs.PathError{Op: op, Path: name, Err: err}
 		}
 	}
@@ -63,6 +67,20 @@ func (m *Mem) enter(op, name string) (err error) {
 		m.files, m.names, m.locked = map[string]*memFile{}, map[string]*memFile{}, map[string]bool{}
 	}
 	return err
+}
+
+// SetBefore changes Before. An operation that has begun has asked the one that was there.
+func (m *Mem) SetBefore(before func(op, name string)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.Before = before
+}
+
+// SetFault changes Fault, as SetBefore does it.
+func (m *Mem) SetFault(fault func(op, name string) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.Fault = fault
 }
 
 // Boot implements FS.

@@ -119,7 +119,7 @@ func TestMemFailedSync(t *testing.T) {
 	a := put(t, m, "a", 'x', 0, 1)
 	must(t, a.Sync(), m.SyncDir("d"))
 	put(t, m, "a", 'y', 1)
-	m.Fault = (&FailOnce{Err: syscall.EIO, Op: "sync"}).Fault
+	m.SetFault((&FailOnce{Err: syscall.EIO, Op: "sync"}).Fault)
 	if err := a.Sync(); !errors.Is(err, syscall.EIO) {
 		t.Errorf("Sync = %v, want EIO", err)
 	}
@@ -277,7 +277,7 @@ func TestMemFault(t *testing.T) {
 func TestMemShortWrite(t *testing.T) {
 	m := &Mem{}
 	f := put(t, m, "a", 'x')
-	m.Fault = (&FailOnce{Err: ErrShort, Op: "write"}).Fault
+	m.SetFault((&FailOnce{Err: ErrShort, Op: "write"}).Fault)
 	n, err := f.WriteAt(bytes.Repeat([]byte{'y'}, 4*blockSize), 0)
 	if n != 2*blockSize || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("WriteAt = %d, %v, want half of %d and ENOSPC", n, err, 4*blockSize)
