@@ -237,7 +237,7 @@ func TestRestore(t *testing.T) {
 		for _, order := range [][]Place{{1, 2, 3}, {3, 2, 1}, {2, 3, 1}} {
 			l := New(time.Hour)
 			for _, p := range order {
-				l.Restore(key(1), int64(p), p, p == 2)
+				l.Restore(Found{key(1), int64(p), p, p == 2})
 			}
 			if size, _ := l.SizeOf(key(1)); size != 3 || !l.Names(key(1), 3) {
 				t.Errorf("restored in order %v: size %d, want that of place 3", order, size)

@@ -3,6 +3,8 @@ package ledger
 import (
 	"encoding/binary"
 	"sync"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // A shard is a chained hash table over entries that never move, so that a Pin may point at one.
@@ -15,6 +17,7 @@ type shard struct {
 	blobs   int
 	records int
 	pins    int
+	warmed  uint32  // what warm read, so that it is not optimised away
 	lent    [8]lent // by quarter, modulo: more than a lease spans
 }
 
@@ -159,6 +162,53 @@ func (s *shard) free(e *entry) {
 	n := e.chain
 	*e = entry{chain: s.unused}
 	s.unused = n
+}
+
+// restore takes in what start-up found. Nearly all of its time is waiting for memory, so that it asks for
+// that of several keys before it needs the first.
+func (s *shard) restore(found []*Found, now Quarter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(found) > 0 {
+		n := min(len(found), 32)
+		s.warm(found[:n])
+		for _, f := range found[:n] {
+			s.restoreOne(f, now)
+		}
+		found = found[n:]
+	}
+}
+
+func (s *shard) warm(found []*Found) {
+	var heads [32]uint32
+	for i, f := range found {
+		heads[i] = s.index[slot(&f.Key.Hash, len(s.index))]
+	}
+	for _, n := range heads[:len(found)] {
+		if n != 0 {
+			s.warmed += s.at(n).chain
+		}
+	}
+}
+
+func (s *shard) restoreOne(f *Found, now Quarter) {
+	if !f.Lease {
+		now = 0
+	}
+	e := s.find(f.Key)
+	if e == nil {
+		s.insert(f.Key, f.Size, f.Place, now, true)
+		return
+	}
+	if f.Place > e.place && !mutant.KeepFirst {
+		s.unlend(e)
+		s.set(e, f.Size, f.Place)
+		s.stamp(e, e.stamp, true)
+	}
+	if f.Lease {
+		s.lend(e, now)
+		e.flags |= recorded
+	}
 }
 
 // grow doubles the index. A shard holds a 256th of all entries, so this is short.

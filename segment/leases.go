@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/bits"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -13,6 +15,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/offheap"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 	"github.com/sarsen-build/sarsen/ledger"
 )
@@ -339,34 +342,38 @@ type leased struct {
 	all   bool
 	since uint32
 	tags  []uint64
-	set   []uint64 // bits for tags: a false match leases one too many
+	set   []byte // words of bits for tags, off the heap: a false match leases one too many
 }
 
 // has reports whether what lies in a segment of that generation is to be leased.
-func (l *leased) has(k ledger.Key, generation uint32, moved bool) bool {
-	if l.all || generation >= l.since && !moved {
+func (l *leased) has(n *line, generation uint32) bool {
+	if l.all || generation >= l.since && !n.moved {
 		return true
 	}
 	if len(l.set) == 0 {
 		return false
 	}
-	word, bits := l.bits(k.Tag())
-	return l.set[word]&bits == bits
+	word, mask := l.bits(n.key.Tag())
+	return le.Uint64(l.set[word:])&mask == mask
 }
 
-// bits returns a tag's word in set, and its two bits there: in one word, so that memory is waited for once.
-func (l *leased) bits(tag uint64) (word, bits uint64) {
-	return tag % uint64(len(l.set)), 1<<(tag>>52&63) | 1<<(tag>>58)
+// bits returns where a tag's word is in set, and its two bits there: in one word, so that memory is waited for once.
+func (l *leased) bits(tag uint64) (word, mask uint64) {
+	word, _ = bits.Mul64(tag, uint64(len(l.set)/8))
+	return 8 * word, 1<<(tag&63) | 1<<(tag>>6&63)
 }
 
 // index makes set, of sixteen bits a tag.
 func (l *leased) index() {
-	l.set = make([]uint64, len(l.tags)/4+1)
+	l.set = offheap.Allocate(8 * (len(l.tags)/4 + 1))
 	for _, tag := range l.tags {
-		word, bits := l.bits(tag)
-		l.set[word] |= bits
+		word, mask := l.bits(tag)
+		le.PutUint64(l.set[word:], le.Uint64(l.set[word:])|mask)
 	}
 }
+
+// release gives the memory back. Nothing is asked of l after it.
+func (l *leased) release() { offheap.Release(l.set) }
 
 // readLeases returns what the logs say, and whether the machine was started again since the newest. A
 // clean log that is newer than everything else is the only one that counts.
@@ -416,6 +423,7 @@ func (r *Ring) readLeaseLog(f found, was *leased) (leaseHeader, error) {
 // decode adds the chunks of a log. One that was cut short was never acknowledged, but can't be told from
 // one that was damaged.
 func (l *leased) decode(b []byte) error {
+	l.tags = slices.Grow(l.tags, len(b)/8)
 	for off := leaseHeaderSize; off < len(b); {
 		c := b[off:]
 		if len(c) < chunkHeaderSize {

@@ -100,6 +100,7 @@ func (r *Ring) recover(ctx context.Context) error {
 		return err
 	}
 	was, restarted := r.readLeases(found)
+	defer was.release()
 	l := &loader{ring: r, was: was, restarted: restarted, litter: map[uint32]string{}}
 	if err := l.run(ctx, found.segments); err != nil {
 		return err
@@ -279,7 +280,7 @@ func (l *loader) obey() {
 					continue
 				}
 			}
-			l.ring.ledger.Restore(n.key, n.size, p, l.was.has(n.key, s.generation, n.moved))
+			l.ring.ledger.Restore(ledger.Found{Key: n.key, Size: n.size, Place: p, Lease: l.was.has(&n, s.generation)})
 		}
 	}
 }
@@ -293,7 +294,7 @@ func (l *loader) load(g found) (*segment, error) {
 		return nil, err
 	}
 	s := newSegment(r, name, file, g.size)
-	var gone []line
+	var gone, whole []line
 	err = s.recoverLines(g.generation, l.restarted, func(n line) {
 		switch {
 		case n.state == abandoned:
@@ -306,9 +307,13 @@ func (l *loader) load(g found) (*segment, error) {
 			l.mu.Unlock()
 		default:
 			s.named.Store(true)
-			r.ledger.Restore(n.key, n.size, placeOf(s.generation, n.off), l.was.has(n.key, s.generation, n.moved))
+			if whole = append(whole, n); len(whole) == restoreAtOnce {
+				l.restore(s, whole)
+				whole = whole[:0]
+			}
 		}
 	})
+	l.restore(s, whole)
 	if err != nil && !errors.Is(err, errFormat) {
 		return nil, errors.Join(err, file.Close())
 	}
@@ -322,6 +327,21 @@ func (l *loader) load(g found) (*segment, error) {
 		s.punch(n)
 	}
 	return s, nil
+}
+
+// restoreAtOnce is how many lines the ledger gets at a time: some dozen for each of its shards.
+const restoreAtOnce = 1 << 14
+
+func (l *loader) restore(s *segment, lines []line) {
+	found := make([]ledger.Found, len(lines))
+	for i := range lines { // apart from the rest, so that the processor asks for the memory of several
+		found[i].Lease = l.was.has(&lines[i], s.generation)
+	}
+	for i := range lines {
+		n, f := &lines[i], &found[i]
+		f.Key, f.Size, f.Place = n.key, n.size, placeOf(s.generation, n.off)
+	}
+	l.ring.ledger.Restore(found...)
 }
 
 // readFirst reads the first block of the segment with that generation.

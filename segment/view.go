@@ -32,7 +32,7 @@ func (v *View) close() {
 // add takes in one record. Of several of a key the one with the greatest place stands.
 func (v *View) add(l line, p ledger.Place) {
 	if l.key.Kind != kindVoid {
-		v.ledger.Restore(l.key, l.size, p, false)
+		v.ledger.Restore(ledger.Found{Key: l.key, Size: l.size, Place: p})
 	}
 }
 

@@ -15,6 +15,7 @@ func Allocate(n int) []byte {
 	if err != nil {
 		panic(fmt.Sprintf("offheap: mmap of %d bytes: %v", n, err))
 	}
+	preferHugePages(b)
 	return b
 }
 

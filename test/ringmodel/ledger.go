@@ -63,7 +63,7 @@ func (b *book) enter(k int, e *entry, leased bool) {
 	if leased && !e.recorded {
 		b.Publish(key(k), 1, where(e.at), func() (bool, bool) { return true, false })
 	} else {
-		b.Restore(key(k), 1, where(e.at), leased)
+		b.Restore(ledger.Found{Key: key(k), Size: 1, Place: where(e.at), Lease: leased})
 	}
 	for range e.pins {
 		p, _ := b.Pin(key(k), 1, func(ledger.Place, int64) {})
@@ -192,7 +192,7 @@ func (x *ring) restore(s *state, all []place, leased func(k int, p place) bool) 
 	x.book.set(&state{})
 	for i := len(all) - 1; i >= 0; i-- {
 		k := keyOf(s.record(all[i]).kind)
-		x.book.Restore(key(k), 1, where(all[i]), leased(k, all[i]))
+		x.book.Restore(ledger.Found{Key: key(k), Size: 1, Place: where(all[i]), Lease: leased(k, all[i])})
 	}
 	for k := range keys {
 		e := &s.entries[k]
