@@ -84,6 +84,10 @@ func (r *Ring) makeRoom() bool {
 			return true // there may be others
 		}
 		r.refuseWaiting(r.full("the oldest segment can't be cleaned: " + err.Error()))
+		select {
+		case <-r.wake: // the append of a copy that came to nothing: it would wake us for the next in vain
+		default:
+		}
 		return false
 	}
 	// What a victim frees beside its copies may be lost again at the ends of the segments that they went

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -279,5 +280,34 @@ func TestQuota(t *testing.T) {
 			t.Error("the quota was never met")
 		}
 		fsys.SetFault(nil)
+	})
+}
+
+// TestCopyInVain: there is no room for a copy of what is leased. The cleaner waits, and doesn't wake himself
+// for the next attempt.
+func TestCopyInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := &vfs.Mem{}
+		r := openRing(t, fsys, small)
+		for i := range uint64(60) {
+			mustPut(t, r, storetest.Bytes(i, 10000))
+		}
+		var attempts atomic.Int64
+		fsys.SetFault(func(op, name string) error {
+			if op == "create" && filepath.Ext(name) == segmentExt {
+				attempts.Add(1)
+				return syscall.EDQUOT
+			}
+			return nil
+		})
+		if err := r.SetMaxSize(minSegments * small.segmentSize); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := attempts.Load(); n == 0 || n > 100 {
+			t.Errorf("%d segments were tried, want some and then a pause", n)
+		}
+		fsys.SetFault(nil)
+		closeRing(t, r)
 	})
 }

@@ -322,7 +322,6 @@ func (r *Ring) newSegment(size int64, own bool) (*segment, error) {
 	if isFull(err) {
 		r.quota, r.quotaAt = r.used(), time.Now()
 		r.measure()
-		r.wakeCleaner()
 		return nil, fmt.Errorf("%w: no room on the disk for a segment of %s: free some, or lower --max-size (%w)", blob.ErrFull, humanize.IBytes(uint64(size)), err)
 	}
 	if err != nil {
