@@ -56,9 +56,12 @@ func (m *Mem) Clone() *Mem {
 		return copied[f]
 	}
 	for name, f := range m.files {
-		c.files[name] = copyOf(f)
-		c.files[name].links = 1
-		c.used += f.size.seen
+		left := copyOf(f)
+		if left.links == 0 {
+			c.used += f.size.seen
+		}
+		left.links++ // a file may have several names
+		c.files[name] = left
 	}
 	for name, f := range m.names {
 		c.names[name] = copyOf(f)
@@ -70,7 +73,7 @@ func (m *Mem) Clone() *Mem {
 }
 
 func (f *memFile) copyTo(m *Mem) *memFile {
-	c := &memFile{m: m, name: f.name, size: f.size.copy(), blocks: make([]cell[[]byte], len(f.blocks))}
+	c := &memFile{m: m, name: f.name, mode: f.mode, size: f.size.copy(), blocks: make([]cell[[]byte], len(f.blocks))}
 	for i, b := range f.blocks {
 		c.blocks[i] = b.copy()
 	}
@@ -90,7 +93,7 @@ func (m *Mem) Image(image Image) *Mem {
 	names := m.leftNames(image)
 	for _, name := range slices.Sorted(maps.Keys(names)) { // in order, so that a seed replays
 		f := names[name]
-		left := &memFile{m: c, name: name, links: 1, size: f.size.left(image.Pick), blocks: make([]cell[[]byte], len(f.blocks))}
+		left := &memFile{m: c, name: name, links: 1, mode: f.mode, size: f.size.left(image.Pick), blocks: make([]cell[[]byte], len(f.blocks))}
 		for i, b := range f.blocks {
 			left.blocks[i] = b.left(image.Pick)
 		}

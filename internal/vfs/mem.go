@@ -25,7 +25,7 @@ type Mem struct {
 	// never gets them, a close closes all the same, a write that fails with ErrShort leaves half of its
 	// bytes, and everything else leaves no trace. Before and Fault get the name without its directory,
 	// and one of the operations mkdir, lock, unlock, list, create, open, remove, syncdir, free, read,
-	// write, sync, dropcache, truncate, punch, close.
+	// write, sync, dropcache, truncate, punch, close, opendir, rename, link, chmod.
 	Fault func(op, name string) error
 
 	mu     sync.Mutex

@@ -59,7 +59,8 @@ type memFile struct {
 	name   string
 	size   cell[int64]
 	blocks []cell[[]byte] // of blockSize bytes, never changed in place; nil is zeros
-	links  int            // 1 for the name, and 1 for each handle
+	links  int            // 1 for each name, and 1 for each handle
+	mode   fs.FileMode
 }
 
 func (f *memFile) unlink() {
