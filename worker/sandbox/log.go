@@ -1,0 +1,124 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A log is a bounded file that gets what a command writes into a pipe. The command never holds the file, so it
+// can neither cut it nor grow it beyond the bound.
+type log struct {
+	child int // the command's end of the pipe; -1 once closed
+	pipe  *os.File
+	file  *os.File
+	max   int64
+
+	done  chan struct{}
+	total int64 // written by the command
+	err   error // of the file
+}
+
+type logs [2]*log
+
+// drain is how long a pipe is read after the last process of the action died. Somebody else may hold its other end.
+const drain = time.Second
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+func openLogs(s *Spec) (*logs, error) {
+	var l logs
+	for i, name := range []string{s.Stdout, s.Stderr} {
+		var err error
+		if l[i], err = openLog(name, s.MaxLog); err != nil {
+			l.close()
+			return nil, err
+		}
+	}
+	return &l, nil
+}
+
+func openLog(name string, max int64) (*log, error) {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	read, write, err := pipe()
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("pipe: %w", err)
+	}
+	return &log{child: write, pipe: os.NewFile(uintptr(read), name), file: file, max: max, done: make(chan struct{})}, nil
+}
+
+// start closes the command's ends, which it has by now, and begins to read.
+func (l *logs) start() {
+	for _, g := range l {
+		_ = syscall.Close(g.child)
+		g.child = -1
+		go g.copy()
+	}
+}
+
+// finish waits until all is read, appends the message to standard error, and returns how much the command wrote.
+func (l *logs) finish(message string) (stdout, stderr int64) {
+	for _, g := range l {
+		// Without a deadline a process that is none of ours but holds the pipe would keep us here.
+		_ = g.pipe.SetReadDeadline(time.Now().Add(drain))
+		<-g.done
+	}
+	if message != "" {
+		_, _ = fmt.Fprintf(l[1].file, "sarsen: %s\n", message)
+	}
+	return l[0].total, l[1].total
+}
+
+func (l *logs) close() {
+	for _, g := range l {
+		if g == nil {
+			continue
+		}
+		if g.child >= 0 {
+			_ = syscall.Close(g.child)
+		}
+		_ = g.pipe.Close()
+		_ = g.file.Close()
+	}
+}
+
+// copy reads to the end, whatever the file says: a command must not stop since a disk is full or it wrote too much.
+func (l *log) copy() {
+	defer close(l.done)
+	b := buffers.Get().(*[]byte)
+	defer buffers.Put(b)
+	for {
+		n, err := l.pipe.Read(*b)
+		if n > 0 {
+			l.keep((*b)[:n])
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) && l.err == nil {
+				l.err = err
+			}
+			return
+		}
+	}
+}
+
+// keep writes what is within the bound, and one line where that ends.
+func (l *log) keep(b []byte) {
+	room := l.max - l.total
+	l.total += int64(len(b))
+	if room < 0 || l.err != nil {
+		return
+	}
+	if int64(len(b)) > room {
+		_, l.err = fmt.Fprintf(l.file, "%s\nsarsen: output cut here, after %d bytes\n", b[:room], l.max)
+		return
+	}
+	_, l.err = l.file.Write(b)
+}

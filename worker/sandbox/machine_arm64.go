@@ -1,0 +1,11 @@
+//go:build linux
+
+package sandbox
+
+import "golang.org/x/sys/unix"
+
+const (
+	machine = unix.AUDIT_ARCH_AARCH64
+	// firstOther is above every number that there is.
+	firstOther = 0x40000000
+)

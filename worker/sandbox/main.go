@@ -1,0 +1,116 @@
+package sandbox
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"sync"
+)
+
+// Main serves as the runner if this process was started as one, and returns true when that is over. It is the
+// first thing that the program's main does.
+func Main() bool {
+	if len(os.Args) != 2 || os.Args[0] != runnerName {
+		return false
+	}
+	if err := serve(os.Args[1]); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", runnerName, err)
+		os.Exit(1)
+	}
+	return true
+}
+
+// A launcher starts commands in one kind of sandbox.
+type launcher interface {
+	launch(s *Spec, stdout, stderr int) (child, error)
+}
+
+// A child is a command and all its descendants.
+type child interface {
+	terminate() // asks all of them to end
+	kill()      // ends all of them
+	// wait returns when none of them lives.
+	wait() (end, error)
+	// root returns the action's root if it is not Spec.Root. The caller closes it, when the child is gone.
+	root() *os.File
+}
+
+// An end is how a command ended.
+type end struct {
+	code    int
+	message string // what the sandbox has to say on the command's standard error
+	killed  string // why the kernel killed it, if the sandbox knows
+	usage   Usage
+}
+
+// A runner is the process on the far side of the wire.
+type runner struct {
+	options  Options
+	launcher launcher
+	wire     *wire
+
+	mu      sync.Mutex
+	running map[uint64]*action
+}
+
+// serve answers the worker until it closes the socket. What still runs then dies with this process.
+func serve(way string) error {
+	conn, err := net.FileConn(os.NewFile(3, "worker"))
+	if err != nil {
+		return err
+	}
+	closeOnExec(3)
+	w := &wire{conn: conn.(*net.UnixConn)}
+	var hello request
+	if _, err := w.read(&hello); err != nil {
+		return err
+	}
+	if hello.Hello == nil {
+		return fmt.Errorf("no hello")
+	}
+	o, _ := hello.Hello.withDefaults()
+	l, lacks, owner, err := newLauncher(o, way)
+	first := answer{Lacks: lacks, Owner: owner}
+	if err != nil {
+		first.Error = err.Error()
+	}
+	if err := w.write(first, nil); err != nil || first.Error != "" {
+		return err
+	}
+	r := &runner{options: o, launcher: l, wire: w, running: map[uint64]*action{}}
+	for {
+		var q request
+		if _, err := w.read(&q); err != nil {
+			return nil
+		}
+		r.handle(&q)
+	}
+}
+
+func (r *runner) handle(q *request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if q.Cancel {
+		if a := r.running[q.Seq]; a != nil {
+			a.stop("cancelled", false)
+		}
+		return
+	}
+	a := &action{spec: q.Run, grace: r.options.Grace}
+	r.running[q.Seq] = a
+	go func() {
+		out, root, err := a.run(r.launcher)
+		r.mu.Lock()
+		delete(r.running, q.Seq)
+		r.mu.Unlock()
+		reply := answer{Seq: q.Seq, Outcome: out}
+		if err != nil {
+			reply.Error = err.Error()
+		}
+		// A worker that does not listen is gone, and serve sees that too.
+		_ = r.wire.write(reply, root)
+		if root != nil {
+			_ = root.Close()
+		}
+	}()
+}
