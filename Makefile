@@ -20,12 +20,15 @@ lint: ## formatting, go vet, staticcheck, and the house rules
 	$(GO) vet -tags clients ./test/clients
 	$(GO) vet -tags crash ./test/crash
 	$(STATICCHECK) -tags crash ./test/crash
-	GOOS=darwin $(GO) vet ./internal/vfs ./segment ./httpcache
+	GOOS=darwin $(GO) vet ./internal/vfs ./segment ./httpcache ./worker/... ./cmd/sarsen
 	$(STATICCHECK) ./...
 	$(GO) test -count=1 ./internal/tidy
 
+generate: ## make the Go code of the workers' protocols from internal/*/*.proto (installs protoc)
+	internal/workerpb/generate.sh
+
 unit: ## unit, conformance, seeded and script tests, with the race detector
-	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /test/ -e /internal/tidy) -skip '^TestEvery'
+	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /test/ -e /internal/tidy) -skip '^TestEvery(OperationFails|CrashImage)$$'
 	$(GO) test ./test/hitratio
 	$(GO) test -count=1 ./test/script # it runs a program that it builds, of which go test's cache knows nothing
 
@@ -45,8 +48,8 @@ FAULTS ?= -short
 faults: ## every file operation fails, every crash image, every structure damaged; FAULTS= for six errors and 16 images each
 	$(GO) test -count=1 -v -timeout 24h ./segment -run '^(TestEvery|TestFlip|TestCuts)' $(FAULTS)
 
-clients: ## Bazel, buildbox and moon against the real binary (root; 60 s and 1.5 GB of packages the first time)
-	$(GO) test -tags clients -count=1 -v -timeout 45m ./test/clients
+clients: ## Bazel, buildbox, BuildStream and moon against the real binary (root; 60 s and 1.5 GB of packages the first time)
+	$(GO) test -tags clients -count=1 -v -timeout 75m ./test/clients
 
 CRASH = $(GO) test -tags crash -count=1 -v -timeout 24h ./test/crash -run
 crashes: ## kills and power cuts, as many as CI has time for (root; installs xfsprogs the first time)

@@ -81,7 +81,7 @@ func (c *Cache) Get(ctx context.Context, k Key) (*repb.ActionResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	missing, err := c.lease(ctx, k.Action.Function, result)
+	missing, err := c.Lease(ctx, k.Action.Function, result)
 	if err != nil {
 		return nil, err
 	}
@@ -97,12 +97,16 @@ func (c *Cache) Get(ctx context.Context, k Key) (*repb.ActionResult, error) {
 	return result, nil
 }
 
-// lease leases the closure of result and returns what of it is missing.
-func (c *Cache) lease(ctx context.Context, f digest.Function, result *repb.ActionResult) (digest.Set, error) {
+// Lease leases everything that result names, and returns what of it is missing.
+func (c *Cache) Lease(ctx context.Context, f digest.Function, result *repb.ActionResult) (digest.Set, error) {
 	closure, err := closureOf(ctx, c.store, f, result)
 	if err != nil {
 		return digest.Set{}, err
 	}
+	return c.leaseAll(ctx, closure)
+}
+
+func (c *Cache) leaseAll(ctx context.Context, closure *closure) (digest.Set, error) {
 	if closure.absent.Len() > 0 {
 		return closure.absent, nil
 	}
@@ -133,6 +137,12 @@ func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error
 	if err != nil {
 		return err
 	}
+	return c.hold(ctx, closure, func() error { return c.records.Put(ctx, k.record(), value) })
+}
+
+// hold calls write while everything in the closure is pinned, and leases it afterwards. It returns an
+// *IncompleteError if some of it is missing.
+func (c *Cache) hold(ctx context.Context, closure *closure, write func() error) error {
 	missing, release, err := c.pin(ctx, closure)
 	defer release()
 	if err != nil {
@@ -145,7 +155,7 @@ func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error
 		return &IncompleteError{Missing: missing.List()}
 	}
 	sim.Point("action: closure pinned")
-	if err := c.records.Put(ctx, k.record(), value); err != nil {
+	if err := write(); err != nil {
 		return err
 	}
 	if mutant.UpdateUnleased {

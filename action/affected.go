@@ -1,6 +1,7 @@
 package action
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -19,11 +20,19 @@ type Holder interface {
 	EachRecord(ctx context.Context, do func(key [32]byte, value []byte) error) error
 }
 
+// NoResult is how a record begins that is no action result and has its key in the same way from what it begins
+// with. No result's does: it begins with a length, of which binary.AppendUvarint writes no zero in two bytes.
+const NoResult = "\x80\x00"
+
 // Affected calls found for every result of which a part is damaged, with those parts. It reads every
 // result, and the trees and directories that it names. It leases nothing. A result whose trees can't be
-// read for another reason is found too, with no parts: it can't be served.
+// read for another reason is found too, with no parts: it can't be served. Records that are no results are
+// left out.
 func Affected(ctx context.Context, h Holder, damaged func(digest.Digest) bool, found func(Key, []digest.Digest)) error {
 	return h.EachRecord(ctx, func(_ [32]byte, value []byte) error {
+		if bytes.HasPrefix(value, []byte(NoResult)) {
+			return nil
+		}
 		key, message, err := splitRecord(value)
 		if err != nil {
 			return err

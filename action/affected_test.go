@@ -3,6 +3,7 @@ package action
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,5 +92,15 @@ func TestSplitRecord(t *testing.T) {
 	}
 	if _, _, err := splitRecord([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1}); err == nil {
 		t.Error("a huge instance name: got no error")
+	}
+}
+
+// TestNoResult checks that no result's record, nor what its key is made of, begins like one of another kind.
+func TestNoResult(t *testing.T) {
+	for _, n := range []int{0, 1, 127, 128, 129, 255, 256, 1 << 14, 1<<14 + 128, 1 << 21} {
+		k := Key{Instance: strings.Repeat("\x00", n), Action: anAction.Action}
+		if strings.HasPrefix(string(k.identity()), NoResult) {
+			t.Errorf("an instance name of %d bytes: the identity begins with %q", n, NoResult)
+		}
 	}
 }

@@ -12,12 +12,14 @@ import (
 	"testing"
 	"time"
 
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"google.golang.org/grpc"
 
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/bench"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/httpcache"
 	"github.com/sarsen-build/sarsen/internal/model"
 	"github.com/sarsen-build/sarsen/server"
@@ -31,12 +33,35 @@ func start(t *testing.T, store blob.Store) (grpcTarget, httpTarget string) {
 		t.Fatal(err)
 	}
 	actions := action.New(store, model.New(time.Hour))
-	s := server.New(server.Options{Store: store, Actions: actions})
+	scheduler := execution.New(execution.Options{Store: store, Actions: actions})
+	t.Cleanup(scheduler.Close)
+	idle(t, scheduler)
+	s := server.New(server.Options{Store: store, Actions: actions, Scheduler: scheduler})
 	go s.Serve(l)
 	t.Cleanup(func() { s.Stop(t.Context()) })
 	h := httptest.NewServer(httpcache.New(httpcache.Options{Store: store, Actions: actions, SpoolDir: t.TempDir()}))
 	t.Cleanup(h.Close)
 	return "grpc://" + l.Addr().String(), h.URL
+}
+
+// idle connects a worker that says of each action that it ended well, and does nothing.
+func idle(t *testing.T, s *execution.Scheduler) {
+	t.Helper()
+	session, err := s.Connect(execution.Registration{Name: "idle", Session: "1", Slots: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			i, err := session.Next(context.Background()) // until the scheduler is closed
+			if err != nil {
+				return
+			}
+			if i.Kind == execution.Assign {
+				session.Complete(i.ID, &repb.ExecuteResponse{Result: new(repb.ActionResult)})
+			}
+		}
+	}()
 }
 
 // light returns the names of the workloads that suit a test: all but those of 64 MiB blobs.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 
 	"google.golang.org/genproto/googleapis/bytestream"
 	"google.golang.org/grpc"
@@ -30,6 +31,9 @@ type byteStream struct {
 
 // Read sends a blob, or a part of it, in chunks.
 func (b *byteStream) Read(req *bytestream.ReadRequest, stream bytestream.ByteStream_ReadServer) error {
+	if b.scheduler != nil && strings.HasPrefix(req.GetResourceName(), "logstreams/") {
+		return b.readLog(req, stream)
+	}
 	name, err := parseRead(req.GetResourceName())
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"math"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/bazelbuild/remote-apis/build/bazel/semver"
@@ -12,6 +13,7 @@ import (
 type capabilities struct {
 	repb.UnimplementedCapabilitiesServer
 	maxBlobSize int64
+	executes    bool
 }
 
 // GetCapabilities says what is served, which is the same for all instances. Endpoints that have a
@@ -19,7 +21,18 @@ type capabilities struct {
 // speak nothing newer.
 func (c *capabilities) GetCapabilities(context.Context, *repb.GetCapabilitiesRequest) (*repb.ServerCapabilities, error) {
 	zstd := []repb.Compressor_Value{repb.Compressor_ZSTD}
+	var execution *repb.ExecutionCapabilities
+	if c.executes {
+		execution = &repb.ExecutionCapabilities{
+			DigestFunction: repb.DigestFunction_SHA256, DigestFunctions: advertised(), ExecEnabled: true,
+			ExecutionPriorityCapabilities: &repb.PriorityCapabilities{Priorities: []*repb.PriorityCapabilities_PriorityRange{
+				{MinPriority: math.MinInt32, MaxPriority: math.MaxInt32},
+			}},
+			SupportedNodeProperties: []string{"UnixMode", "MTime"},
+		}
+	}
 	return &repb.ServerCapabilities{
+		ExecutionCapabilities: execution,
 		CacheCapabilities: &repb.CacheCapabilities{
 			DigestFunctions:                 advertised(),
 			ActionCacheUpdateCapabilities:   &repb.ActionCacheUpdateCapabilities{UpdateEnabled: true},

@@ -12,6 +12,7 @@ import (
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/execution"
 )
 
 // table says which gRPC code each error of the floors below becomes. The first match counts.
@@ -45,7 +46,7 @@ func codeOf(err error) codes.Code {
 			return row.code
 		}
 	}
-	if incomplete := (*action.IncompleteError)(nil); errors.As(err, &incomplete) {
+	if missingOf(err) != nil {
 		return codes.FailedPrecondition
 	}
 	// A field that is wrong in a way that no store reported is the caller's mistake.
@@ -66,15 +67,26 @@ func statusError(err error) error {
 		return err
 	}
 	st := &spb.Status{Code: int32(codeOf(err)), Message: err.Error()}
-	incomplete := (*action.IncompleteError)(nil)
-	if !errors.As(err, &incomplete) {
+	missing := missingOf(err)
+	if missing == nil {
 		return status.ErrorProto(st)
 	}
-	withDetails, detailErr := status.FromProto(st).WithDetails(violations(incomplete.Missing))
+	withDetails, detailErr := status.FromProto(st).WithDetails(violations(missing, maxViolations))
 	if detailErr != nil {
 		return status.ErrorProto(st)
 	}
 	return withDetails.Err()
+}
+
+// missingOf returns the blobs of which err says that they are missing, nil if it says something else.
+func missingOf(err error) []digest.Digest {
+	if incomplete := (*action.IncompleteError)(nil); errors.As(err, &incomplete) {
+		return incomplete.Missing
+	}
+	if inputs := (*execution.MissingError)(nil); errors.As(err, &inputs) {
+		return inputs.Blobs
+	}
+	return nil
 }
 
 // maxViolations bounds the detail that travels in a header, which proxies and clients bound too:
@@ -83,9 +95,9 @@ const maxViolations = 40
 
 // violations says which blobs are missing, in the form that the comment on Execute gives: a
 // violation of type MISSING for each, whose subject is its resource name without the instance.
-func violations(missing []digest.Digest) *errdetails.PreconditionFailure {
+func violations(missing []digest.Digest, most int) *errdetails.PreconditionFailure {
 	f := new(errdetails.PreconditionFailure)
-	for _, d := range missing[:min(len(missing), maxViolations)] {
+	for _, d := range missing[:min(len(missing), most)] {
 		f.Violations = append(f.Violations, &errdetails.PreconditionFailure_Violation{
 			Type:    "MISSING",
 			Subject: resource{digest: d}.String(),

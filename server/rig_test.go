@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/asset"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/model"
@@ -39,7 +40,7 @@ type rig struct {
 func newRig(t testing.TB, change ...func(*Options)) *rig {
 	t.Helper()
 	r := &rig{t: t, store: model.New(time.Hour)}
-	o := Options{Store: r.store, Actions: action.New(r.store, r.store)}
+	o := Options{Store: r.store, Actions: action.New(r.store, r.store), Assets: asset.New(r.store, r.store)}
 	for _, c := range change {
 		c(&o)
 	}

@@ -1,7 +1,7 @@
-// Package server is the Remote Execution API v2 on the wire: gRPC calls become calls of a blob.Store
-// and an action.Cache, and their errors become codes.
+// Package server is the Remote Execution API v2 and the Remote Asset API on the wire: gRPC calls become
+// calls of a blob.Store, an action.Cache and an asset.Index, and their errors become codes.
 //
-// The reference is the comments of remote_execution.proto and bytestream.proto.
+// The reference is the comments of remote_execution.proto, bytestream.proto and remote_asset.proto.
 //
 // # Invariants
 //
@@ -34,6 +34,7 @@ import (
 	"sync"
 	"time"
 
+	longrunning "cloud.google.com/go/longrunning/autogen/longrunningpb"
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/genproto/googleapis/bytestream"
@@ -45,8 +46,12 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/asset"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/execution"
+	"github.com/sarsen-build/sarsen/internal/botspb"
+	pb "github.com/sarsen-build/sarsen/internal/workerpb"
 )
 
 const (
@@ -75,6 +80,11 @@ type Options struct {
 	Store   blob.Store
 	Actions *action.Cache
 
+	// Scheduler runs actions. Without one the server is a cache only.
+	Scheduler *execution.Scheduler
+	// Assets is what the Remote Asset API serves. It may be nil: then that API is not served.
+	Assets *asset.Index
+
 	// HTTPAddr returns the address of the HTTP port, which is named to clients that speak HTTP/1 to
 	// this one. It may be nil or return "".
 	HTTPAddr func() string
@@ -94,6 +104,7 @@ type Options struct {
 type Server struct {
 	store       blob.Batcher
 	actions     *action.Cache
+	scheduler   *execution.Scheduler // or nil
 	httpAddr    func() string
 	maxBlobSize int64
 	log         *slog.Logger
@@ -113,6 +124,7 @@ func New(o Options) *Server {
 	s := &Server{
 		store:       blob.Batches(o.Store),
 		actions:     o.Actions,
+		scheduler:   o.Scheduler,
 		httpAddr:    o.HTTPAddr,
 		maxBlobSize: o.MaxBlobSize,
 		log:         o.Log,
@@ -145,7 +157,16 @@ func New(o Options) *Server {
 	s.grpc.RegisterService(casService(), &cas{Server: s})
 	bytestream.RegisterByteStreamServer(s.grpc, &byteStream{Server: s})
 	repb.RegisterActionCacheServer(s.grpc, &actionCache{Server: s})
-	repb.RegisterCapabilitiesServer(s.grpc, &capabilities{maxBlobSize: o.MaxBlobSize})
+	repb.RegisterCapabilitiesServer(s.grpc, &capabilities{maxBlobSize: o.MaxBlobSize, executes: o.Scheduler != nil})
+	if s.scheduler != nil {
+		repb.RegisterExecutionServer(s.grpc, &executions{Server: s})
+		longrunning.RegisterOperationsServer(s.grpc, &executions{Server: s})
+		pb.RegisterWorkersServer(s.grpc, &workers{Server: s})
+		botspb.RegisterBotsServer(s.grpc, &bots{Server: s, sessions: map[string]*bot{}})
+	}
+	if o.Assets != nil {
+		s.registerAssets(o.Assets)
+	}
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	for service := range s.grpc.GetServiceInfo() {

@@ -22,6 +22,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sarsen-build/sarsen/worker/sandbox"
 )
 
 // What the process ends with.
@@ -31,8 +33,8 @@ const (
 	statusUsage = 2
 )
 
-const rootHelp = `Sarsen keeps what builds make: a cache for the Remote Execution API v2 (Bazel, buildbox, moon and
-others) over gRPC and HTTP, on one content-addressed store.
+const rootHelp = `Sarsen keeps what builds make: a cache and remote execution for the Remote Execution API v2 (Bazel,
+buildbox, moon and others), and a cache over HTTP, on one content-addressed store.
 
 When Sarsen says that a blob is here, it can be read until its lease ends.
 
@@ -46,6 +48,9 @@ Exit status:
   2  the command line makes no sense`
 
 func main() {
+	if sandbox.Main() { // this is the process that runs a worker's actions
+		return
+	}
 	cobra.EnableCommandSorting = false // what most people need comes first
 	os.Exit(execute(newRootCommand()))
 }
@@ -98,7 +103,8 @@ func newRootCommand() *cobra.Command {
 		RunE:          printHelp,
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.AddGroup(&cobra.Group{ID: "serve", Title: "Run a cache:"}, &cobra.Group{ID: "look", Title: "Look inside a running one:"})
+	root.AddGroup(&cobra.Group{ID: "serve", Title: "Run a cache:"},
+		&cobra.Group{ID: "execute", Title: "Run actions:"}, &cobra.Group{ID: "look", Title: "Look inside a running one:"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
 			c.GroupID = group
@@ -106,6 +112,7 @@ func newRootCommand() *cobra.Command {
 		}
 	}
 	add("serve", newUpCommand(), newServeCommand(), newConfigCommand(), newFsckCommand())
+	add("execute", newWorkerCommand(), newWorkersCommand(), newDrainCommand())
 	add("look", newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())
 	add("", newVersionCommand())
 	return root

@@ -9,18 +9,19 @@ import (
 )
 
 // printReady says that everything works and what to do with it. Scripts wait for its first line.
-func printReady(w io.Writer, c *config.Config, grpcAddr, httpAddr string) {
+func printReady(w io.Writer, c *config.Config, grpcAddr, httpAddr string, slots int) {
 	text := fmt.Sprintf(`sarsen is ready
 
 For Bazel, put one of these lines into .bazelrc (gRPC is the faster one):
   build --remote_cache=grpc://%s
   build --remote_cache=http://%s
 
+%s
 Data:    %s
 Limit:   %s (--max-size)
 Status:  http://%s/status
 Ctrl-C stops it and leaves a clean store.
-`, grpcAddr, httpAddr, c.Dir, config.FormatSize(c.MaxSize), httpAddr)
+`, grpcAddr, httpAddr, executes(grpcAddr, slots), c.Dir, config.FormatSize(c.MaxSize), httpAddr)
 	if open := openAddresses(c); open != "" {
 		text += open
 	}
@@ -28,11 +29,22 @@ Ctrl-C stops it and leaves a clean store.
 	_, _ = io.WriteString(w, text)
 }
 
+// executes says how actions are run here, or by whom.
+func executes(grpcAddr string, slots int) string {
+	if slots > 0 {
+		return fmt.Sprintf(`To run actions here too, %d at once, add:
+  build --remote_executor=grpc://%s
+`, slots, grpcAddr)
+	}
+	return fmt.Sprintf(`Actions run where a worker is started: sarsen worker --scheduler %s
+`, grpcAddr)
+}
+
 // openAddresses warns of addresses that other machines can reach, if there are any.
 func openAddresses(c *config.Config) string {
 	for _, address := range []string{c.GRPC, c.HTTP} {
 		if host, _, err := net.SplitHostPort(address); err == nil && !isLoopback(host) {
-			return "Whoever can reach this machine can read and write the cache. Other machines use its name in the lines above.\n"
+			return "Whoever can reach this machine can read and write the cache and run actions. Other machines use its name in the lines above.\n"
 		}
 	}
 	return ""

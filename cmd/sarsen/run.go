@@ -19,7 +19,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/asset"
+	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/config"
+	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/httpcache"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 	"github.com/sarsen-build/sarsen/segment"
@@ -32,13 +35,16 @@ const (
 	drainWithin = 18 * time.Second
 	cutWithin   = 4 * time.Second
 	closeWithin = 8 * time.Second
+
+	// connectWithin is how long the start waits for its own worker.
+	connectWithin = 10 * time.Second
 )
 
 // run starts what c describes, says so on stdout when all of it works, and serves until a signal
 // comes or a part fails. Services start in the order listeners, store, servers, and stop in the
 // opposite order, so that no call finds its store closed. With reload, a hangup signal does not stop it
 // but reads the configuration again.
-func run(c *config.Config, reload func() (*config.Config, error), stdout, stderr io.Writer) error {
+func run(c *config.Config, reload func() (*config.Config, error), own *workerSettings, stdout, stderr io.Writer) error {
 	// Without this, "sarsen up | tee log" would die of the first line after tee, in the midst of
 	// closing the store.
 	signal.Ignore(syscall.SIGPIPE)
@@ -50,16 +56,23 @@ func run(c *config.Config, reload func() (*config.Config, error), stdout, stderr
 		signal.Notify(hangups, syscall.SIGHUP)
 	}
 
-	s := &services{config: c, log: log, failed: make(chan error, 2)}
+	s := &services{config: c, log: log, failed: make(chan error, 3)}
 	err := s.start(ctx)
 	if err == nil {
 		err = selfCheck(ctx, s.grpcListener.Addr().String(), s.httpListener.Addr().String(), log)
+	}
+	if err == nil && own != nil && own.slots != 0 {
+		err = s.startWorker(*own)
 	}
 	if err == nil {
 		if reload != nil {
 			go s.reloadOn(ctx, hangups, reload)
 		}
-		printReady(stdout, c, s.grpcAddr(), s.httpAddr())
+		slots := 0
+		if own != nil {
+			slots = own.slots
+		}
+		printReady(stdout, c, s.grpcAddr(), s.httpAddr(), slots)
 		select {
 		case <-ctx.Done():
 		case err = <-s.failed:
@@ -104,6 +117,8 @@ type services struct {
 	store                      *segment.Ring
 	grpc                       *server.Server
 	http                       *http.Server
+	scheduler                  *execution.Scheduler
+	stopWorker                 func()     // or nil
 	failed                     chan error // gets why a listener ended by itself
 }
 
@@ -137,9 +152,12 @@ func (s *services) wire() {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), storeMetrics(s.store.Stats))
 	actions := action.New(s.store, s.store)
+	s.scheduler = execution.New(execution.Options{Actions: actions, Store: s.store, Lease: s.config.Lease, Log: s.log})
 	s.grpc = server.New(server.Options{
 		Store:       s.store,
 		Actions:     actions,
+		Scheduler:   s.scheduler,
+		Assets:      asset.New(s.store, s.store),
 		HTTPAddr:    s.httpAddr,
 		MaxBlobSize: s.store.MaxBlobSize(),
 		Log:         s.log,
@@ -177,6 +195,35 @@ func (s *services) serve(name string, l net.Listener, loop func(net.Listener) er
 	}()
 }
 
+// startWorker runs a worker of this process's own, which asks the gRPC port as all others do.
+func (s *services) startWorker(w workerSettings) error {
+	conn, err := client.Target{Address: s.grpcAddr()}.Connect()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, done := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		defer conn.Close()
+		if err := runWorker(ctx, conn, w, s.log, func() { ready <- nil }); err != nil {
+			select {
+			case ready <- err:
+			default:
+				s.failed <- fmt.Errorf("the worker stopped by itself: %w", err)
+			}
+		}
+	}()
+	s.stopWorker = func() { cancel(); <-done }
+	select {
+	case err := <-ready:
+		return err
+	case <-time.After(connectWithin):
+		s.log.Warn("the worker has not reached the gRPC port yet; it goes on trying", "address", s.grpcAddr())
+		return nil
+	}
+}
+
 // status is what /status shows of the store.
 func (s *services) status() any {
 	return struct {
@@ -198,6 +245,9 @@ func (s *services) stop() error {
 		return nil
 	}
 	began := time.Now()
+	if s.stopWorker != nil {
+		s.stopWorker()
+	}
 	draining, cancel := context.WithTimeout(context.Background(), drainWithin)
 	defer cancel()
 	httpDone, grpcDone, storeDone := make(chan error, 1), make(chan error, 1), make(chan error, 1)
@@ -208,6 +258,7 @@ func (s *services) stop() error {
 	// A late step is given up with a warning, so that the store is closed in any case.
 	_ = s.await(cut, "HTTP server", httpDone)
 	_ = s.await(cut, "gRPC server", grpcDone)
+	s.scheduler.Close()
 
 	closing, cancelClosing := context.WithTimeout(context.Background(), closeWithin)
 	defer cancelClosing()

@@ -28,7 +28,7 @@ type fsckProgress struct {
 	Segments int `json:"segments"`
 }
 
-// A fsckDamage is what does not verify: a blob, a record (an action result), or else a whole segment.
+// A fsckDamage is what does not verify: a blob, a record (an action result or an asset), or else a whole segment.
 type fsckDamage struct {
 	Blob    string `json:"blob,omitempty"`   // a digest
 	Record  string `json:"record,omitempty"` // a key, in hexadecimal

@@ -10,7 +10,8 @@ func newServeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve --config FILE",
 		Short: "Start a cache from a configuration file",
-		Long: `Start what 'sarsen up' starts, with the settings of a file. Flags go over the file.
+		Long: `Start what 'sarsen up' starts, but the worker, with the settings of a file. Flags go over the file.
+Actions run on machines where 'sarsen worker' is started.
 
 The file is read strictly: a field that no setting has is an error with its line and the nearest name.
 'sarsen config print' shows every setting and where its value came from.
@@ -25,7 +26,7 @@ restart. A file with an error changes nothing.`,
 			if err != nil {
 				return err
 			}
-			return run(c, load, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return run(c, load, nil, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	addConfigFile(cmd)

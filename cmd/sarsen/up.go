@@ -1,15 +1,19 @@
 package main
 
 import (
+	"path/filepath"
+	"runtime"
+
 	"github.com/spf13/cobra"
 )
 
 func newUpCommand() *cobra.Command {
+	w := workerSettings{name: hostName(), maxSize: 10e9}
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Start a cache on this machine, with no configuration",
-		Long: `Start everything on this machine with no configuration: the store, the gRPC server and the HTTP
-server. Before it says 'ready', Sarsen writes, finds and reads back a blob and an action result through
+		Short: "Start a cache and a worker on this machine, with no configuration",
+		Long: `Start everything on this machine with no configuration: the store, the gRPC server, the HTTP server
+and a worker that runs actions. Before it says 'ready', Sarsen writes, finds and reads back a blob and an action result through
 both ports. Then it prints the lines for Bazel, and where the data lies.
 
 Ctrl-C (or SIGTERM) finishes what is in flight and leaves a clean store, within 30 s. A second one
@@ -21,9 +25,13 @@ stops at once; the next start then recovers the store.`,
 			if err != nil {
 				return err
 			}
-			return run(c, nil, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			w.dir = filepath.Join(c.Dir, "worker")
+			return run(c, nil, &w, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	addSettings(cmd)
+	cmd.Flags().IntVar(&w.slots, "worker-slots", runtime.NumCPU(), "how many actions run at once on this machine; 0 for none")
+	cmd.Flags().StringVar(&w.sandbox, "sandbox", "auto", "how actions run: auto, strict or none; see 'sarsen worker --help'")
+	complete(cmd, "sandbox", "auto", "strict", "none")
 	return cmd
 }

@@ -40,4 +40,10 @@ const (
 	DropLatest     = false
 	NoTurn         = false
 	SyncAgain      = false
+
+	RunsTwice    = false
+	HoleServed   = false
+	AmountKept   = false
+	LeaseOnce    = false
+	GraceForgets = false
 )

@@ -87,4 +87,15 @@ var (
 	// NoTurn changes the ring without being its owner, so that two who copied it undo each other's change
 	// (seed 003).
 	NoTurn = name == "NoTurn"
+
+	// RunsTwice lets identical actions in flight run once for each client.
+	RunsTwice = name == "RunsTwice"
+	// HoleServed answers success for a result that names a missing blob.
+	HoleServed = name == "HoleServed"
+	// AmountKept gives what a task consumed of a worker's amounts never back.
+	AmountKept = name == "AmountKept"
+	// LeaseOnce leases the inputs of an action at admission only.
+	LeaseOnce = name == "LeaseOnce"
+	// GraceForgets takes what a worker runs for lost when its connection breaks, though it comes back with it.
+	GraceForgets = name == "GraceForgets"
 )

@@ -10,27 +10,7 @@ export SARSEN_TEST_ROOT="$root"
 alone "$@"
 mount -t proc proc "$root/proc"
 scratch "$root/tmp"
-log=$work/bazel.log
-
-cp -R "$root/src/zstd" "$work/zstd"
-cp "$here/bazel/bazelrc" "$work/zstd/.bazelrc"
-cp "$here/bazel/zstd.BUILD" "$work/zstd/BUILD.bazel"
-touch "$work/zstd/WORKSPACE"
-
-# bazel COMMAND FLAGS... with the startup options $startup; what it says goes to $log.
-bazel() {
-	status=0
-	# shellcheck disable=SC2086 # the options are to be split
-	timeout -k 5 300 chroot "$root" /usr/bin/env -i --chdir=/tmp/zstd PATH=/usr/bin:/bin HOME=/tmp/home LC_ALL=C \
-		bazel $startup "$@" >"$log" 2>&1 || status=$?
-	[ $status = 0 ] || fail_bazel "'bazel $*' ended with status $status, want 0"
-}
-
-fail_bazel() {
-	echo "--- the end of what bazel wrote:" >&2
-	tail -n 40 "$log" >&2
-	fail "$@"
-}
+. "$here/bazel/bazel.lib.sh"
 
 # build NAME FLAGS... builds everything from nothing, and sets from Bazel's
 # 'processes:' line how many actions were hits and how many ran here. Its exit
@@ -42,15 +22,8 @@ build() {
 	began=$(date +%s)
 	bazel build "$@" //...
 	took=$(($(date +%s) - began))
-	line=$(grep -E '^INFO: [0-9]+ process(es)?: ' "$log" | tail -n 1)
-	[ -n "$line" ] || fail_bazel "$name: Bazel printed no 'processes:' line"
-	counts=$(echo "$line" | sed -E 's/^[^:]*: [^:]*: //; s/\.$//' | tr ',' '\n' | awk '
-		/ internal$/         { next }
-		/ remote cache hit$/ { hits += $1; next }
-		                     { ran += $1 }
-		END                  { print hits + 0, ran + 0 }')
-	hits=${counts% *}
-	ran=${counts#* }
+	count
+	ran=$((ran + remote))
 	if grep -i 'warning: .*remote' "$log"; then fail_bazel "$name: Bazel complained about the cache"; fi
 }
 

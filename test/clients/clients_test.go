@@ -58,6 +58,31 @@ func TestBuildbox(t *testing.T) {
 	script(t, 5*time.Minute, "buildbox.sh", "SARSEN_TEST_ROOT="+root)
 }
 
+func TestBuildStream(t *testing.T) {
+	require(t)
+	root := script(t, 20*time.Minute, "sidroot.sh")
+	script(t, 5*time.Minute, "buildstream.sh", "SARSEN_TEST_ROOT="+root)
+}
+
+// TestExecution has the clients whose actions Sarsen's workers run.
+func TestExecution(t *testing.T) {
+	require(t)
+	root := script(t, 20*time.Minute, "sidroot.sh")
+	for _, tt := range []struct {
+		name    string
+		timeout time.Duration
+	}{
+		{"recc.sh", 3 * time.Minute},
+		{"trexe.sh", 3 * time.Minute},
+		{"botworker.sh", 5 * time.Minute},
+		{"bazelexec.sh", 25 * time.Minute},
+	} {
+		t.Run(strings.TrimSuffix(tt.name, ".sh"), func(t *testing.T) {
+			script(t, tt.timeout, tt.name, "SARSEN_TEST_ROOT="+root)
+		})
+	}
+}
+
 func TestMoon(t *testing.T) {
 	require(t, "node", "npm", "git")
 	root := script(t, 5*time.Minute, "moonroot.sh")

@@ -17,10 +17,12 @@ say() { echo "$me: $*"; }
 # Sarsen, the client and every mount. What Sarsen wrote is shown first, because
 # all of that is about to be gone.
 fail() {
-	if [ -s "${work:-}/sarsen.log" ]; then
-		echo "--- the end of what sarsen wrote:"
-		tail -n 30 "$work/sarsen.log"
-	fi >&2
+	for log in "${work:-/nowhere}"/sarsen.log "${work:-/nowhere}"/worker-*.log; do
+		if [ -s "$log" ]; then
+			echo "--- the end of $(basename "$log"):"
+			tail -n 30 "$log"
+		fi
+	done >&2
 	echo "$me: FAIL: $*" >&2
 	exit 1
 }
@@ -97,33 +99,78 @@ inside() {
 	chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin HOME=/tmp/home LC_ALL=C "$@"
 }
 
-# start_sarsen starts Sarsen on $work/data and returns when it says that it is ready.
-start_sarsen() {
+# start_sarsen FLAGS... starts 'sarsen up' on $work/data and returns when it says that it is ready.
+start_sarsen() { launch up --dir "$work/data" --max-size 2GB --grpc $grpc --http $http "$@"; }
+
+# start_server FLAGS... starts 'sarsen serve' on $work/data, which leaves actions to workers.
+start_server() {
+	echo "max-size: 2GB" >"$work/sarsen.yaml"
+	launch serve --config "$work/sarsen.yaml" --dir "$work/data" --grpc $grpc --http $http "$@"
+}
+
+launch() {
 	: >"$work/sarsen.out"
 	env -i PATH="$PATH" HOME="$work/home" TMPDIR="$work" \
-		"$SARSEN" up --dir "$work/data" --max-size 2GB --grpc $grpc --http $http \
-		>"$work/sarsen.out" 2>>"$work/sarsen.log" &
+		"$SARSEN" "$@" >"$work/sarsen.out" 2>>"$work/sarsen.log" &
 	sarsen=$!
+	ready $sarsen "$work/sarsen.out" "sarsen $1"
+}
+
+# ready PID FILE WHAT waits until FILE, the standard output of a process, says "ready".
+ready() {
 	tries=0
-	until grep -q ready "$work/sarsen.out"; do
-		kill -0 "$sarsen" 2>/dev/null || fail "'sarsen up' ended before it said 'ready'; it said: $(cat "$work/sarsen.out")"
+	until grep -q ready "$2"; do
+		kill -0 "$1" 2>/dev/null || fail "'$3' ended before it said 'ready'; it said: $(cat "$2")"
 		tries=$((tries + 1))
-		[ $tries -lt 300 ] || fail "'sarsen up' did not say 'ready' within 30 s; it said: $(cat "$work/sarsen.out")"
+		[ $tries -lt 300 ] || fail "'$3' did not say 'ready' within 30 s; it said: $(cat "$2")"
 		sleep 0.1
 	done
 }
 
+# start_worker NAME FLAGS... starts a worker in the Debian root, where the compilers are, and sets worker
+# to its process. In a chroot the kernel refuses user namespaces, so the root becomes that of a mount
+# namespace.
+start_worker() {
+	name=$1
+	shift
+	[ -e "$work/sarsen" ] || cp "$SARSEN" "$work/sarsen"
+	: >"$work/$name.out"
+	# shellcheck disable=SC2016 # the inner shell expands it
+	unshare --mount --propagation private /bin/sh -euc \
+		'mount --rbind "$0" "$0"; cd "$0"; pivot_root . .; umount -l .; exec "$@"' "$root" \
+		/usr/bin/env -i --chdir=/ PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp/home TMPDIR=/tmp \
+		/tmp/sarsen worker --scheduler $grpc --dir "/tmp/$name" --name "$name" --slots 2 --sandbox auto "$@" \
+		>"$work/$name.out" 2>>"$work/worker-$name.log" &
+	worker=$!
+	ready $worker "$work/$name.out" "sarsen worker"
+}
+
+# metric NAME prints what Sarsen's metrics say of it.
+metric() {
+	curl -sSf "http://$http/metrics" >"$work/metrics" || fail "no metrics"
+	awk -v name="$1" '$1 == name { print $2 }' "$work/metrics"
+}
+
 # stop_sarsen sends SIGTERM and wants exit status 0 within 30 s.
-stop_sarsen() {
-	kill -TERM "$sarsen" || fail "sarsen was no longer running when it was to be stopped"
-	(sleep 30 && kill -KILL "$sarsen") >/dev/null 2>&1 &
+stop_sarsen() { stop "$sarsen" sarsen; }
+
+# stop PID WHAT does so with any process that this shell started.
+stop() {
+	kill -TERM "$1" || fail "$2 was no longer running when it was to be stopped"
+	(sleep 30 && kill -KILL "$1") >/dev/null 2>&1 &
 	watchdog=$!
 	status=0
-	wait "$sarsen" || status=$?
+	wait "$1" || status=$?
 	kill $watchdog 2>/dev/null || true
 	case $status in
 	0) ;;
-	137) fail "sarsen did not end within 30 s of SIGTERM" ;;
-	*) fail "sarsen's exit status after SIGTERM: got $status, want 0" ;;
+	137) fail "$2 did not end within 30 s of SIGTERM" ;;
+	*) fail "$2's exit status after SIGTERM: got $status, want 0" ;;
 	esac
+}
+
+# crash PID kills a process that this shell started, without warning.
+crash() {
+	kill -KILL "$1"
+	wait "$1" || true
 }

@@ -106,7 +106,7 @@ type variant struct {
 
 // ourCommand starts Sarsen.
 func ourCommand(settings string) command {
-	return command("exec {sarsen} up --dir {dir} --grpc 127.0.0.1:{grpc} --http 127.0.0.1:{http} --log-level warn " + settings)
+	return command("exec {sarsen} up --worker-slots 0 --dir {dir} --grpc 127.0.0.1:{grpc} --http 127.0.0.1:{http} --log-level warn " + settings)
 }
 
 // given returns the variant that the flags ask for, if they do.

@@ -53,6 +53,12 @@ var caught = []struct {
 	{"UpdateUnpinned", "action", "TestRaceLostInputs", "Complete: Put of a result all of which was uploaded"},
 	{"UpdateUnleased", "action", "TestRaceLostInputs", "Complete: updater: a result was acknowledged, but"},
 	{"DropLatest", "action", "TestRaceDrop", "lost update: Get right after"},
+
+	{"RunsTwice", "execution", "TestRunsOnce", "want nothing"},
+	{"HoleServed", "execution", "TestHole", "want one assignment"},
+	{"AmountKept", "execution", "TestAmounts", "want one assignment"},
+	{"LeaseOnce", "execution", "TestInputsHeld", "InputsHeld: "},
+	{"GraceForgets", "execution", "TestReconnect", "after it came back the worker is told"},
 }
 
 func TestMutants(t *testing.T) {

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	"github.com/sarsen-build/sarsen/client"
+	"github.com/sarsen-build/sarsen/config"
+	"github.com/sarsen-build/sarsen/files"
+	"github.com/sarsen-build/sarsen/upstream"
+	"github.com/sarsen-build/sarsen/worker"
+	"github.com/sarsen-build/sarsen/worker/sandbox"
+	"github.com/sarsen-build/sarsen/worker/stage"
+)
+
+// workerSettings are what a worker is started with, by 'sarsen worker' or within 'sarsen up'.
+type workerSettings struct {
+	name       string
+	dir        string
+	slots      int
+	sandbox    string
+	maxSize    int64 // bytes of inputs kept
+	properties []string
+}
+
+func newWorkerCommand() *cobra.Command {
+	w := workerSettings{}
+	var scheduler, maxSize string
+	cmd := &cobra.Command{
+		Use:   "worker --scheduler HOST:PORT",
+		Short: "Run actions for a Sarsen that listens elsewhere",
+		Long: `Run actions for a Sarsen that listens elsewhere ('sarsen serve' or 'sarsen up').
+
+Each action runs in a sandbox: its own user, processes, files and network. --sandbox=auto says at the
+start what this machine can't give, strict refuses to start then, none runs actions as plain processes.
+
+Ctrl-C (or SIGTERM) stops what runs, and the scheduler gives it to other workers. 'sarsen drain NAME'
+lets a worker finish first.`,
+		Example: "  sarsen worker --scheduler 10.0.0.1:8980 --dir /var/cache/sarsen-worker --slots 8\n  sarsen worker --scheduler 10.0.0.1:8980 --property pool=gpu --property cpu=16",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := loadSettings(cmd, "")
+			if err != nil {
+				return err
+			}
+			if w.maxSize, err = config.ParseSize(maxSize); err != nil {
+				return &usageError{fmt.Errorf("--max-size: %w", err)}
+			}
+			if w.dir, err = filepath.Abs(w.dir); err != nil {
+				return err
+			}
+			target, err := client.ParseTarget(scheduler)
+			if err != nil {
+				return &usageError{fmt.Errorf("--scheduler: %w", err)}
+			}
+			conn, err := target.Connect()
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			log := newLogger(c, cmd.ErrOrStderr())
+			ctx, cancel := untilSignal(log, cmd.ErrOrStderr(), true)
+			defer cancel()
+			return runWorker(ctx, conn, w, log, func() {
+				fmt.Fprintf(cmd.OutOrStdout(), "sarsen worker %s is ready\n", w.name)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&scheduler, "scheduler", "grpc://127.0.0.1:8980", "the server: grpc://HOST:PORT, or grpcs://HOST:PORT for TLS")
+	cmd.Flags().StringVar(&w.name, "name", hostName(), "this worker's name, unique among the workers of a scheduler")
+	cmd.Flags().StringVar(&w.dir, "dir", defaultWorkerDir(), "where inputs are kept and actions run, on one file system")
+	cmd.Flags().IntVar(&w.slots, "slots", runtime.NumCPU(), "how many actions run at once")
+	cmd.Flags().StringVar(&w.sandbox, "sandbox", "auto", "auto, strict or none")
+	cmd.Flags().StringVar(&maxSize, "max-size", "10GB", "how much disk inputs that are kept may take")
+	cmd.Flags().StringArrayVar(&w.properties, "property", nil, "NAME=VALUE that actions may ask for; may be given several times")
+	addSettings(cmd, "log-level", "log-format")
+	complete(cmd, "sandbox", "auto", "strict", "none")
+	_ = cmd.MarkFlagDirname("dir")
+	return cmd
+}
+
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		return "worker"
+	}
+	return name
+}
+
+func defaultWorkerDir() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "sarsen-worker"
+	}
+	return filepath.Join(dir, "sarsen-worker")
+}
+
+// runWorker serves the scheduler at conn until ctx ends. It calls ready when the scheduler has welcomed the worker.
+func runWorker(ctx context.Context, conn *grpc.ClientConn, w workerSettings, log *slog.Logger, ready func()) error {
+	properties, err := platform(w.properties)
+	if err != nil {
+		return err
+	}
+	if w.slots < 1 {
+		return &usageError{fmt.Errorf("--slots %d: at least 1 is needed", w.slots)}
+	}
+	mode := sandbox.Mode(w.sandbox)
+	runner, err := sandbox.Start(sandbox.Options{Mode: mode, Log: log})
+	if err != nil {
+		return err
+	}
+	defer runner.Close()
+	kept, err := files.Open(filepath.Join(w.dir, "files"), files.Options{MaxSize: w.maxSize, Lease: 10 * time.Minute, Log: log})
+	if err != nil {
+		return err
+	}
+	defer kept.Close()
+	store := upstream.New(conn, "", upstream.Options{})
+	stager, err := stage.Open(stage.Options{Dir: filepath.Join(w.dir, "trees"), Files: kept, Source: store, Log: log})
+	if err != nil {
+		return err
+	}
+	defer stager.Close()
+	one, err := worker.New(worker.Options{
+		Conn: conn, Name: w.name, Dir: w.dir, Slots: w.slots, Version: shortVersion(), Properties: properties,
+		Stager: stager, Store: store, Runner: runner, Log: log, Connected: ready,
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("worker", "name", w.name, "dir", w.dir, "slots", w.slots, "sandbox", w.sandbox, "inputs", humanize.Bytes(uint64(w.maxSize)))
+	return one.Run(ctx)
+}
+
+// platform reads properties, and adds the ones that the machine has by itself.
+func platform(texts []string) ([]*repb.Platform_Property, error) {
+	has := map[string]bool{}
+	var ps []*repb.Platform_Property
+	add := func(name, value string) {
+		has[name] = true
+		ps = append(ps, &repb.Platform_Property{Name: name, Value: value})
+	}
+	for _, text := range texts {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" {
+			return nil, &usageError{fmt.Errorf("--property %q: want NAME=VALUE", text)}
+		}
+		add(name, value)
+	}
+	for name, value := range map[string]string{"OSFamily": runtime.GOOS, "ISA": isa(), "cpu": fmt.Sprint(runtime.NumCPU())} {
+		if !has[name] {
+			add(name, value)
+		}
+	}
+	return ps, nil
+}
+
+// isa returns the instruction set's name as the Remote Execution API's platform.md has it.
+func isa() string {
+	switch runtime.GOARCH {
+	case "amd64":
+		return "x86-64"
+	case "arm64":
+		return "arm-a64"
+	}
+	return runtime.GOARCH
+}

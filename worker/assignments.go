@@ -1,0 +1,154 @@
+package worker
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/sarsen-build/sarsen/internal/workerpb"
+)
+
+func (w *Worker) registration() *pb.Registration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	reg := &pb.Registration{Name: w.Name, Session: w.session, Properties: w.Properties, Slots: int32(w.Slots), Version: w.Version}
+	for _, t := range w.tasks {
+		reg.Running = append(reg.Running, &pb.Running{
+			Id: t.Id, InstanceName: t.InstanceName, DigestFunction: t.DigestFunction,
+			ActionDigest: t.ActionDigest, Started: timestamppb.New(t.started),
+		})
+	}
+	return reg
+}
+
+// obey does what the scheduler says. Actions outlive the stream that brought them.
+func (w *Worker) obey(ctx context.Context, m *pb.ToWorker) {
+	switch m := m.Message.(type) {
+	case *pb.ToWorker_Assignment:
+		w.begin(context.WithoutCancel(ctx), m.Assignment)
+	case *pb.ToWorker_Cancellation:
+		w.cancel(m.Cancellation.Id)
+	case *pb.ToWorker_Receipt:
+		w.mu.Lock()
+		if t := w.tasks[m.Receipt.Id]; t != nil && t.done != nil {
+			delete(w.tasks, m.Receipt.Id)
+		}
+		w.mu.Unlock()
+	case *pb.ToWorker_Draining:
+		w.mu.Lock()
+		w.draining = true
+		w.mu.Unlock()
+		w.Log.Info("draining: what runs is finished, nothing more is taken")
+	}
+}
+
+func (w *Worker) begin(ctx context.Context, a *pb.Assignment) {
+	ctx, cancel := context.WithCancel(ctx)
+	t := &task{Assignment: a, started: time.Now(), cancel: cancel}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tasks[a.Id] != nil {
+		cancel()
+		return
+	}
+	w.tasks[a.Id] = t
+	w.running.Go(func() {
+		defer cancel()
+		w.run(ctx, t)
+	})
+}
+
+func (w *Worker) cancel(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.tasks[id]; t != nil {
+		t.cancel()
+	}
+}
+
+// finish makes the completion of t known, now or in the next stream.
+func (w *Worker) finish(t *task, response *repb.ExecuteResponse) {
+	w.mu.Lock()
+	t.done = &pb.Completion{Id: t.Id, Response: response}
+	w.mu.Unlock()
+	w.wake()
+}
+
+func (w *Worker) wake() {
+	select {
+	case w.ended <- struct{}{}:
+	default:
+	}
+}
+
+// unsay begins a stream, in which nothing was said yet.
+func (w *Worker) unsay() {
+	w.mu.Lock()
+	for _, t := range w.tasks {
+		t.said = false
+	}
+	w.mu.Unlock()
+	w.wake()
+}
+
+// sayCompleted sends the completions that were not said in this stream.
+func (w *Worker) sayCompleted(stream pb.Workers_ConnectClient) error {
+	w.mu.Lock()
+	var news []*pb.Completion
+	for _, t := range w.tasks {
+		if t.done != nil && !t.said {
+			t.said = true
+			news = append(news, t.done)
+		}
+	}
+	w.mu.Unlock()
+	for _, c := range news {
+		if err := stream.Send(&pb.FromWorker{Message: &pb.FromWorker_Completion{Completion: c}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// say sends m soon, or drops it if there is no stream or too much to say.
+func (w *Worker) say(m *pb.FromWorker) {
+	select {
+	case w.out <- m:
+	default:
+		w.Log.Debug("a message to the scheduler was dropped")
+	}
+}
+
+func (w *Worker) drained() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.draining && len(w.tasks) == 0
+}
+
+// stopAll cancels what runs and waits for its end.
+func (w *Worker) stopAll() {
+	w.mu.Lock()
+	for _, t := range w.tasks {
+		t.cancel()
+	}
+	w.mu.Unlock()
+	w.running.Wait()
+}
+
+// heartbeat says how busy the machine is, where the system tells.
+func (w *Worker) heartbeat() *pb.Heartbeat {
+	h := new(pb.Heartbeat)
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		if load, err := strconv.ParseFloat(strings.Fields(string(b))[0], 64); err == nil {
+			part := min(1, load/float64(runtime.NumCPU()))
+			h.Load = &part
+		}
+	}
+	return h
+}
