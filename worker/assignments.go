@@ -9,6 +9,8 @@ import (
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
@@ -19,6 +21,9 @@ func (w *Worker) registration() *pb.Registration {
 	defer w.mu.Unlock()
 	reg := &pb.Registration{Name: w.Name, Session: w.session, Properties: w.Properties, Slots: int32(w.Slots), Version: w.Version}
 	for _, t := range w.tasks {
+		if t.ActionDigest == nil {
+			continue // a cancellation of what does not run here
+		}
 		reg.Running = append(reg.Running, &pb.Running{
 			Id: t.Id, InstanceName: t.InstanceName, DigestFunction: t.DigestFunction,
 			ActionDigest: t.ActionDigest, Started: timestamppb.New(t.started),
@@ -67,9 +72,14 @@ func (w *Worker) begin(ctx context.Context, a *pb.Assignment) {
 func (w *Worker) cancel(id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if t := w.tasks[id]; t != nil {
-		t.cancel()
+	t := w.tasks[id]
+	if t == nil { // every cancellation is answered
+		t = &task{Assignment: &pb.Assignment{Id: id}, cancel: func() {}, started: time.Now()}
+		t.done = &pb.Completion{Id: id, Response: &repb.ExecuteResponse{Status: status.New(codes.Canceled, "it does not run here").Proto()}}
+		w.tasks[id] = t
+		w.wake()
 	}
+	t.cancel()
 }
 
 // finish makes the completion of t known, now or in the next stream.

@@ -135,9 +135,11 @@ var errDrained = errors.New("drained")
 
 // serve is one stream.
 func (w *Worker) serve(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	// The stream outlives ctx by as much as it takes to say goodbye, but for its beginning.
+	streaming, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	stream, err := pb.NewWorkersClient(w.Conn).Connect(ctx)
+	begun := context.AfterFunc(ctx, cancel)
+	stream, err := pb.NewWorkersClient(w.Conn).Connect(streaming)
 	if err != nil {
 		return err
 	}
@@ -152,6 +154,7 @@ func (w *Worker) serve(ctx context.Context) error {
 	if welcome == nil {
 		return fmt.Errorf("the scheduler began with %T instead of a welcome", first.Message)
 	}
+	begun()
 	w.Log.Info("connected to the scheduler", slog.Int("slots", w.Slots), slog.String("worker", w.Name))
 	if w.Connected != nil {
 		w.Connected()
@@ -167,7 +170,7 @@ func (w *Worker) serve(ctx context.Context) error {
 			}
 			select {
 			case in <- m:
-			case <-ctx.Done():
+			case <-streaming.Done():
 				return
 			}
 		}
@@ -193,16 +196,28 @@ func (w *Worker) converse(ctx context.Context, stream pb.Workers_ConnectClient, 
 			err = stream.Send(&pb.FromWorker{Message: &pb.FromWorker_Heartbeat{Heartbeat: w.heartbeat()}})
 		case err = <-broken:
 		case <-ctx.Done():
-			_ = stream.Send(&pb.FromWorker{Message: &pb.FromWorker_Leaving{Leaving: &pb.Leaving{}}})
-			_ = stream.CloseSend()
+			leave(stream, broken)
 			return ctx.Err()
 		}
 		if err != nil {
 			return err
 		}
 		if w.drained() {
-			_ = stream.Send(&pb.FromWorker{Message: &pb.FromWorker_Leaving{Leaving: &pb.Leaving{}}})
+			leave(stream, broken)
 			return errDrained
 		}
+	}
+}
+
+// leaveWithin is how long the scheduler may take to hear that a worker leaves. After that it finds out by itself.
+const leaveWithin = 2 * time.Second
+
+// leave says that this worker goes for good, and waits until that has been heard.
+func leave(stream pb.Workers_ConnectClient, broken <-chan error) {
+	_ = stream.Send(&pb.FromWorker{Message: &pb.FromWorker_Leaving{Leaving: &pb.Leaving{}}})
+	_ = stream.CloseSend()
+	select {
+	case <-broken:
+	case <-time.After(leaveWithin):
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/config"
@@ -34,6 +35,12 @@ type workerSettings struct {
 	properties []string
 }
 
+// workerDial keeps gRPC's own pauses between attempts short: a worker has its own.
+var workerDial = grpc.WithConnectParams(grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
+	MinConnectTimeout: 10 * time.Second,
+})
+
 func newWorkerCommand() *cobra.Command {
 	w := workerSettings{}
 	var scheduler, maxSize string
@@ -43,7 +50,8 @@ func newWorkerCommand() *cobra.Command {
 		Long: `Run actions for a Sarsen that listens elsewhere ('sarsen serve' or 'sarsen up').
 
 Each action runs in a sandbox: its own user, processes, files and network. --sandbox=auto says at the
-start what this machine can't give, strict refuses to start then, none runs actions as plain processes.
+start what this machine can't give; strict refuses to start then, unless it is only cgroup limits or
+Landlock; none runs actions as plain processes.
 
 Ctrl-C (or SIGTERM) stops what runs, and the scheduler gives it to other workers. 'sarsen drain NAME'
 lets a worker finish first.`,
@@ -64,7 +72,7 @@ lets a worker finish first.`,
 			if err != nil {
 				return &usageError{fmt.Errorf("--scheduler: %w", err)}
 			}
-			conn, err := target.Connect()
+			conn, err := target.Connect(workerDial)
 			if err != nil {
 				return err
 			}
