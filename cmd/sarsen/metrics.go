@@ -3,52 +3,66 @@ package main
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/segment"
 )
 
-// A storeMetric is one number of the store's.
-type storeMetric struct {
+// A number is one of those that S has.
+type number[S any] struct {
 	desc *prometheus.Desc
 	kind prometheus.ValueType
-	get  func(segment.Stats) float64
+	get  func(S) float64
 }
 
-func storeGauge(name, help string, get func(segment.Stats) float64) storeMetric {
-	return storeMetric{prometheus.NewDesc("sarsen_store_"+name, help, nil, nil), prometheus.GaugeValue, get}
+func gauge[S any](name, help string, get func(S) float64) number[S] {
+	return number[S]{prometheus.NewDesc("sarsen_"+name, help, nil, nil), prometheus.GaugeValue, get}
 }
 
-func storeCounter(name, help string, get func(segment.Stats) float64) storeMetric {
-	return storeMetric{prometheus.NewDesc("sarsen_store_"+name+"_total", help, nil, nil), prometheus.CounterValue, get}
+func counter[S any](name, help string, get func(S) float64) number[S] {
+	return number[S]{prometheus.NewDesc("sarsen_"+name+"_total", help, nil, nil), prometheus.CounterValue, get}
 }
 
-var storeNumbers = []storeMetric{
-	storeGauge("used_bytes", "Bytes of disk that the store takes, those of removed segments that are still read included.", func(s segment.Stats) float64 { return float64(s.UsedBytes) }),
-	storeGauge("max_bytes", "The limit that is set, in bytes of disk.", func(s segment.Stats) float64 { return float64(s.MaxBytes) }),
-	storeGauge("limit_bytes", "The limit that holds, in bytes of disk: less than the one that is set where the disk is nearly full.", func(s segment.Stats) float64 { return float64(s.LimitBytes) }),
-	storeGauge("leased_bytes", "Bytes of blobs and results that may not be evicted before their lease ends.", func(s segment.Stats) float64 { return float64(s.LeasedBytes) }),
-	storeGauge("blobs", "Blobs that are present.", func(s segment.Stats) float64 { return float64(s.Blobs) }),
-	storeGauge("results", "Action results that are present.", func(s segment.Stats) float64 { return float64(s.Records) }),
-	storeGauge("pins", "Blobs and results that are being read or written, each reader counted.", func(s segment.Stats) float64 { return float64(s.Pins) }),
-	storeGauge("segments", "Segments that the store consists of.", func(s segment.Stats) float64 { return float64(s.Segments) }),
-	storeCounter("evicted_segments", "Segments that were removed to make room.", func(s segment.Stats) float64 { return float64(s.EvictedSegments) }),
-	storeCounter("refused_writes", "Writes that were refused for want of room, with RESOURCE_EXHAUSTED or HTTP 507.", func(s segment.Stats) float64 { return float64(s.RefusedWrites) }),
-	storeCounter("damaged_records", "Blobs and results that did not verify and were quarantined.", func(s segment.Stats) float64 { return float64(s.DamagedRecords) }),
+var storeNumbers = []number[segment.Stats]{
+	gauge("store_used_bytes", "Bytes of disk that the store takes, those of removed segments that are still read included.", func(s segment.Stats) float64 { return float64(s.UsedBytes) }),
+	gauge("store_max_bytes", "The limit that is set, in bytes of disk.", func(s segment.Stats) float64 { return float64(s.MaxBytes) }),
+	gauge("store_limit_bytes", "The limit that holds, in bytes of disk: less than the one that is set where the disk is nearly full.", func(s segment.Stats) float64 { return float64(s.LimitBytes) }),
+	gauge("store_leased_bytes", "Bytes of blobs and results that may not be evicted before their lease ends.", func(s segment.Stats) float64 { return float64(s.LeasedBytes) }),
+	gauge("store_blobs", "Blobs that are present.", func(s segment.Stats) float64 { return float64(s.Blobs) }),
+	gauge("store_results", "Action results that are present.", func(s segment.Stats) float64 { return float64(s.Records) }),
+	gauge("store_pins", "Blobs and results that are being read or written, each reader counted.", func(s segment.Stats) float64 { return float64(s.Pins) }),
+	gauge("store_segments", "Segments that the store consists of.", func(s segment.Stats) float64 { return float64(s.Segments) }),
+	counter("store_evicted_segments", "Segments that were removed to make room.", func(s segment.Stats) float64 { return float64(s.EvictedSegments) }),
+	counter("store_refused_writes", "Writes that were refused for want of room, with RESOURCE_EXHAUSTED or HTTP 507.", func(s segment.Stats) float64 { return float64(s.RefusedWrites) }),
+	counter("store_damaged_records", "Blobs and results that did not verify and were quarantined.", func(s segment.Stats) float64 { return float64(s.DamagedRecords) }),
 }
 
-// storeMetrics is a prometheus.Collector of a store's numbers, all of one instant.
-type storeMetrics func() segment.Stats
+var executionNumbers = []number[execution.Stats]{
+	gauge("execution_checking_actions", "Actions whose result or inputs are being looked for.", func(s execution.Stats) float64 { return float64(s.Checking) }),
+	gauge("execution_queued_actions", "Actions that wait for a worker.", func(s execution.Stats) float64 { return float64(s.Queued) }),
+	gauge("execution_running_actions", "Actions that a worker has.", func(s execution.Stats) float64 { return float64(s.Running) }),
+	gauge("execution_completing_actions", "Actions that have run and whose result is being stored.", func(s execution.Stats) float64 { return float64(s.Completing) }),
+	gauge("execution_operations", "Operations that can be asked for, those that are done included.", func(s execution.Stats) float64 { return float64(s.Operations) }),
+	gauge("execution_workers", "Workers that are connected.", func(s execution.Stats) float64 { return float64(s.Workers) }),
+	gauge("execution_slots", "Actions that the connected workers can run at once.", func(s execution.Stats) float64 { return float64(s.Slots) }),
+}
+
+// numbers is a prometheus.Collector of numbers that are all of one instant.
+type numbers[S any] struct {
+	list []number[S]
+	now  func() S
+}
 
 // Describe implements prometheus.Collector.
-func (f storeMetrics) Describe(to chan<- *prometheus.Desc) {
-	for _, m := range storeNumbers {
+func (n numbers[S]) Describe(to chan<- *prometheus.Desc) {
+	for _, m := range n.list {
 		to <- m.desc
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (f storeMetrics) Collect(to chan<- prometheus.Metric) {
-	stats := f()
-	for _, m := range storeNumbers {
+func (n numbers[S]) Collect(to chan<- prometheus.Metric) {
+	stats := n.now()
+	for _, m := range n.list {
 		to <- prometheus.MustNewConstMetric(m.desc, m.kind, m.get(stats))
 	}
 }

@@ -149,10 +149,11 @@ func (s *services) start(ctx context.Context) (err error) {
 
 // wire makes the servers on the open store.
 func (s *services) wire() {
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), storeMetrics(s.store.Stats))
 	actions := action.New(s.store, s.store)
 	s.scheduler = execution.New(execution.Options{Actions: actions, Store: s.store, Lease: s.config.Lease, Log: s.log})
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		numbers[segment.Stats]{storeNumbers, s.store.Stats}, numbers[execution.Stats]{executionNumbers, s.scheduler.Stats})
 	s.grpc = server.New(server.Options{
 		Store:       s.store,
 		Actions:     actions,
