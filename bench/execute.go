@@ -2,9 +2,7 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 
 	longrunning "cloud.google.com/go/longrunning/autogen/longrunningpb"
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
@@ -51,14 +49,8 @@ func payloadOf(data []byte) payload { return newPayload(data, nil) }
 func (w *worker) execute(ctx context.Context, request *message) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := w.conn.NewStream(ctx, executeStream, methodExecute)
+	stream, err := w.ask(ctx, executeStream, methodExecute, request)
 	if err != nil {
-		return err
-	}
-	if err := stream.SendMsg(request); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if err := stream.CloseSend(); err != nil {
 		return err
 	}
 	for {

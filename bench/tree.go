@@ -77,14 +77,8 @@ func getTree(ctx context.Context, s *session, n int) (call, error) {
 func (w *worker) getTree(ctx context.Context, request *message) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := w.conn.NewStream(ctx, treeStream, methodGetTree)
+	stream, err := w.ask(ctx, treeStream, methodGetTree, request)
 	if err != nil {
-		return err
-	}
-	if err := stream.SendMsg(request); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if err := stream.CloseSend(); err != nil {
 		return err
 	}
 	w.scratch = w.scratch[:0]
@@ -112,6 +106,18 @@ func (w *worker) getTree(ctx context.Context, request *message) error {
 			return err
 		}
 	}
+}
+
+// ask sends the one request of a call that is answered by a stream.
+func (w *worker) ask(ctx context.Context, desc *grpc.StreamDesc, method string, request *message) (grpc.ClientStream, error) {
+	stream, err := w.conn.NewStream(ctx, desc, method)
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.SendMsg(request); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return stream, stream.CloseSend()
 }
 
 // checkTree checks that an answer holds exactly the directories of want, each once.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // Action returns the Action message d.
@@ -25,7 +26,7 @@ func (c *Client) Command(ctx context.Context, d digest.Digest) (*repb.Command, e
 // Result returns what the action cache has for the action d.
 func (c *Client) Result(ctx context.Context, d digest.Digest) (*repb.ActionResult, error) {
 	result, err := c.cache.GetActionResult(ctx, &repb.GetActionResultRequest{
-		InstanceName: c.instance, ActionDigest: wire(d), DigestFunction: function(d.Function),
+		InstanceName: c.instance, ActionDigest: upstream.ToProto(d), DigestFunction: function(d.Function),
 	})
 	return result, c.fail("get the result of action "+d.String(), err)
 }
@@ -33,7 +34,7 @@ func (c *Client) Result(ctx context.Context, d digest.Digest) (*repb.ActionResul
 // PutResult makes result what the action cache has for the action d.
 func (c *Client) PutResult(ctx context.Context, d digest.Digest, result *repb.ActionResult) error {
 	_, err := c.cache.UpdateActionResult(ctx, &repb.UpdateActionResultRequest{
-		InstanceName: c.instance, ActionDigest: wire(d), ActionResult: result, DigestFunction: function(d.Function),
+		InstanceName: c.instance, ActionDigest: upstream.ToProto(d), ActionResult: result, DigestFunction: function(d.Function),
 	})
 	return c.fail("put the result of action "+d.String(), err)
 }
@@ -67,7 +68,7 @@ func (w *closure) blob(p *repb.Digest, inline []byte) (d digest.Digest, ok bool)
 	if p == nil || w.err != nil {
 		return digest.Digest{}, false
 	}
-	d, err := FromProto(w.function, p)
+	d, err := upstream.FromProto(w.function, p)
 	if err != nil {
 		w.err = w.client.fail("read the result", err)
 		return digest.Digest{}, false

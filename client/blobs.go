@@ -15,6 +15,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 const (
@@ -28,22 +29,8 @@ const (
 	MaxWhole = 64 << 20
 )
 
-// wire returns d as REAPI has it.
-func wire(d digest.Digest) *repb.Digest {
-	return &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}
-}
-
 // function returns f as REAPI has it; the numbers are the same.
 func function(f digest.Function) repb.DigestFunction_Value { return repb.DigestFunction_Value(f) }
-
-// FromProto returns the digest that p says, or an error that wraps digest.ErrSyntax. The size on the
-// wire is always known: -1, which stands for any size inside, is refused.
-func FromProto(f digest.Function, p *repb.Digest) (digest.Digest, error) {
-	if p.GetSizeBytes() < 0 {
-		return digest.Digest{}, fmt.Errorf("%w: size %d is negative", digest.ErrSyntax, p.GetSizeBytes())
-	}
-	return digest.New(f, p.GetHash(), p.GetSizeBytes())
-}
 
 // resource returns the part of a ByteStream resource name that says which blob is meant.
 func resource(d digest.Digest) string { return "blobs/" + d.String() }
@@ -67,7 +54,7 @@ func (c *Client) Missing(ctx context.Context, ds digest.Set) (digest.Set, error)
 		request := &repb.FindMissingBlobsRequest{InstanceName: c.instance, DigestFunction: function(list[0].Function)}
 		// A request speaks of one digest function.
 		for n < len(list) && n < maxDigests && list[n].Function == list[0].Function {
-			request.BlobDigests = append(request.BlobDigests, wire(list[n]))
+			request.BlobDigests = append(request.BlobDigests, upstream.ToProto(list[n]))
 			n++
 		}
 		answer, err := c.cas.FindMissingBlobs(ctx, request)
@@ -75,7 +62,7 @@ func (c *Client) Missing(ctx context.Context, ds digest.Set) (digest.Set, error)
 			return digest.Set{}, c.fail("find missing blobs", err)
 		}
 		for _, p := range answer.MissingBlobDigests {
-			d, err := FromProto(list[0].Function, p)
+			d, err := upstream.FromProto(list[0].Function, p)
 			if err != nil {
 				return digest.Set{}, c.fail("find missing blobs", err)
 			}
@@ -141,7 +128,7 @@ func (c *Client) Bytes(ctx context.Context, d digest.Digest) ([]byte, error) {
 
 func (c *Client) batchRead(ctx context.Context, d digest.Digest) ([]byte, error) {
 	answer, err := c.cas.BatchReadBlobs(ctx, &repb.BatchReadBlobsRequest{
-		InstanceName: c.instance, Digests: []*repb.Digest{wire(d)}, DigestFunction: function(d.Function),
+		InstanceName: c.instance, Digests: []*repb.Digest{upstream.ToProto(d)}, DigestFunction: function(d.Function),
 	})
 	if err != nil {
 		return nil, err
@@ -222,7 +209,7 @@ func (c *Client) batchUpdate(ctx context.Context, d digest.Digest, data []byte) 
 	answer, err := c.cas.BatchUpdateBlobs(ctx, &repb.BatchUpdateBlobsRequest{
 		InstanceName:   c.instance,
 		DigestFunction: function(d.Function),
-		Requests:       []*repb.BatchUpdateBlobsRequest_Request{{Digest: wire(d), Data: data}},
+		Requests:       []*repb.BatchUpdateBlobsRequest_Request{{Digest: upstream.ToProto(d), Data: data}},
 	})
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 func dial(t *testing.T, target, instance string) *client.Client {
@@ -67,7 +68,7 @@ func putMessage(t *testing.T, c *client.Client, m proto.Message) *repb.Digest {
 
 func fromProto(t *testing.T, p *repb.Digest) digest.Digest {
 	t.Helper()
-	d, err := client.FromProto(digest.SHA256, p)
+	d, err := upstream.FromProto(digest.SHA256, p)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // A Tree is a directory and all below it that the server has.
@@ -62,7 +63,7 @@ func (c *Client) Tree(ctx context.Context, root digest.Digest) (*Tree, error) {
 			t.Directories[d] = directory
 		}
 		for _, child := range directory.Directories {
-			next, err := FromProto(root.Function, child.Digest)
+			next, err := upstream.FromProto(root.Function, child.Digest)
 			if err != nil {
 				return nil, c.fail("get tree "+root.String(), err)
 			}
@@ -75,7 +76,7 @@ func (c *Client) Tree(ctx context.Context, root digest.Digest) (*Tree, error) {
 // getTree collects what GetTree returns. A position says nothing about which directory it is, since
 // missing ones are left out; its hash does.
 func (c *Client) getTree(ctx context.Context, root digest.Digest, into map[digest.Digest]*repb.Directory) error {
-	request := &repb.GetTreeRequest{InstanceName: c.instance, RootDigest: wire(root), DigestFunction: function(root.Function)}
+	request := &repb.GetTreeRequest{InstanceName: c.instance, RootDigest: upstream.ToProto(root), DigestFunction: function(root.Function)}
 	for {
 		stream, err := c.cas.GetTree(ctx, request)
 		if err != nil {
@@ -139,7 +140,7 @@ func (t *Tree) summary(d digest.Digest, known map[digest.Digest]Summary) Summary
 		s.Bytes += file.GetDigest().GetSizeBytes()
 	}
 	for _, child := range directory.Directories {
-		if next, err := FromProto(d.Function, child.Digest); err == nil {
+		if next, err := upstream.FromProto(d.Function, child.Digest); err == nil {
 			s.add(t.summary(next, known))
 		}
 	}

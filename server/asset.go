@@ -67,7 +67,7 @@ func (a *assets) FetchBlob(ctx context.Context, req *remoteasset.FetchBlobReques
 	return &remoteasset.FetchBlobResponse{
 		Uri:            uri,
 		Qualifiers:     req.GetQualifiers(),
-		BlobDigest:     &repb.Digest{Hash: found.Hex(), SizeBytes: found.Size},
+		BlobDigest:     wireDigest(found),
 		DigestFunction: repb.DigestFunction_Value(found.Function),
 	}, nil
 }
@@ -81,7 +81,7 @@ func (a *assets) FetchDirectory(ctx context.Context, req *remoteasset.FetchDirec
 	return &remoteasset.FetchDirectoryResponse{
 		Uri:                 uri,
 		Qualifiers:          req.GetQualifiers(),
-		RootDirectoryDigest: &repb.Digest{Hash: found.Hex(), SizeBytes: found.Size},
+		RootDirectoryDigest: wireDigest(found),
 		DigestFunction:      repb.DigestFunction_Value(found.Function),
 	}, nil
 }

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/execution"
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
 )
@@ -166,8 +165,4 @@ func (w *workers) List(context.Context, *pb.ListRequest) (*pb.ListResponse, erro
 // Drain gives a worker nothing more.
 func (w *workers) Drain(_ context.Context, req *pb.DrainRequest) (*pb.DrainResponse, error) {
 	return new(pb.DrainResponse), w.scheduler.Drain(req.GetName())
-}
-
-func wireDigest(d digest.Digest) *repb.Digest {
-	return &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}
 }

@@ -139,6 +139,7 @@ func (w *Worker) serve(ctx context.Context) error {
 	streaming, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	begun := context.AfterFunc(ctx, cancel)
+	defer begun()
 	stream, err := pb.NewWorkersClient(w.Conn).Connect(streaming)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // An actionPrinter writes an action and its result. Its writer keeps the first error.
@@ -40,7 +41,7 @@ func (p *actionPrinter) action(ctx context.Context, action *repb.Action) error {
 	if err := p.command(ctx, action); err != nil {
 		return err
 	}
-	root, err := client.FromProto(p.function, action.InputRootDigest)
+	root, err := upstream.FromProto(p.function, action.InputRootDigest)
 	if err != nil {
 		p.line("input root", "%v", err)
 		return nil
@@ -65,7 +66,7 @@ func (p *actionPrinter) platform(platform *repb.Platform) {
 }
 
 func (p *actionPrinter) command(ctx context.Context, action *repb.Action) error {
-	d, err := client.FromProto(p.function, action.CommandDigest)
+	d, err := upstream.FromProto(p.function, action.CommandDigest)
 	if err != nil {
 		p.line("command", "%v", err)
 		return nil

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // checkInstance keeps the check's results apart from everybody's.
@@ -60,7 +61,7 @@ func selfCheck(ctx context.Context, grpcAddr, httpAddr string, log *slog.Logger)
 		// Fresh bytes, so that this start writes and does not find what an earlier one wrote.
 		data := []byte("sarsen self check " + uuid.NewString())
 		d := digest.SHA256.Of(data)
-		result := &repb.ActionResult{StdoutDigest: &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}}
+		result := &repb.ActionResult{StdoutDigest: upstream.ToProto(d)}
 		err := over.put(ctx, d, data)
 		if err == nil {
 			err = over.putResult(ctx, d, result)

@@ -19,6 +19,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 const digestHelp = `
@@ -163,7 +164,7 @@ func label(f digest.Function, p *repb.Digest) string {
 	if p == nil {
 		return "-"
 	}
-	d, err := client.FromProto(f, p)
+	d, err := upstream.FromProto(f, p)
 	if err != nil {
 		return fmt.Sprintf("(%v)", err)
 	}
@@ -197,7 +198,7 @@ func (p *treePrinter) directory(d digest.Digest, prefix string) {
 		child, known := digest.Digest{}, false
 		if e.mode.IsDir() {
 			var err error
-			child, err = client.FromProto(d.Function, e.digest)
+			child, err = upstream.FromProto(d.Function, e.digest)
 			known = err == nil && p.tree.Directories[child] != nil
 		}
 		note := ""

@@ -20,6 +20,7 @@ import (
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/model"
 	"github.com/sarsen-build/sarsen/server"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // An inspected is a running server for the commands that look inside, and the store behind it.
@@ -57,7 +58,7 @@ func (i *inspected) put(data []byte) *repb.Digest {
 	if err := blob.Put(i.t.Context(), i.store, d, data); err != nil {
 		i.t.Fatal(err)
 	}
-	return &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}
+	return upstream.ToProto(d)
 }
 
 func (i *inspected) putMessage(m proto.Message) *repb.Digest {
@@ -73,7 +74,7 @@ func text(d *repb.Digest) string { return label(digest.SHA256, d) }
 
 func absent(name string) *repb.Digest {
 	d := digest.SHA256.Of([]byte(name))
-	return &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}
+	return upstream.ToProto(d)
 }
 
 func TestPutAndGet(t *testing.T) {

@@ -239,7 +239,7 @@ func wantError(t testing.TB, err, is error, parts ...string) {
 }
 
 func TestLinks(t *testing.T) {
-	seen := collect.Options{Seen: []string{"/elsewhere", "/work/root/"}}
+	seen := collect.Options{Seen: []string{"/elsewhere", "/build/root/"}}
 	allowed := collect.Options{Absolute: repb.SymlinkAbsolutePathStrategy_ALLOWED}
 	for _, c := range []struct {
 		at, target string
@@ -252,15 +252,15 @@ func TestLinks(t *testing.T) {
 		{"d/e/l", "../../../f", seen, ""},
 		{"l", "..", seen, ""},
 		{"l", "../root/f", allowed, "../root/f"},
-		{"l", "/work/root/f", seen, "f"},
-		{"d/e/l", "/work/root/f", seen, "../../f"},
-		{"d/e/l", "/work/root/d/x", seen, "../x"},
-		{"d/e/l", "/work/root", seen, "../.."},
-		{"l", "/work/root/", seen, "."},
-		{"d/e/l", "/work/root/d/e", seen, "."},
+		{"l", "/build/root/f", seen, "f"},
+		{"d/e/l", "/build/root/f", seen, "../../f"},
+		{"d/e/l", "/build/root/d/x", seen, "../x"},
+		{"d/e/l", "/build/root", seen, "../.."},
+		{"l", "/build/root/", seen, "."},
+		{"d/e/l", "/build/root/d/e", seen, "."},
 		{"d/l", "/elsewhere/x/y", seen, "../x/y"},
-		{"l", "/work/root/../other", seen, ""},
-		{"l", "/work/rooted", seen, ""},
+		{"l", "/build/root/../other", seen, ""},
+		{"l", "/build/rooted", seen, ""},
 		{"l", "/etc/passwd", seen, ""},
 		{"l", "/etc/passwd", collect.Options{}, ""},
 		{"l", "/etc/passwd", allowed, "/etc/passwd"},
