@@ -49,11 +49,23 @@ func (c *cache) has(d digest.Digest) bool {
 	return c.nodes[d] != nil
 }
 
-// put puts a node in, or finds the one that is there; either is returned, and stays until it is released.
-// fresh says that it was put in. What is too much then goes with the next release.
-func (c *cache) put(n *node) (_ *node, fresh bool) {
+// putAll puts the nodes of messages in, or replaces them in nodes by those that are there. They stay until they
+// are released. It returns the messages that were put in. What is too much then goes with the next release.
+func (c *cache) putAll(nodes map[digest.Digest]*node, messages []message) (fresh []message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, m := range messages {
+		n, put := c.put(nodes[m.digest])
+		nodes[m.digest] = n
+		if put {
+			fresh = append(fresh, m)
+		}
+	}
+	return fresh
+}
+
+// put puts a node in, or finds the one that is there. The caller holds the mutex.
+func (c *cache) put(n *node) (_ *node, fresh bool) {
 	if old := c.nodes[n.digest]; old != nil {
 		old.users++
 		return old, false
@@ -75,10 +87,11 @@ func (c *cache) release(p *plan) {
 	c.shrink()
 }
 
-// letGo releases one node.
-func (c *cache) letGo(n *node) {
+// restore puts in a node that nobody uses.
+func (c *cache) restore(n *node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	n, _ = c.put(n)
 	n.users--
 	c.shrink()
 }

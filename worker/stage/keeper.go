@@ -68,11 +68,14 @@ func openKeeper(fsys vfs.LinkFS, dir string, c *cache, log *slog.Logger) (*keepe
 	return k, nil
 }
 
-// add leaves a message to be written. data must not change.
-func (k *keeper) add(d digest.Digest, data []byte) {
+// add leaves messages to be written. Their data must not change.
+func (k *keeper) add(messages []message) {
+	if len(messages) == 0 {
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.pending = append(k.pending, message{d, data})
+	k.pending = append(k.pending, messages...)
 	select {
 	case k.wake <- struct{}{}:
 	default:

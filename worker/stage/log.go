@@ -60,8 +60,7 @@ func (k *keeper) load(fsys vfs.FS, path string) error {
 		}
 		d := function.Of(data)
 		if n, err := decode(d, data); err == nil {
-			n, _ = k.cache.put(n)
-			k.cache.letGo(n)
+			k.cache.restore(n)
 			k.at[d] = k.end + prefixSize
 		}
 		k.end += prefixSize + int64(len(data))

@@ -126,17 +126,16 @@ func TestRenew(t *testing.T) {
 func TestUsedStays(t *testing.T) {
 	c := newCache(2, 1<<20)
 	d := func(i int) digest.Digest { return digest.SHA256.Of(fmt.Append(nil, i)) }
-	first, _ := c.put(&node{digest: d(0)})
+	p := &plan{nodes: map[digest.Digest]*node{d(0): {digest: d(0)}}}
+	c.putAll(p.nodes, []message{{d(0), nil}})
 	for i := range 5 {
-		n, _ := c.put(&node{digest: d(i + 1)})
-		c.letGo(n)
+		c.restore(&node{digest: d(i + 1)})
 	}
 	if !c.has(d(0)) || c.has(d(1)) || !c.has(d(5)) {
 		t.Error("want the used node and the youngest one in the cache")
 	}
-	c.letGo(first)
-	n, _ := c.put(&node{digest: d(9)})
-	c.letGo(n)
+	c.release(p)
+	c.restore(&node{digest: d(9)})
 	if entries, _, evicted := c.size(); c.has(d(0)) || entries != 2 || evicted != 5 {
 		t.Errorf("%d entries, %d evicted, want 2 and 5, and the oldest gone", entries, evicted)
 	}

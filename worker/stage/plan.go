@@ -2,9 +2,9 @@ package stage
 
 import (
 	"fmt"
-	"github.com/sarsen-build/sarsen/blob"
 	"math"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 )
 
@@ -12,6 +12,7 @@ import (
 type plan struct {
 	root            digest.Digest
 	nodes           map[digest.Digest]*node
+	fresh           []message  // of nodes that are not in the cache yet
 	missing         digest.Set // directories that the source lacks
 	known, resolved int64      // of nodes
 }

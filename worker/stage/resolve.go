@@ -48,6 +48,7 @@ func (s *Stager) resolve(ctx context.Context, root digest.Digest) (*plan, error)
 			}
 		}
 		err := s.fetchNodes(ctx, p, mine, &asked)
+		s.publish(p)
 		for _, d := range mine {
 			s.trees.land(d)
 		}
@@ -221,7 +222,7 @@ func (s *Stager) fetchLeft(ctx context.Context, p *plan, roots []digest.Digest) 
 	return s.fetchSome(ctx, p, left)
 }
 
-// learn takes a directory message into plan and cache.
+// learn takes a directory message into the plan.
 func (s *Stager) learn(p *plan, d digest.Digest, data []byte) error {
 	if p.nodes[d] != nil {
 		return nil
@@ -233,11 +234,15 @@ func (s *Stager) learn(p *plan, d digest.Digest, data []byte) error {
 	if err != nil {
 		return err
 	}
-	n, fresh := s.cache.put(n)
-	if fresh {
-		s.keeper.add(d, data)
-	}
 	p.nodes[d] = n
+	p.fresh = append(p.fresh, message{d, data})
 	p.resolved++
 	return nil
+}
+
+// publish puts what the plan learned into the cache, all at one moment: whoever finds a directory there finds
+// what came with it too, and has no reason to fetch that once more.
+func (s *Stager) publish(p *plan) {
+	s.keeper.add(s.cache.putAll(p.nodes, p.fresh))
+	p.fresh = nil
 }
