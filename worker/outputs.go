@@ -2,7 +2,9 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
@@ -39,6 +41,9 @@ const maxInline = 16 << 10
 // or the digest of a blob.
 func (r *run) collectLog(ctx context.Context, f digest.Function, name string) (*repb.Digest, []byte, error) {
 	file, err := os.Open(r.log(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil // nothing was printed
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -29,11 +29,12 @@ const maxLog = 64 << 20
 
 // run runs t from its inputs to its answer, and removes what it left.
 func (w *Worker) run(ctx context.Context, t *task) {
-	dir := filepath.Join(w.Dir, t.Id)
-	r := &run{worker: w, task: t, dir: dir, meta: &repb.ExecutedActionMetadata{
+	r := &run{worker: w, task: t, root: filepath.Join(w.Dir, t.Id), meta: &repb.ExecutedActionMetadata{
 		Worker: w.Name, QueuedTimestamp: t.Queued, WorkerStartTimestamp: timestamppb.New(t.started),
 	}}
+	r.news.begin(w)
 	result, err := r.do(ctx)
+	r.news.end()
 	r.meta.WorkerCompletedTimestamp = timestamppb.Now()
 	response := &repb.ExecuteResponse{Result: result}
 	if result != nil {
@@ -49,7 +50,7 @@ func (w *Worker) run(ctx context.Context, t *task) {
 		phase("run", r.meta.ExecutionStartTimestamp, r.meta.ExecutionCompletedTimestamp),
 		phase("collect", r.meta.OutputUploadStartTimestamp, r.meta.OutputUploadCompletedTimestamp),
 		phase("all", r.meta.WorkerStartTimestamp, r.meta.WorkerCompletedTimestamp))
-	if err := removeAll(dir); err != nil { // the answer is on its way: nobody waits for this
+	if err := r.remove(); err != nil { // the answer is on its way: nobody waits for this
 		w.Log.Warn("a work directory could not be removed; it will be at the next start", slog.Any("error", err))
 	}
 }
@@ -66,18 +67,18 @@ func phase(name string, from, to *timestamppb.Timestamp) slog.Attr {
 type run struct {
 	worker *Worker
 	task   *task
-	dir    string
+	root   string // the action's; what it prints and an overlay lie beside it, under longer names
 	meta   *repb.ExecutedActionMetadata
+	news   news
 }
 
 // do returns the result with an error if there is something to report beside it, as after a timeout.
 func (r *run) do(ctx context.Context) (*repb.ActionResult, error) {
 	f := digest.Function(r.task.DigestFunction)
-	root := filepath.Join(r.dir, "root")
-	if err := r.stage(ctx, f, root); err != nil {
+	if err := r.stage(ctx, f); err != nil {
 		return nil, err
 	}
-	outcome, err := r.execute(ctx, root)
+	outcome, err := r.execute(ctx)
 	if outcome.Root != nil {
 		defer outcome.Root.Close()
 	}
@@ -96,7 +97,7 @@ func (r *run) do(ctx context.Context) (*repb.ActionResult, error) {
 }
 
 // stage brings the inputs and what the command expects to be there.
-func (r *run) stage(ctx context.Context, f digest.Function, root string) error {
+func (r *run) stage(ctx context.Context, f digest.Function) error {
 	r.meta.InputFetchStartTimestamp = timestamppb.Now()
 	defer func() { r.meta.InputFetchCompletedTimestamp = timestamppb.Now() }()
 	r.progress()
@@ -105,13 +106,10 @@ func (r *run) stage(ctx context.Context, f digest.Function, root string) error {
 	if err != nil {
 		return fmt.Errorf("%w: input_root_digest: %w", blob.ErrInvalid, err)
 	}
-	if err := os.Mkdir(r.dir, 0o711); err != nil {
+	if _, err := r.worker.Stager.Stage(ctx, inputs, r.root); err != nil {
 		return err
 	}
-	if _, err := r.worker.Stager.Stage(ctx, inputs, root); err != nil {
-		return err
-	}
-	in, err := os.OpenRoot(root)
+	in, err := os.OpenRoot(r.root)
 	if err != nil {
 		return err
 	}
@@ -122,7 +120,7 @@ func (r *run) stage(ctx context.Context, f digest.Function, root string) error {
 func (r *run) timeout() time.Duration { return r.task.Timeout.AsDuration() }
 
 // execute runs the command.
-func (r *run) execute(ctx context.Context, root string) (sandbox.Outcome, error) {
+func (r *run) execute(ctx context.Context) (sandbox.Outcome, error) {
 	r.meta.ExecutionStartTimestamp = timestamppb.Now()
 	r.progress()
 	c := r.task.Command
@@ -138,20 +136,25 @@ func (r *run) execute(ctx context.Context, root string) (sandbox.Outcome, error)
 	}()
 	defer func() { stop(); <-followed }()
 	outcome, err := r.worker.Runner.Run(ctx, sandbox.Spec{
-		ID: r.task.Id, Root: root, Dir: c.WorkingDirectory, Args: c.Arguments, Env: env,
+		ID: r.task.Id, Root: r.root, Dir: c.WorkingDirectory, Args: c.Arguments, Env: env,
 		Timeout: r.timeout(), Stdout: r.log("stdout"), Stderr: r.log("stderr"), MaxLog: maxLog,
 	})
 	r.meta.ExecutionCompletedTimestamp = timestamppb.Now()
 	return outcome, err
 }
 
-func (r *run) log(name string) string { return filepath.Join(r.dir, name) }
+func (r *run) log(name string) string { return r.root + "." + name }
 
 // progress tells the scheduler which stage begins.
 func (r *run) progress() {
-	r.worker.say(&pb.FromWorker{Message: &pb.FromWorker_Progress{Progress: &pb.Progress{
+	r.news.set(&pb.FromWorker{Message: &pb.FromWorker_Progress{Progress: &pb.Progress{
 		Id: r.task.Id, Metadata: proto.CloneOf(r.meta), Uploading: r.meta.OutputUploadStartTimestamp != nil,
 	}}})
+}
+
+// remove removes all that the action left.
+func (r *run) remove() error {
+	return errors.Join(removeAll(r.root), removeAll(r.root+sandbox.OverlaySuffix), removeAll(r.log("stdout")), removeAll(r.log("stderr")))
 }
 
 // statusOf returns what the scheduler is told. What is the machine's fault may be tried elsewhere.

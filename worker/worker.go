@@ -30,25 +30,24 @@ import (
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
-	"google.golang.org/grpc"
 
+	"github.com/sarsen-build/sarsen/blob"
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
-	"github.com/sarsen-build/sarsen/upstream"
 	"github.com/sarsen-build/sarsen/worker/sandbox"
 	"github.com/sarsen-build/sarsen/worker/stage"
 )
 
 // Options says what a Worker is. All but Log, Version and Connected must be set.
 type Options struct {
-	Conn    *grpc.ClientConn // to the scheduler, whose store the blobs are in
-	Name    string           // unique among the scheduler's workers
-	Dir     string           // for work directories, on the same file system as the stager's files
+	Connect func(context.Context) (pb.Workers_ConnectClient, error) // begins a stream to the scheduler
+	Name    string                                                  // unique among the scheduler's workers
+	Dir     string                                                  // for work directories, on the same file system as the stager's files
 	Slots   int
 	Version string
 
 	Properties []*repb.Platform_Property
 	Stager     *stage.Stager
-	Store      *upstream.Store
+	Store      blob.Batcher // the scheduler's, where outputs go
 	Runner     *sandbox.Runner
 	Log        *slog.Logger
 
@@ -140,7 +139,7 @@ func (w *Worker) serve(ctx context.Context) error {
 	defer cancel()
 	begun := context.AfterFunc(ctx, cancel)
 	defer begun()
-	stream, err := pb.NewWorkersClient(w.Conn).Connect(streaming)
+	stream, err := w.Connect(streaming)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/files"
 	"github.com/sarsen-build/sarsen/internal/model"
+	pb "github.com/sarsen-build/sarsen/internal/workerpb"
 	"github.com/sarsen-build/sarsen/server"
 	"github.com/sarsen-build/sarsen/upstream"
 	"github.com/sarsen-build/sarsen/worker"
@@ -89,7 +90,9 @@ func (r *rig) work(name string) (stop func()) {
 	}
 	connected := make(chan struct{})
 	w, err := worker.New(worker.Options{
-		Conn: r.conn, Name: name, Dir: dir, Slots: 2, Stager: stager, Store: store, Runner: runner,
+		Connect: func(ctx context.Context) (pb.Workers_ConnectClient, error) {
+			return pb.NewWorkersClient(r.conn).Connect(ctx)
+		}, Name: name, Dir: dir, Slots: 2, Stager: stager, Store: store, Runner: runner,
 		Properties: []*repb.Platform_Property{{Name: "pool", Value: name}},
 		Connected:  func() { close(connected) },
 	})

@@ -20,7 +20,6 @@ import (
 
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/asset"
-	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/config"
 	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/httpcache"
@@ -196,18 +195,14 @@ func (s *services) serve(name string, l net.Listener, loop func(net.Listener) er
 	}()
 }
 
-// startWorker runs a worker of this process's own, which asks the gRPC port as all others do.
+// startWorker runs a worker of this process's own, which reaches scheduler and store without gRPC.
 func (s *services) startWorker(w workerSettings) error {
-	conn, err := client.Target{Address: s.grpcAddr()}.Connect(workerDial)
-	if err != nil {
-		return err
-	}
+	near := workerServer{nearStore{s.store}, s.grpc.ConnectWorker}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan error, 1), make(chan struct{})
 	go func() {
 		defer close(done)
-		defer conn.Close()
-		if err := runWorker(ctx, conn, w, s.log, func() { ready <- nil }); err != nil {
+		if err := runWorker(ctx, near, w, s.log, func() { ready <- nil }); err != nil {
 			select {
 			case ready <- err:
 			default:
@@ -220,7 +215,7 @@ func (s *services) startWorker(w workerSettings) error {
 	case err := <-ready:
 		return err
 	case <-time.After(connectWithin):
-		s.log.Warn("the worker has not reached the gRPC port yet; it goes on trying", "address", s.grpcAddr())
+		s.log.Warn("the worker has not reached the scheduler yet; it goes on trying")
 		return nil
 	}
 }

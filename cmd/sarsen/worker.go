@@ -16,9 +16,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/config"
+	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/files"
+	pb "github.com/sarsen-build/sarsen/internal/workerpb"
 	"github.com/sarsen-build/sarsen/upstream"
 	"github.com/sarsen-build/sarsen/worker"
 	"github.com/sarsen-build/sarsen/worker/sandbox"
@@ -80,7 +83,10 @@ lets a worker finish first.`,
 			log := newLogger(c, cmd.ErrOrStderr())
 			ctx, cancel := untilSignal(log, cmd.ErrOrStderr(), true)
 			defer cancel()
-			return runWorker(ctx, conn, w, log, func() {
+			far := workerServer{upstream.New(conn, "", upstream.Options{}), func(ctx context.Context) (pb.Workers_ConnectClient, error) {
+				return pb.NewWorkersClient(conn).Connect(ctx)
+			}}
+			return runWorker(ctx, far, w, log, func() {
 				fmt.Fprintf(cmd.OutOrStdout(), "sarsen worker %s is ready\n", w.name)
 			})
 		},
@@ -114,8 +120,21 @@ func defaultWorkerDir() string {
 	return filepath.Join(dir, "sarsen-worker")
 }
 
-// runWorker serves the scheduler at conn until ctx ends. It calls ready when the scheduler has welcomed the worker.
-func runWorker(ctx context.Context, conn *grpc.ClientConn, w workerSettings, log *slog.Logger, ready func()) error {
+// A workerServer is whom a worker serves: a scheduler and its store.
+type workerServer struct {
+	store   stage.Source
+	connect func(context.Context) (pb.Workers_ConnectClient, error)
+}
+
+// A nearStore is the store of this process. Nothing lies between, so trees are read level by level.
+type nearStore struct{ blob.Batcher }
+
+func (nearStore) Tree(context.Context, digest.Digest) (map[digest.Digest]*repb.Directory, error) {
+	return nil, nil
+}
+
+// runWorker serves a scheduler until ctx ends. It calls ready when the scheduler has welcomed the worker.
+func runWorker(ctx context.Context, of workerServer, w workerSettings, log *slog.Logger, ready func()) error {
 	properties, err := platform(w.properties)
 	if err != nil {
 		return err
@@ -134,15 +153,14 @@ func runWorker(ctx context.Context, conn *grpc.ClientConn, w workerSettings, log
 		return err
 	}
 	defer kept.Close()
-	store := upstream.New(conn, "", upstream.Options{})
-	stager, err := stage.Open(stage.Options{Dir: filepath.Join(w.dir, "trees"), Files: kept, Source: store, Log: log})
+	stager, err := stage.Open(stage.Options{Dir: filepath.Join(w.dir, "trees"), Files: kept, Source: of.store, Log: log})
 	if err != nil {
 		return err
 	}
 	defer stager.Close()
 	one, err := worker.New(worker.Options{
-		Conn: conn, Name: w.name, Dir: w.dir, Slots: w.slots, Version: shortVersion(), Properties: properties,
-		Stager: stager, Store: store, Runner: runner, Log: log, Connected: ready,
+		Connect: of.connect, Name: w.name, Dir: w.dir, Slots: w.slots, Version: shortVersion(), Properties: properties,
+		Stager: stager, Store: of.store, Runner: runner, Log: log, Connected: ready,
 	})
 	if err != nil {
 		return err

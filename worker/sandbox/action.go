@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"os"
 	"sync"
 	"time"
@@ -56,8 +57,9 @@ func (a *action) run(l launcher) (Outcome, *os.File, error) {
 	out.End = time.Now()
 	why := a.ended()
 	out.Usage = e.usage
-	out.Usage.Stdout, out.Usage.Stderr = logs.finish(e.message)
-	if err != nil {
+	var lost error
+	out.Usage.Stdout, out.Usage.Stderr, lost = logs.finish(e.message)
+	if err = errors.Join(err, lost); err != nil {
 		return out, c.root(), err
 	}
 	out.ExitCode, out.Killed = e.code, e.killed

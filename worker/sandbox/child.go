@@ -92,7 +92,7 @@ func (c *jailChild) openRoot(s *Spec) (int, error) {
 		}
 		return fd, nil
 	}
-	c.layers = s.Root + ".overlay"
+	c.layers = s.Root + OverlaySuffix
 	fd, err := overlay(s.Root, c.layers)
 	if err != nil {
 		return -1, &failure{filesOverlay, "overlay", err}

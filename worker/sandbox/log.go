@@ -11,11 +11,13 @@ import (
 )
 
 // A log is a bounded file that gets what a command writes into a pipe. The command never holds the file, so it
-// can neither cut it nor grow it beyond the bound.
+// can neither cut it nor grow it beyond the bound. Most commands write nothing, so the file is made when there is
+// something to keep.
 type log struct {
 	child int // the command's end of the pipe; -1 once closed
 	pipe  *os.File
-	file  *os.File
+	name  string
+	file  *os.File // nil until then
 	max   int64
 
 	done  chan struct{}
@@ -43,16 +45,11 @@ func openLogs(s *Spec) (*logs, error) {
 }
 
 func openLog(name string, max int64) (*log, error) {
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
-	if err != nil {
-		return nil, err
-	}
 	read, write, err := pipe()
 	if err != nil {
-		_ = file.Close()
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
-	return &log{child: write, pipe: os.NewFile(uintptr(read), name), file: file, max: max, done: make(chan struct{})}, nil
+	return &log{child: write, pipe: os.NewFile(uintptr(read), name), name: name, max: max, done: make(chan struct{})}, nil
 }
 
 // start closes the command's ends, which it has by now, and begins to read.
@@ -65,16 +62,17 @@ func (l *logs) start() {
 }
 
 // finish waits until all is read, appends the message to standard error, and returns how much the command wrote.
-func (l *logs) finish(message string) (stdout, stderr int64) {
+// An error says that not all of it was kept, for another reason than the bound.
+func (l *logs) finish(message string) (stdout, stderr int64, err error) {
 	for _, g := range l {
 		// Without a deadline a process that is none of ours but holds the pipe would keep us here.
 		_ = g.pipe.SetReadDeadline(time.Now().Add(drain))
 		<-g.done
 	}
 	if message != "" {
-		_, _ = fmt.Fprintf(l[1].file, "sarsen: %s\n", message)
+		l[1].write(fmt.Appendf(nil, "sarsen: %s\n", message))
 	}
-	return l[0].total, l[1].total
+	return l[0].total, l[1].total, errors.Join(l[0].err, l[1].err)
 }
 
 func (l *logs) close() {
@@ -86,7 +84,9 @@ func (l *logs) close() {
 			_ = syscall.Close(g.child)
 		}
 		_ = g.pipe.Close()
-		_ = g.file.Close()
+		if g.file != nil {
+			_ = g.file.Close()
+		}
 	}
 }
 
@@ -117,8 +117,16 @@ func (l *log) keep(b []byte) {
 		return
 	}
 	if int64(len(b)) > room {
-		_, l.err = fmt.Fprintf(l.file, "%s\nsarsen: output cut here, after %d bytes\n", b[:room], l.max)
-		return
+		b = fmt.Appendf(nil, "%s\nsarsen: output cut here, after %d bytes\n", b[:room], l.max)
+	}
+	l.write(b)
+}
+
+func (l *log) write(b []byte) {
+	if l.file == nil {
+		if l.file, l.err = os.OpenFile(l.name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644); l.err != nil {
+			return
+		}
 	}
 	_, l.err = l.file.Write(b)
 }

@@ -21,6 +21,24 @@ func both(t *testing.T, f func(t *testing.T, r *Runner)) {
 	}
 }
 
+// TestLogLost: a command whose output can't be kept has no outcome, since what it printed belongs to that.
+func TestLogLost(t *testing.T) {
+	both(t, func(t *testing.T, r *Runner) {
+		s := newSpec(t, "/bin/echo", "hello")
+		s.Stdout = filepath.Join(s.Stdout, "below nothing")
+		if out, err := r.Run(context.Background(), s); err == nil {
+			t.Errorf("got %+v, want an error", out)
+		}
+		s = newSpec(t, "/bin/echo", "hello")
+		if got := run(t, r, s); got.stdout != "hello\n" {
+			t.Errorf("the next one: %q, want hello", got.stdout)
+		}
+		if _, err := os.Stat(s.Stderr); err == nil {
+			t.Error("there is a file for standard error, to which nothing was written")
+		}
+	})
+}
+
 func TestEnds(t *testing.T) {
 	notExecutable := func(t *testing.T, s *Spec) {
 		writeFile(t, filepath.Join(s.Root, "text"), "no program", 0o644)

@@ -77,6 +77,9 @@ type Options struct {
 	Log *slog.Logger `json:"-"`
 }
 
+// OverlaySuffix comes after the name of Spec.Root in that of its overlay: see Outcome.Root.
+const OverlaySuffix = ".overlay"
+
 // Spec is one command to run.
 type Spec struct {
 	ID      string        // names the action in errors
@@ -85,7 +88,7 @@ type Spec struct {
 	Dir     string        // the working directory, below Root; empty is Root
 	Args    []string      // a name without a slash is looked up in PATH of Env
 	Env     []string      // the whole environment, "name=value"
-	Stdout  string        // a file that is created
+	Stdout  string        // a file that is made if there is anything to keep; it must not be there
 	Stderr  string        // the same
 	MaxLog  int64         // bytes kept of each of them; 0 is 64 MiB
 	Timeout time.Duration // 0 is none
@@ -106,7 +109,7 @@ type Outcome struct {
 	End      time.Time
 	Usage    Usage
 	// Root is the action's root as the action left it. It differs from Spec.Root where an overlay keeps
-	// the inputs: then Spec.Root with ".overlay" after its name holds what the action wrote, and goes when the
+	// the inputs: then Spec.Root with OverlaySuffix after its name holds what the action wrote, and goes when the
 	// caller removes it, after closing Root.
 	Root *os.Root `json:"-"`
 }
