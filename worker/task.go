@@ -13,7 +13,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sarsen-build/sarsen/blob"
@@ -147,8 +146,15 @@ func (r *run) log(name string) string { return r.root + "." + name }
 
 // progress tells the scheduler which stage begins.
 func (r *run) progress() {
+	m := r.meta
 	r.news.set(&pb.FromWorker{Message: &pb.FromWorker_Progress{Progress: &pb.Progress{
-		Id: r.task.Id, Metadata: proto.CloneOf(r.meta), Uploading: r.meta.OutputUploadStartTimestamp != nil,
+		Id: r.task.Id, Uploading: m.OutputUploadStartTimestamp != nil,
+		Metadata: &repb.ExecutedActionMetadata{ // as it is now; it goes on changing
+			Worker: m.Worker, QueuedTimestamp: m.QueuedTimestamp, WorkerStartTimestamp: m.WorkerStartTimestamp,
+			InputFetchStartTimestamp: m.InputFetchStartTimestamp, InputFetchCompletedTimestamp: m.InputFetchCompletedTimestamp,
+			ExecutionStartTimestamp: m.ExecutionStartTimestamp, ExecutionCompletedTimestamp: m.ExecutionCompletedTimestamp,
+			OutputUploadStartTimestamp: m.OutputUploadStartTimestamp,
+		},
 	}}})
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 )
 
@@ -55,6 +56,9 @@ type runner struct {
 
 // serve answers the worker until it closes the socket. What still runs then dies with this process.
 func serve(way string) error {
+	// Its threads mostly wait for the kernel; more of them only wake each other. Measured on two cores: a fifth less
+	// processor time for an action.
+	runtime.GOMAXPROCS((runtime.NumCPU() + 7) / 8)
 	conn, err := net.FileConn(os.NewFile(3, "worker"))
 	if err != nil {
 		return err
