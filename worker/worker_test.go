@@ -44,9 +44,17 @@ type rig struct {
 	store     *model.Store
 	conn      *grpc.ClientConn
 	scheduler *execution.Scheduler
+	connect   func(context.Context) (pb.Workers_ConnectClient, error)
 }
 
-func newRig(t *testing.T) *rig {
+// everywhere runs test with workers in other processes' place, which reach the scheduler by gRPC, and with such as
+// are in the server's own process.
+func everywhere(t *testing.T, test func(*testing.T, *rig)) {
+	t.Run("far", func(t *testing.T) { test(t, newRig(t, false)) })
+	t.Run("near", func(t *testing.T) { test(t, newRig(t, true)) })
+}
+
+func newRig(t *testing.T, near bool) *rig {
 	t.Helper()
 	store := model.New(time.Hour)
 	actions := action.New(store, store)
@@ -68,7 +76,13 @@ func newRig(t *testing.T) *rig {
 		s.Stop(stopping)
 		scheduler.Close()
 	})
-	return &rig{t, store, conn, scheduler}
+	connect := func(ctx context.Context) (pb.Workers_ConnectClient, error) {
+		return pb.NewWorkersClient(conn).Connect(ctx)
+	}
+	if near {
+		connect = s.ConnectWorker
+	}
+	return &rig{t, store, conn, scheduler, connect}
 }
 
 // work starts a worker without a sandbox, and returns what stops it.
@@ -90,9 +104,7 @@ func (r *rig) work(name string) (stop func()) {
 	}
 	connected := make(chan struct{})
 	w, err := worker.New(worker.Options{
-		Connect: func(ctx context.Context) (pb.Workers_ConnectClient, error) {
-			return pb.NewWorkersClient(r.conn).Connect(ctx)
-		}, Name: name, Dir: dir, Slots: 2, Stager: stager, Store: store, Runner: runner,
+		Connect: r.connect, Name: name, Dir: dir, Slots: 2, Stager: stager, Store: store, Runner: runner,
 		Properties: []*repb.Platform_Property{{Name: "pool", Value: name}},
 		Connected:  func() { close(connected) },
 	})
@@ -200,8 +212,9 @@ func (r *rig) read(p *repb.Digest) string {
 	return string(b)
 }
 
-func TestRun(t *testing.T) {
-	r := newRig(t)
+func TestRun(t *testing.T) { everywhere(t, testRun) }
+
+func testRun(t *testing.T, r *rig) {
 	r.work("one")
 	d := r.shell("cat in in > out; mkdir dir; echo x > dir/x; echo said; echo complained >&2", 0, "out", "dir", "absent")
 	got := r.end(r.begin(d))
@@ -235,8 +248,9 @@ func TestRun(t *testing.T) {
 }
 
 // TestFailures: what an action does wrong comes back with what it printed, and is not cached.
-func TestFailures(t *testing.T) {
-	r := newRig(t)
+func TestFailures(t *testing.T) { everywhere(t, testFailures) }
+
+func testFailures(t *testing.T, r *rig) {
 	r.work("one")
 	for _, test := range []struct {
 		script  string
@@ -267,8 +281,9 @@ func TestFailures(t *testing.T) {
 
 // TestLeave: a worker that is stopped says so, and what it ran goes to another one at once, not after the grace
 // time of one that may come back.
-func TestLeave(t *testing.T) {
-	r := newRig(t)
+func TestLeave(t *testing.T) { everywhere(t, testLeave) }
+
+func testLeave(t *testing.T, r *rig) {
 	stop := r.work("one")
 	release := filepath.Join(t.TempDir(), "release")
 	stream := r.begin(r.shell("while ! [ -e "+release+" ]; do sleep 0.05; done; echo done", 0))
@@ -293,8 +308,9 @@ func TestLeave(t *testing.T) {
 }
 
 // TestDrain: a worker that is drained ends what it runs, and then its Run.
-func TestDrain(t *testing.T) {
-	r := newRig(t)
+func TestDrain(t *testing.T) { everywhere(t, testDrain) }
+
+func testDrain(t *testing.T, r *rig) {
 	r.work("one")
 	stream := r.begin(r.shell("sleep 0.3; echo done", 0))
 	r.until(stream, func(op *longrunning.Operation) bool {
@@ -315,8 +331,9 @@ func TestDrain(t *testing.T) {
 }
 
 // TestLog: what an action prints can be read while it runs.
-func TestLog(t *testing.T) {
-	r := newRig(t)
+func TestLog(t *testing.T) { everywhere(t, testLog) }
+
+func testLog(t *testing.T, r *rig) {
 	r.work("one")
 	release := filepath.Join(t.TempDir(), "release")
 	stream := r.begin(r.shell("echo early; while ! [ -e "+release+" ]; do sleep 0.05; done", 0))
