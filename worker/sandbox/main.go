@@ -1,7 +1,9 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -55,6 +57,10 @@ type runner struct {
 
 // serve answers the worker until it closes the socket. What still runs then dies with this process.
 func serve(way string) error {
+	if way == holder {
+		_, err := io.Copy(io.Discard, os.Stdin)
+		return err
+	}
 	conn, err := net.FileConn(os.NewFile(3, "worker"))
 	if err != nil {
 		return err
@@ -105,7 +111,7 @@ func (r *runner) handle(q *request) {
 		r.mu.Unlock()
 		reply := answer{Seq: q.Seq, Outcome: out}
 		if err != nil {
-			reply.Error = err.Error()
+			reply.Error, reply.Refused = err.Error(), errors.Is(err, errPlace)
 		}
 		// A worker that does not listen is gone, and serve sees that too.
 		_ = r.wire.write(reply, root)
