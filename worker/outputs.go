@@ -22,7 +22,7 @@ func (r *run) collect(ctx context.Context, f digest.Function, outcome sandbox.Ou
 	r.progress()
 	result, err := collect.Collect(ctx, outcome.Root, r.task.Command, f, r.worker.Store, collect.Options{
 		Absolute: repb.SymlinkAbsolutePathStrategy_ALLOWED, // as the server's capabilities say
-		Seen:     []string{sandbox.Home},
+		Seen:     []string{r.worker.Runner.Home()},
 	})
 	if err != nil {
 		return nil, err

@@ -32,6 +32,7 @@ stops at once; the next start then recovers the store.`,
 	addSettings(cmd)
 	cmd.Flags().IntVar(&w.slots, "worker-slots", runtime.NumCPU(), "how many actions run at once on this machine; 0 for none")
 	cmd.Flags().StringVar(&w.sandbox, "sandbox", "auto", "how actions run: auto, strict or none; see 'sarsen worker --help'")
+	cmd.Flags().BoolVar(&w.chroot, "chroot", false, "the input root is / for actions, as BuildStream wants it; see 'sarsen worker --help'")
 	complete(cmd, "sandbox", "auto", "strict", "none")
 	return cmd
 }

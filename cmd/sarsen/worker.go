@@ -34,6 +34,7 @@ type workerSettings struct {
 	dir        string
 	slots      int
 	sandbox    string
+	chroot     bool
 	maxSize    int64 // bytes of inputs kept
 	properties []string
 }
@@ -54,7 +55,8 @@ func newWorkerCommand() *cobra.Command {
 
 Each action runs in a sandbox: its own user, processes, files and network. --sandbox=auto says at the
 start what this machine can't give; strict refuses to start then, unless it is only cgroup limits or
-Landlock; none runs actions as plain processes.
+Landlock; none runs actions as plain processes. With --chroot an action sees its input root as / and
+nothing of this machine, as BuildStream wants it.
 
 Ctrl-C (or SIGTERM) stops what runs, and the scheduler gives it to other workers. 'sarsen drain NAME'
 lets a worker finish first.`,
@@ -96,6 +98,7 @@ lets a worker finish first.`,
 	cmd.Flags().StringVar(&w.dir, "dir", defaultWorkerDir(), "where inputs are kept and actions run, on one file system")
 	cmd.Flags().IntVar(&w.slots, "slots", runtime.NumCPU(), "how many actions run at once")
 	cmd.Flags().StringVar(&w.sandbox, "sandbox", "auto", "auto, strict or none")
+	cmd.Flags().BoolVar(&w.chroot, "chroot", false, "the input root is / for actions, which are root there; needs namespaces")
 	cmd.Flags().StringVar(&maxSize, "max-size", "10GB", "how much disk inputs that are kept may take")
 	cmd.Flags().StringArrayVar(&w.properties, "property", nil, "NAME=VALUE that actions may ask for; may be given several times")
 	addSettings(cmd, "log-level", "log-format")
@@ -143,7 +146,10 @@ func runWorker(ctx context.Context, of workerServer, w workerSettings, log *slog
 		return &usageError{fmt.Errorf("--slots %d: at least 1 is needed", w.slots)}
 	}
 	mode := sandbox.Mode(w.sandbox)
-	runner, err := sandbox.Start(sandbox.Options{Mode: mode, Log: log})
+	if w.chroot && mode == sandbox.None {
+		return &usageError{fmt.Errorf("--chroot needs a sandbox: it can't go with --sandbox=%s", mode)}
+	}
+	runner, err := sandbox.Start(sandbox.Options{Mode: mode, Chroot: w.chroot, Dir: w.dir, Log: log})
 	if err != nil {
 		return err
 	}
@@ -165,7 +171,7 @@ func runWorker(ctx context.Context, of workerServer, w workerSettings, log *slog
 	if err != nil {
 		return err
 	}
-	log.Info("worker", "name", w.name, "dir", w.dir, "slots", w.slots, "sandbox", w.sandbox, "inputs", humanize.Bytes(uint64(w.maxSize)))
+	log.Info("worker", "name", w.name, "dir", w.dir, "slots", w.slots, "sandbox", w.sandbox, "chroot", w.chroot, "inputs", humanize.Bytes(uint64(w.maxSize)))
 	return one.Run(ctx)
 }
 
@@ -184,21 +190,32 @@ func platform(texts []string) ([]*repb.Platform_Property, error) {
 		}
 		add(name, value)
 	}
-	for name, value := range map[string]string{"OSFamily": runtime.GOOS, "ISA": isa(), "cpu": fmt.Sprint(runtime.NumCPU())} {
-		if !has[name] {
+	for name, values := range map[string][]string{"OSFamily": {osFamily(runtime.GOOS)}, "ISA": isa(runtime.GOARCH), "cpu": {fmt.Sprint(runtime.NumCPU())}} {
+		if has[name] {
+			continue
+		}
+		for _, value := range values {
 			add(name, value)
 		}
 	}
 	return ps, nil
 }
 
-// isa returns the instruction set's name as the Remote Execution API's platform.md has it.
-func isa() string {
-	switch runtime.GOARCH {
-	case "amd64":
-		return "x86-64"
-	case "arm64":
-		return "arm-a64"
+// osFamily returns the system's name as the Remote Execution API's platform.md has it.
+func osFamily(system string) string {
+	if system == "darwin" {
+		return "macos"
 	}
-	return runtime.GOARCH
+	return system
+}
+
+// isa returns the instruction set's names: the one of the Remote Execution API's platform.md, and BuildStream's.
+func isa(arch string) []string {
+	switch arch {
+	case "amd64":
+		return []string{"x86-64"}
+	case "arm64":
+		return []string{"arm-a64", "aarch64"}
+	}
+	return []string{arch}
 }

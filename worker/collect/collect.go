@@ -99,7 +99,7 @@ func Collect(ctx context.Context, root *os.Root, command *repb.Command, f digest
 	if c.work, err = workingDirectory(command); err != nil {
 		return nil, err
 	}
-	outputs, err := outputsOf(command)
+	outputs, err := outputsOf(command, c.work)
 	if err != nil {
 		return nil, err
 	}

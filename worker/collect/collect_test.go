@@ -87,6 +87,12 @@ func TestEveryKindOfOutput(t *testing.T) {
 			OutputDirectories: []*repb.OutputDirectory{{TreeDigest: treeOf(t, inner), IsTopologicallySorted: true}}}},
 		{"the root as working directory", &repb.Command{WorkingDirectory: ".", OutputPaths: []string{"f"}}, &repb.ActionResult{
 			OutputFiles: []*repb.OutputFile{{Path: "f", Digest: of("content")}}}},
+		{"above the working directory", &repb.Command{WorkingDirectory: "deep/foo", OutputPaths: []string{"../../f", "../foo", ".", "../none"}}, &repb.ActionResult{
+			OutputFiles: []*repb.OutputFile{{Path: "../../f", Digest: of("content")}},
+			OutputDirectories: []*repb.OutputDirectory{
+				{Path: "../foo", TreeDigest: treeOf(t, inner), IsTopologicallySorted: true}, {Path: ".", TreeDigest: treeOf(t, inner), IsTopologicallySorted: true}}}},
+		{"written in two ways", &repb.Command{OutputPaths: []string{"f", "d/../f", "./f"}}, &repb.ActionResult{
+			OutputFiles: []*repb.OutputFile{{Path: "f", Digest: of("content")}, {Path: "d/../f", Digest: of("content")}, {Path: "./f", Digest: of("content")}}}},
 		{"directory only", &repb.Command{OutputPaths: []string{"deep"}, OutputDirectoryFormat: repb.Command_DIRECTORY_ONLY}, &repb.ActionResult{
 			OutputDirectories: []*repb.OutputDirectory{{Path: "deep", RootDirectoryDigest: digestOf(t, withFoo)}}}},
 		{"tree and directory", &repb.Command{OutputPaths: []string{"deep"}, OutputDirectoryFormat: repb.Command_TREE_AND_DIRECTORY}, &repb.ActionResult{
@@ -312,8 +318,11 @@ func TestRefused(t *testing.T) {
 		{&repb.Command{OutputPaths: []string{"out/passwd"}}, collect.ErrRefused, []string{`"out/passwd"`, "escapes"}},
 		{&repb.Command{OutputPaths: []string{"loop/x"}}, collect.ErrRefused, []string{`"loop/x"`}},
 		{&repb.Command{OutputPaths: []string{"/f"}}, blob.ErrInvalid, []string{"output_paths[0]", "absolute"}},
-		{&repb.Command{OutputPaths: []string{"f", "d/../f"}}, blob.ErrInvalid, []string{"output_paths[1]", `".."`}},
-		{&repb.Command{OutputPaths: []string{"./f"}}, blob.ErrInvalid, []string{"output_paths[0]", `"."`}},
+		{&repb.Command{OutputPaths: []string{"f", ".."}}, blob.ErrInvalid, []string{"output_paths[1]", `".."`, "leads out"}},
+		{&repb.Command{OutputPaths: []string{"d/../../f"}}, blob.ErrInvalid, []string{"output_paths[0]", "leads out"}},
+		{&repb.Command{WorkingDirectory: "d", OutputPaths: []string{"../../d/bar"}}, blob.ErrInvalid, []string{"output_paths[0]", "leads out"}},
+		{&repb.Command{WorkingDirectory: "d", OutputFiles: []string{"."}}, collect.ErrRefused, []string{`"d"`, "output_files[0]"}},
+		{&repb.Command{WorkingDirectory: "./x"}, blob.ErrInvalid, []string{"working_directory", `"."`}},
 		{&repb.Command{OutputPaths: []string{"d//x"}}, blob.ErrInvalid, []string{"output_paths[0]", "empty component"}},
 		{&repb.Command{OutputDirectories: []string{"d/"}}, blob.ErrInvalid, []string{"output_directories[0]", "empty component"}},
 		{&repb.Command{OutputFiles: []string{""}}, blob.ErrInvalid, []string{"output_files[0]", "empty"}},

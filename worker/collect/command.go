@@ -4,6 +4,7 @@ package collect
 
 import (
 	"fmt"
+	"path"
 	"strings"
 	"unicode/utf8"
 
@@ -24,12 +25,13 @@ const (
 // An output is one path that the command names.
 type output struct {
 	field string
-	path  string // relative to the working directory; "" is that directory itself
+	path  string // relative to the working directory, as the client wrote it; the result says it the same way
+	at    string // the same, relative to the root: clean, "." is the root
 	kind  want
 }
 
-// outputsOf returns the outputs of the command, each once. output_paths hides the old fields.
-func outputsOf(command *repb.Command) ([]output, error) {
+// outputsOf returns the outputs of the command, each once, where the working directory is work. output_paths hides the old fields.
+func outputsOf(command *repb.Command, work string) ([]output, error) {
 	lists := []struct {
 		field string
 		kind  want
@@ -43,22 +45,26 @@ func outputsOf(command *repb.Command) ([]output, error) {
 	var outputs []output
 	seen := map[string]string{}
 	for _, list := range lists {
-		for i, path := range list.paths {
+		for i, name := range list.paths {
 			field := fmt.Sprintf("command.%s[%d]", list.field, i)
 			// "The special value of empty string is allowed, although not recommended."
-			if path != "" || list.kind == aFile {
-				if err := checkPath(field, path); err != nil {
+			if name != "" || list.kind == aFile {
+				if err := checkPath(field, name, true); err != nil {
 					return nil, err
 				}
 			}
-			if other, ok := seen[path]; ok {
+			at := path.Join(".", work, name)
+			if above(at) {
+				return nil, fmt.Errorf("%w: %s: %q leads out of the input root", blob.ErrInvalid, field, name)
+			}
+			if other, ok := seen[name]; ok {
 				if other != list.field {
-					return nil, fmt.Errorf("%w: %s: %q is in %s too", blob.ErrInvalid, field, path, other)
+					return nil, fmt.Errorf("%w: %s: %q is in %s too", blob.ErrInvalid, field, name, other)
 				}
 				continue
 			}
-			seen[path] = list.field
-			outputs = append(outputs, output{field, path, list.kind})
+			seen[name] = list.field
+			outputs = append(outputs, output{field, name, at, list.kind})
 		}
 	}
 	return outputs, nil
@@ -70,11 +76,11 @@ func workingDirectory(command *repb.Command) (string, error) {
 	if command.WorkingDirectory == "" || command.WorkingDirectory == "." {
 		return "", nil
 	}
-	return command.WorkingDirectory, checkPath("command.working_directory", command.WorkingDirectory)
+	return command.WorkingDirectory, checkPath("command.working_directory", command.WorkingDirectory, false)
 }
 
-// checkPath refuses what is not a plain relative path. The reason names the field.
-func checkPath(field, path string) error {
+// checkPath refuses what is not a plain relative path; dots says whether "." and ".." are plain. The reason names the field.
+func checkPath(field, path string, dots bool) error {
 	refuse := func(why string) error {
 		return fmt.Errorf("%w: %s: %q %s", blob.ErrInvalid, field, path, why)
 	}
@@ -92,7 +98,7 @@ func checkPath(field, path string) error {
 		switch {
 		case part == "":
 			return refuse("has an empty component")
-		case part == "." || part == "..":
+		case !dots && (part == "." || part == ".."):
 			return refuse(fmt.Sprintf("has a component %q", part))
 		case len(part) > 255:
 			return refuse("has a component of more than 255 bytes")

@@ -26,7 +26,7 @@ func Prepare(root *os.Root, command *repb.Command) error {
 	if err != nil {
 		return err
 	}
-	outputs, err := outputsOf(command)
+	outputs, err := outputsOf(command, work)
 	if err != nil {
 		return err
 	}
@@ -37,8 +37,8 @@ func Prepare(root *os.Root, command *repb.Command) error {
 	}
 	m := &maker{root: root, made: map[string]bool{}}
 	for _, out := range outputs {
-		dir := path.Join(work, out.path)
-		if out.kind != aDirectory && out.path != "" {
+		dir := out.at
+		if out.kind != aDirectory && dir != path.Clean(work) {
 			dir = path.Dir(dir)
 		}
 		if err := m.make(dir); err != nil {

@@ -47,6 +47,8 @@ func TestPrepare(t *testing.T) {
 		{"old directories", nil, &repb.Command{OutputDirectories: []string{"a/b", "e"}}, []string{"a/", "a/b/", "e/"}},
 		{"working directory", []string{"w/"}, &repb.Command{WorkingDirectory: "w", OutputPaths: []string{"a/b"}}, []string{"w/", "w/a/"}},
 		{"the working directory itself", []string{"w/"}, &repb.Command{WorkingDirectory: "w", OutputDirectories: []string{""}}, []string{"w/"}},
+		{"above the working directory", []string{"w/x/"}, &repb.Command{WorkingDirectory: "w/x", OutputPaths: []string{".", "../../a/b", "../c/./d"}},
+			[]string{"a/", "w/", "w/c/", "w/x/"}},
 		{"among inputs", []string{"a/in x"}, &repb.Command{OutputPaths: []string{"a/b/c"}}, []string{"a/", "a/b/", "a/in"}},
 		{"through a link", []string{"real/", "link -> real"}, &repb.Command{OutputPaths: []string{"link/b/c"}}, []string{"link", "real/", "real/b/"}},
 	} {
@@ -97,7 +99,7 @@ func TestPrepareRefuses(t *testing.T) {
 		{[]string{"a -> .."}, &repb.Command{OutputPaths: []string{"a/b"}}, []string{"output_paths[0]", "escapes"}},
 		{[]string{"a -> " + outside}, &repb.Command{OutputPaths: []string{"a/b/c"}}, []string{"output_paths[0]", "escapes"}},
 		{[]string{"a -> " + outside}, &repb.Command{OutputDirectories: []string{"a"}}, []string{"output_directories[0]", "escapes"}},
-		{nil, &repb.Command{OutputPaths: []string{"../a/b"}}, []string{"output_paths[0]", `".."`}},
+		{nil, &repb.Command{OutputPaths: []string{"../a/b"}}, []string{"output_paths[0]", "leads out"}},
 		{nil, &repb.Command{OutputFiles: []string{"/a/b"}}, []string{"output_files[0]", "absolute"}},
 	} {
 		r := newRig(t, c.entries...)

@@ -50,15 +50,19 @@ const (
 
 // find returns what is at an output's path, nil if there is nothing. Files are handed on to be hashed.
 func (c *collector) find(out output) (*node, error) {
-	at := path.Join(c.work, out.path)
-	if out.path == "" {
-		dir, err := c.root.OpenFile(dot(at), openParent, 0)
+	at := out.at
+	if at == "." || at == path.Clean(c.work) { // which may be a link
+		dir, err := c.root.OpenFile(at, openParent, 0)
 		if err != nil {
 			return nil, c.absent(at, err)
 		}
-		return c.directory(dir, "", at, 0)
+		n, err := c.directory(dir, "", at, 0)
+		if err != nil {
+			return nil, err
+		}
+		return n, c.suits(out, at, n)
 	}
-	dir, err := c.root.OpenFile(dot(path.Dir(at)), openParent, 0)
+	dir, err := c.root.OpenFile(path.Dir(at), openParent, 0)
 	if err != nil {
 		return nil, c.absent(at, err)
 	}
@@ -68,14 +72,6 @@ func (c *collector) find(out output) (*node, error) {
 		return nil, c.absent(at, err)
 	}
 	return n, c.suits(out, at, n)
-}
-
-// dot returns the name by which a Root knows a path.
-func dot(at string) string {
-	if at == "" {
-		return "."
-	}
-	return at
 }
 
 // absent returns nil for the error of a path at which there is nothing.

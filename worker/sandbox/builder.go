@@ -67,13 +67,23 @@ func (b *builder) build(s *script) {
 	s.part = base
 	s.add("enter the view", unix.SYS_SETNS, fdView, unix.CLONE_NEWNS)
 	s.add("copy the view", unix.SYS_UNSHARE, unix.CLONE_NEWNS)
-	if !j.without[freshProc] {
-		s.add("place proc", unix.SYS_MOVE_MOUNT, proc, "", unix.AT_FDCWD, "/proc", unix.MOVE_MOUNT_F_EMPTY_PATH)
-	}
 	s.add("place "+Home, unix.SYS_MOVE_MOUNT, fdRoot, "", unix.AT_FDCWD, Home, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	top := ""
+	if j.options.Chroot {
+		top = Home
+		s.add("place dev", unix.SYS_MOUNT, "/dev", top+"/dev", 0, unix.MS_BIND|unix.MS_REC, 0)
+	}
+	if !j.without[freshProc] {
+		s.add("place proc", unix.SYS_MOVE_MOUNT, proc, "", unix.AT_FDCWD, top+"/proc", unix.MOVE_MOUNT_F_EMPTY_PATH)
+	}
 	temp := fmt.Sprintf("mode=1777,size=%d", j.options.Temp)
 	for _, dir := range []string{"/tmp", "/dev/shm"} {
-		s.add("mount "+dir, unix.SYS_MOUNT, "tmp", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, temp)
+		s.add("mount "+dir, unix.SYS_MOUNT, "tmp", top+dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, temp)
+	}
+	if j.options.Chroot {
+		s.add("enter the root", unix.SYS_CHDIR, Home)
+		s.add("change the root", unix.SYS_PIVOT_ROOT, ".", ".")
+		s.add("leave the view", unix.SYS_UMOUNT2, ".", unix.MNT_DETACH) // it lies on top of the new root now
 	}
 	s.add("umask", unix.SYS_UMASK, 0o022)
 }
@@ -86,7 +96,7 @@ func (b *builder) settle(s *script) {
 		if b.jail.asRoot {
 			outside = b.jail.options.User
 		}
-		line := fmt.Sprintf("%d %d 1", insideUser, outside)
+		line := fmt.Sprintf("%d %d 1", b.jail.inside(), outside)
 		const file = register(0)
 		for _, name := range []string{"/proc/2/uid_map", "/proc/2/gid_map"} {
 			s.add("open "+name, unix.SYS_OPENAT, unix.AT_FDCWD, name, unix.O_WRONLY|unix.O_CLOEXEC).to(file)
@@ -111,12 +121,16 @@ func (b *builder) enter(s *script) {
 	}
 	s.add("wait at the gate", unix.SYS_READ, fdGate, raw(uint64(0)), 8)
 	s.add("close descriptors", unix.SYS_CLOSE_RANGE, 3, int(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
+	kept := b.keeps()
 	for n := range j.caps {
+		if kept&(1<<n) != 0 {
+			continue
+		}
 		s.add("drop capabilities", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, n)
 	}
 	b.changeUser(s)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	s.add("drop capabilities", unix.SYS_CAPSET, raw(header), raw([2]unix.CapUserData{}))
+	s.add("drop capabilities", unix.SYS_CAPSET, raw(header), raw([2]unix.CapUserData{{Effective: kept, Permitted: kept}}))
 	if !j.without[freshProc] {
 		// Where memory runs out and no cgroup bounds it, an action goes before anything else does.
 		const file = register(0)
@@ -126,10 +140,10 @@ func (b *builder) enter(s *script) {
 	}
 	b.limit(s)
 	s.add("no new privileges", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-	s.add("working directory "+b.spec.Dir, unix.SYS_CHDIR, path.Join(Home, b.spec.Dir))
+	s.add("working directory "+b.spec.Dir, unix.SYS_CHDIR, path.Join(j.options.home(), b.spec.Dir))
 	if !j.without[secondFence] {
 		s.part = secondFence
-		addLandlock(s, j.landlock, fdGate)
+		addLandlock(s, j.landlock, fdGate, j.options.Chroot)
 	}
 	if !j.without[callFilter] {
 		s.part = callFilter
@@ -142,8 +156,16 @@ func (b *builder) enter(s *script) {
 	s.add("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, raw(uint64(0)), 0, 8)
 }
 
+// keeps returns the capabilities of the command, of the first 32. Outside of a user namespace of its own they would be about the host.
+func (b *builder) keeps() uint32 {
+	if b.jail.options.Chroot && !b.jail.without[ownUser] {
+		return rootCapabilities
+	}
+	return 0
+}
+
 func (b *builder) changeUser(s *script) {
-	user := insideUser
+	user := b.jail.inside()
 	switch {
 	case !b.jail.without[ownUser]:
 		s.part = ownUser

@@ -21,6 +21,8 @@ type jailChild struct {
 	status  *os.File
 	layers  string   // the overlay's own directory
 	merged  *os.File // the overlay's root
+	host    string   // the root's name on the host
+	places  []string // what was made in the root to mount something on
 	network int      // taken from the pool, or -1
 	group   *cgroupChild
 
@@ -36,6 +38,11 @@ func (c *jailChild) start(s *Spec, stdout, stderr int) error {
 		return err
 	}
 	defer unix.Close(root)
+	if j.options.Chroot {
+		if err := c.makePlaces(root); err != nil {
+			return err
+		}
+	}
 	gate, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return err
@@ -72,15 +79,17 @@ func (c *jailChild) start(s *Spec, stdout, stderr int) error {
 	return nil
 }
 
-// openRoot returns the mount that the action sees at Home.
+// openRoot returns the mount of what the action sees as its root.
 func (c *jailChild) openRoot(s *Spec) (int, error) {
-	if c.jail.asRoot && !s.Owned {
-		if err := own(s.Root, c.jail.options.User); err != nil {
+	j, overlaid := c.jail, c.jail.overlays()
+	c.host = s.Root
+	if j.asRoot && !overlaid && !s.Owned {
+		if err := own(s.Root, j.options.User); err != nil {
 			return -1, err
 		}
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
-	if c.jail.asRoot || c.jail.without[filesOverlay] {
+	if !overlaid {
 		fd, err := unix.OpenTree(unix.AT_FDCWD, s.Root, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		if err != nil {
 			return -1, fmt.Errorf("open the action's root: %w", err)
@@ -93,9 +102,17 @@ func (c *jailChild) openRoot(s *Spec) (int, error) {
 		return fd, nil
 	}
 	c.layers = s.Root + OverlaySuffix
-	fd, err := overlay(s.Root, c.layers)
+	var fd int
+	var err error
+	why := filesOverlay
+	if j.asRoot {
+		why = ownInputs
+		fd, err = ownedOverlay(s.Root, c.layers, j.options.User, j.owners)
+	} else {
+		fd, err = overlay(s.Root, c.layers, 0)
+	}
 	if err != nil {
-		return -1, &failure{filesOverlay, "overlay", err}
+		return -1, &failure{why, "overlay", err}
 	}
 	root, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -179,6 +196,7 @@ func (c *jailChild) release() {
 		c.group.remove()
 		c.group = nil
 	}
+	c.removePlaces()
 	if c.layers != "" {
 		// The kernel made it so that its owner could not remove what is in it.
 		_ = os.Chmod(c.layers+"/work/work", 0o700)

@@ -44,6 +44,9 @@ func TestNoNamespaces(t *testing.T) {
 	if _, err := Start(Options{Mode: Strict}); err == nil {
 		t.Error("strict: got no error")
 	}
+	if _, err := Start(Options{Mode: Auto, Chroot: true}); err == nil || !strings.Contains(err.Error(), "chroot needs namespaces") {
+		t.Errorf("chroot: got %v, want an error that says what is needed", err)
+	}
 }
 
 func TestModes(t *testing.T) {

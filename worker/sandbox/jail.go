@@ -27,6 +27,7 @@ const (
 	callFilter
 	secondFence
 	groupLimits
+	ownInputs
 	parts
 )
 
@@ -38,11 +39,13 @@ var missing = [parts]string{
 	filesOverlay: "no overlay, so an action can change staged files that it shares with others: %v",
 	callFilter:   "no seccomp filter, so every system call is open to actions: %v",
 	secondFence:  "no Landlock, so mounts alone keep actions from other files: %v",
+	ownInputs:    "no mount with other owners, so actions that are root can't change their inputs in place: %v",
 	groupLimits:  "no cgroup limits; memory is limited per process and processor time not at all: %v",
 }
 
-// tolerable are the parts without which mode Strict starts too. They bound what an action may use, or stand behind another fence.
-var tolerable = map[part]bool{secondFence: true, groupLimits: true}
+// tolerable are the parts without which mode Strict starts too. They bound what an action may use, stand behind another fence, or are
+// no fence.
+var tolerable = map[part]bool{secondFence: true, groupLimits: true, ownInputs: true}
 
 // A jail launches commands in sandboxes.
 type jail struct {
@@ -50,6 +53,7 @@ type jail struct {
 	asRoot   bool // the runner is root of the host and not only of its user namespace
 	view     int  // the mount namespace that actions copy
 	null     int
+	owners   int // the user namespace of staged files in an overlay for another user
 	landlock int // version
 	filter   []unix.SockFilter
 	caps     int // how many capabilities the kernel knows
@@ -68,13 +72,13 @@ func newLauncher(o Options, way string) (launcher, []string, int, error) {
 		}
 		return plain{}, []string{"no sandbox at all"}, 0, nil
 	}
-	j := &jail{options: o, asRoot: way == asRoot, filter: newFilter(), caps: capabilities()}
+	j := &jail{options: o, asRoot: way == asRoot, filter: newFilter(o.Chroot), caps: capabilities()}
 	lacks, err := j.prepare()
 	if err != nil {
 		return nil, nil, 0, err
 	}
 	owner := 0
-	if j.asRoot {
+	if j.asRoot && !j.overlays() {
 		owner = o.User
 	}
 	var all, fatal []string
@@ -131,6 +135,11 @@ func (j *jail) prepare() ([parts]error, error) {
 	} else if j.landlock < 2 {
 		lack(secondFence, errors.New("this kernel's first version can't allow renames"))
 	}
+	if j.options.Chroot && j.asRoot {
+		if j.owners, err = newOwners(j.options.User); err != nil {
+			lack(ownInputs, err)
+		}
+	}
 	if fd, err := newNetwork(); err != nil {
 		lack(ownNetwork, err)
 	} else {
@@ -155,9 +164,23 @@ func (j *jail) prepare() ([parts]error, error) {
 	}
 }
 
+// overlays reports whether an action gets an overlay over its root and not the root itself. Where it is not the worker's user, it
+// can't change staged files anyway.
+func (j *jail) overlays() bool {
+	if j.asRoot {
+		return j.options.Chroot && !j.without[ownInputs]
+	}
+	return !j.without[filesOverlay]
+}
+
 // probe builds a sandbox around no command.
 func (j *jail) probe() error {
-	dir, err := os.MkdirTemp("", "sarsen-probe-")
+	if j.options.Dir != "" {
+		if err := os.MkdirAll(j.options.Dir, 0o755); err != nil {
+			return err
+		}
+	}
+	dir, err := os.MkdirTemp(j.options.Dir, "sarsen-probe-")
 	if err != nil {
 		return err
 	}

@@ -9,3 +9,6 @@ const (
 	// firstOther is above every number that there is.
 	firstOther = 0x40000000
 )
+
+// owning are the calls that change a file's owner.
+var owning = []uint32{unix.SYS_FCHOWN, unix.SYS_FCHOWNAT}

@@ -11,11 +11,16 @@ import (
 )
 
 // overlay returns a mount in which root can be changed and nothing changes in root. What the action writes lies in layers,
-// a directory that is made, and goes when the caller removes it.
-func overlay(root, layers string) (int, error) {
+// a directory that is made, and goes when the caller removes it. The root in it belongs to owner.
+func overlay(root, layers string, owner int) (int, error) {
 	upper, work := layers+"/upper", layers+"/work"
 	for _, dir := range []string{upper, work} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return -1, err
+		}
+	}
+	if owner != os.Geteuid() {
+		if err := os.Chown(upper, owner, owner); err != nil {
 			return -1, err
 		}
 	}

@@ -14,6 +14,9 @@ import (
 // runnerName is what the runner is called in its arguments, which is how Main knows it.
 const runnerName = "sarsen-runner"
 
+// holder is a runner that runs nothing: its user namespace is what is wanted of it.
+const holder = "holder"
+
 // A Runner runs commands in a process of its own.
 type Runner struct {
 	options Options
@@ -61,6 +64,9 @@ func (r *Runner) Lacks() []string {
 	return slices.Clone(r.process.lacks)
 }
 
+// Home returns where actions find their root, in modes with a sandbox.
+func (r *Runner) Home() string { return r.options.home() }
+
 // Owner returns the user and group on the host to whom staged directories should belong, and whether they must be
 // changed at all. Whoever makes them so as it stages sets Spec.Owned, which spares a walk.
 func (r *Runner) Owner() (int, bool) {
@@ -106,6 +112,7 @@ func (r *Runner) living() (*process, error) {
 // start tries the ways of starting a runner, the strongest first.
 func start(o Options) (*process, error) {
 	var sentences []string
+	var last error
 	for _, w := range ways(o) {
 		p, err := startProcess(o, w)
 		if err == nil {
@@ -115,9 +122,9 @@ func start(o Options) (*process, error) {
 		if w.lack == "" || o.Mode == Strict {
 			return nil, fmt.Errorf("sandbox: %w", err)
 		}
-		sentences = append(sentences, fmt.Sprintf(w.lack, err))
+		sentences, last = append(sentences, fmt.Sprintf(w.lack, err)), err
 	}
-	return nil, errors.New("sandbox: " + sentences[len(sentences)-1])
+	return nil, fmt.Errorf("sandbox: chroot needs namespaces, which can't be had here: %w", last)
 }
 
 func startProcess(o Options, w way) (*process, error) {
@@ -231,6 +238,9 @@ func (p *process) run(ctx context.Context, s *Spec) (*answer, error) {
 	case a.Error != "":
 		if a.root != nil {
 			_ = a.root.Close()
+		}
+		if a.Refused {
+			return nil, fmt.Errorf("%w: %s", ErrSpec, a.Error)
 		}
 		return nil, errors.New(a.Error)
 	}

@@ -318,7 +318,7 @@ func TestUnprivileged(t *testing.T) {
 	if err := os.Chown(dir, user, user); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"-test.v", "-test.run", "^(TestEnds|TestOutputsAreSeen|TestTimeout|TestCancel|TestHostile|TestRunnerKilled|TestUsage|TestProgramBusy)$"}
+	args := []string{"-test.v", "-test.run", "^(TestEnds|TestOutputsAreSeen|TestTimeout|TestCancel|TestHostile|TestRunnerKilled|TestUsage|TestProgramBusy|TestChroot|TestChrootPlaces)$"}
 	if testing.Short() {
 		args = append(args, "-test.short")
 	}

@@ -17,6 +17,9 @@
 // It is user 1000 there. On the host it is Options.User where the worker is root; elsewhere it
 // is the worker's own user, and an overlay keeps it from the staged files, which are shared.
 //
+// With Options.Chroot it sees nothing of the host (chroot.go): the action's root is /, and the command looks like root in it, as
+// in a container's. There always is an overlay then, in which even the inputs can be changed.
+//
 // # Invariants
 //
 // When Run returns, no process of the action lives, unless it says ErrRunnerDied: then the kernel kills them at
@@ -55,12 +58,18 @@ const (
 	None   Mode = "none"   // a process group of its own and nothing else
 )
 
-// Home is where every action finds its root, in modes with a sandbox.
+// Home is where every action finds its root, in modes with a sandbox and without Options.Chroot.
 const Home = "/work"
 
 // Options configure a Runner. The zero value runs in mode Auto.
 type Options struct {
 	Mode Mode
+	// Chroot makes an action's root all that it sees, with /proc, /dev and /tmp of its own, and makes it look like root
+	// there. Start fails where no namespaces can be had.
+	Chroot bool
+	// Dir is on the file system of the actions' roots, where Start tries what that can do. It is made if it is not there;
+	// empty is the temporary directory.
+	Dir string
 	// User is the user and group on the host under which actions run when the worker is root; 0 is 60999.
 	User int
 	// Binds are more directories of the host that actions may read, beside the system's.
@@ -130,6 +139,9 @@ var ErrRunnerDied = errors.New("the sandbox's runner died")
 // ErrSpec reports a Spec that no runner can run.
 var ErrSpec = errors.New("not a command that can be run")
 
+// errPlace reports an input root that can't be the root of an action.
+var errPlace = errors.New("the input root can't be /")
+
 const (
 	defaultUser   = 60999 // in no range that distributions or systemd give out
 	defaultTemp   = 4 << 30
@@ -139,12 +151,22 @@ const (
 	defaultFiles  = 65536
 )
 
+func (o Options) home() string {
+	if o.Chroot {
+		return "/"
+	}
+	return Home
+}
+
 func (o Options) withDefaults() (Options, error) {
 	if o.Mode == "" {
 		o.Mode = Auto
 	}
 	if o.Mode != Auto && o.Mode != Strict && o.Mode != None {
 		return o, fmt.Errorf("sandbox mode %q: want auto, strict or none", o.Mode)
+	}
+	if o.Chroot && (o.Mode == None || !canJail) {
+		return o, errors.New("sandbox: chroot needs namespaces, which mode none and systems other than Linux do not have")
 	}
 	if o.User == 0 {
 		o.User = defaultUser

@@ -72,7 +72,7 @@ func ways(o Options) []way {
 				Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS,
 			}}, user}
 	}
-	if o.Mode == Auto {
+	if o.Mode == Auto && !o.Chroot {
 		list = append(list, none)
 	}
 	return list

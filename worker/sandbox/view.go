@@ -143,8 +143,11 @@ func grafts(o Options) ([]graft, map[string]string, error) {
 	}
 	const readOnly = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID
 	names := slices.Concat(systemDirectories, o.Binds)
+	if o.Chroot {
+		names = nil // there is nowhere to see it
+	}
 	// Where /etc/resolv.conf is a link into /run, its target is what actions with a network need.
-	if target, err := filepath.EvalSymlinks("/etc/resolv.conf"); err == nil && !slices.ContainsFunc(names, func(d string) bool { return below(target, d) }) {
+	if target, err := filepath.EvalSymlinks("/etc/resolv.conf"); err == nil && !o.Chroot && !slices.ContainsFunc(names, func(d string) bool { return below(target, d) }) {
 		names = append(names, target)
 	}
 	for _, name := range names {

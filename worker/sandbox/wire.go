@@ -23,6 +23,7 @@ type request struct {
 type answer struct {
 	Seq     uint64
 	Error   string   `json:",omitempty"`
+	Refused bool     `json:",omitempty"` // the error is the Spec's fault
 	Lacks   []string `json:",omitempty"`
 	Owner   int      `json:",omitempty"`
 	Outcome Outcome
