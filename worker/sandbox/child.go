@@ -29,7 +29,7 @@ type jailChild struct {
 }
 
 // start prepares all that needs a path of the host, has init forked, and closes what that has by now.
-func (c *jailChild) start(s *Spec, stdout, stderr int) error {
+func (c *jailChild) start(s *Spec, stdin, stdout, stderr int) error {
 	j := c.jail
 	root, err := c.openRoot(s)
 	if err != nil {
@@ -48,13 +48,17 @@ func (c *jailChild) start(s *Spec, stdout, stderr int) error {
 	c.status = os.NewFile(uintptr(read), "status")
 	defer unix.Close(status)
 	fds := []int{status, gate, stdout, stderr, root}
-	b := &builder{jail: j, spec: s}
+	b := &builder{jail: j, spec: s, stdin: fdNull}
 	if !s.Network && !j.without[ownNetwork] {
 		if c.network, err = j.networks.take(); err != nil {
 			return err
 		}
 		b.network = true
 		fds = append(fds, c.network)
+	}
+	if stdin >= 0 {
+		b.stdin = fdStatus + len(fds)
+		fds = append(fds, stdin)
 	}
 	group := 0
 	if !j.without[groupLimits] {
@@ -80,7 +84,7 @@ func (c *jailChild) openRoot(s *Spec) (int, error) {
 		}
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
-	if c.jail.asRoot || c.jail.without[filesOverlay] {
+	if c.jail.asRoot || s.Private || c.jail.without[filesOverlay] {
 		fd, err := unix.OpenTree(unix.AT_FDCWD, s.Root, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		if err != nil {
 			return -1, fmt.Errorf("open the action's root: %w", err)
