@@ -96,7 +96,7 @@ func New(o Options) (*Worker, error) {
 	if err := spread(o.Dir); err != nil {
 		return nil, err
 	}
-	tools := persist.New(persist.Options{Dir: o.Dir, Runner: o.Runner, Remove: removeAll, MaxIdle: o.Slots, Log: o.Log})
+	tools := persist.New(persist.Options{Dir: o.Dir, Runner: o.Runner, Remove: removeAll, MaxIdle: 2 * o.Slots, Log: o.Log})
 	return &Worker{Options: o, session: rand.Text(), tools: tools, out: make(chan *pb.FromWorker, 64), ended: make(chan struct{}, 1), tasks: map[string]*task{}}, nil
 }
 

@@ -19,9 +19,9 @@ func TestMisbehaviour(t *testing.T) {
 		says  []string
 	}{
 		{"", []string{"say", "Compiling... "}, ErrProtocol, []string{"no WorkResponse", `began with "Compiling... "`}},
-		{"--json", []string{"say", "Compiling... "}, ErrProtocol, []string{"invalid character", `began with "Compiling... "`}},
-		{"--json", []string{"say", "null\n"}, ErrProtocol, []string{"no object"}},
-		{"--json", []string{"say", `{"exit":1}` + "\t"}, ErrProtocol, []string{"unknown field"}},
+		{"--json", []string{"say", "Compiling... "}, ErrProtocol, []string{"no JSON object", `began with "Compiling... "`}},
+		{"--json", []string{"say", `"well"`}, ErrProtocol, []string{"no JSON object"}},
+		{"--json", []string{"say", `{"exit":1}`}, ErrProtocol, []string{"unknown field"}},
 		{"", []string{"die"}, ErrProtocol, []string{"does not support --persistent_worker", "exit code 3", "I am not well"}},
 		{"--old", []string{"number"}, ErrProtocol, []string{"does not support --persistent_worker", "exit code 2", "unknown option"}},
 		{"", []string{"kill"}, ErrDied, []string{"exit code 137", "I am not well"}},
@@ -89,7 +89,7 @@ func TestNothingStays(t *testing.T) {
 	if got.err != nil || strings.Contains(got.stderr, "store") || strings.Contains(got.stderr, "action-") {
 		t.Errorf("from a directory that went: got %q, %v, want nothing of the host", got.stderr, got.err)
 	}
-	r.stats(Stats{Started: 1, Reused: 4, Idle: 1})
+	r.stats(Stats{Started: 1, Reused: 5, Idle: 1})
 }
 
 // TestHold: a file that is held open over requests changes nothing of what was collected and nothing of what others get.

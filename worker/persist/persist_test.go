@@ -110,7 +110,7 @@ func (r *rig) stage(flags string, arguments []string, files ...string) Action {
 		}
 	}
 	a := Action{Spec: sandbox.Spec{ID: id, Root: root, Args: append(append([]string{"/work/tool"}, strings.Fields(flags)...), "@args"),
-		Stdout: filepath.Join(dir, "stdout"), Stderr: filepath.Join(dir, "stderr"), Timeout: 2 * time.Minute},
+		Stdout: filepath.Join(dir, "stdout"), Stderr: filepath.Join(dir, "stderr"), Timeout: 20 * time.Second},
 		Platform: &repb.Platform{Properties: []*repb.Platform_Property{{Name: "persistentWorkerKey", Value: "k"}}}}
 	if strings.Contains(flags, "--json") {
 		a.Platform.Properties = append(a.Platform.Properties, &repb.Platform_Property{Name: "persistentWorkerProtocol", Value: "json"})

@@ -100,7 +100,7 @@ type codec interface {
 
 func (p protocol) codec(r io.Reader) codec {
 	if p == asJSON {
-		return jsonCodec{json.NewDecoder(r)}
+		return &jsonCodec{r: bufio.NewReader(r)}
 	}
 	return protoCodec{bufio.NewReader(r)}
 }
@@ -119,8 +119,8 @@ func (c protoCodec) read() (r response, err error) {
 		return r, err
 	case err != nil:
 		return r, fmt.Errorf("a length: %w", err)
-	case n > maxMessage:
-		return r, fmt.Errorf("a response of %d bytes, more than %d", n, maxMessage)
+	case n > maxResponse:
+		return r, fmt.Errorf("a response of %d bytes, more than %d", n, maxResponse)
 	}
 	// Text begins with something that is no field of a response. Without this look its first letter would be
 	// taken for a length, and waited for.
@@ -133,12 +133,12 @@ func (c protoCodec) read() (r response, err error) {
 	default:
 		return r, errors.New("no WorkResponse after its length")
 	}
-	body := make([]byte, 0, min(n, 64<<10))
-	buf := bytes.NewBuffer(body)
-	if _, err := io.CopyN(buf, c.r, int64(n)); err != nil {
+	var buf bytes.Buffer
+	if _, err := io.CopyN(&buf, c.r, int64(n)); err != nil {
 		return r, err
 	}
-	return r, r.decode(buf.Bytes())
+	err = r.decode(buf.Bytes())
+	return r, err
 }
 
 func (r *response) decode(b []byte) error {
@@ -175,24 +175,37 @@ func (r *response) decode(b []byte) error {
 	return nil
 }
 
-type jsonCodec struct{ d *json.Decoder }
-
-func (c jsonCodec) rest() []byte {
-	b, _ := io.ReadAll(c.d.Buffered())
-	return bytes.TrimSpace(b)
+// A jsonCodec uses a decoder for each message: what is left of one is white space, or the tool is given up.
+type jsonCodec struct {
+	r *bufio.Reader
+	d *json.Decoder
 }
 
-func (c jsonCodec) read() (r response, err error) {
-	var value json.RawMessage
-	if err := c.d.Decode(&value); err != nil {
+func (c *jsonCodec) rest() []byte {
+	decoded, _ := io.ReadAll(c.d.Buffered())
+	buffered, _ := c.r.Peek(c.r.Buffered())
+	return bytes.TrimSpace(append(decoded, buffered...))
+}
+
+func (c *jsonCodec) read() (r response, err error) {
+	for {
+		b, err := c.r.ReadByte()
+		switch {
+		case err != nil:
+			return r, err
+		case b == ' ' || b == '\t' || b == '\r' || b == '\n':
+			continue
+		case b != '{': // the decoder would wait for the end of a number or string
+			return r, errors.New("no JSON object")
+		}
+		if err := c.r.UnreadByte(); err != nil {
+			return r, err
+		}
+		c.d = json.NewDecoder(c.r)
+		c.d.DisallowUnknownFields()
+		err = c.d.Decode(&r)
 		return r, err
 	}
-	if value[0] != '{' {
-		return r, errors.New("a JSON value that is no object")
-	}
-	strict := json.NewDecoder(bytes.NewReader(value))
-	strict.DisallowUnknownFields()
-	return r, strict.Decode(&r)
 }
 
 // maxSaid is how much of what a tool said is quoted, in bytes.
@@ -205,9 +218,9 @@ type tap struct {
 	said []byte
 }
 
-var errTooMuch = fmt.Errorf("more than %d bytes without a whole response", maxMessage)
+var errTooMuch = fmt.Errorf("more than %d bytes without a whole response", maxResponse)
 
-func (t *tap) reset() { t.left, t.said = maxMessage+16, nil }
+func (t *tap) reset() { t.left, t.said = maxResponse+16, nil }
 
 func (t *tap) Read(b []byte) (int, error) {
 	if t.left <= 0 {

@@ -90,7 +90,7 @@ func newRequest(a Action) (*request, error) {
 		return nil, err
 	}
 	defer root.Close()
-	x := &expander{root: root, dir: a.Spec.Dir, left: maxMessage}
+	x := &expander{root: root, dir: a.Spec.Dir, left: maxFlags}
 	for _, arg := range flagFiles {
 		if err := x.expand(arg, 0); err != nil {
 			return nil, err
@@ -151,9 +151,11 @@ func split(args []string) (startup, flagFiles []string, err error) {
 	return append(startup, "--persistent_worker"), flagFiles, nil
 }
 
-// maxMessage bounds a request and a response, in bytes, and maxFlagDepth flag files that name each other.
+// maxFlags bounds the arguments of a request and maxResponse a response, in bytes; maxFlagDepth bounds flag files
+// that name each other.
 const (
-	maxMessage   = 64 << 20
+	maxFlags     = 64 << 20
+	maxResponse  = 16 << 20
 	maxFlagDepth = 16
 )
 
@@ -169,7 +171,7 @@ type expander struct {
 // @, and @REPOSITORY//LABEL is a label of Bazel's.
 func (x *expander) expand(arg string, depth int) error {
 	if x.left -= len(arg) + 1; x.left < 0 {
-		return fmt.Errorf("the flag files have more than %d bytes", maxMessage)
+		return fmt.Errorf("the flag files have more than %d bytes", maxFlags)
 	}
 	if len(arg) < 2 || arg[0] != '@' || arg[1] == '@' || strings.Contains(arg, "//") {
 		x.arguments = append(x.arguments, arg)
@@ -188,7 +190,7 @@ func (x *expander) expand(arg string, depth int) error {
 	}
 	defer file.Close()
 	lines := bufio.NewScanner(file)
-	lines.Buffer(nil, maxMessage)
+	lines.Buffer(nil, maxFlags)
 	for lines.Scan() {
 		if err := x.expand(lines.Text(), depth+1); err != nil {
 			return err

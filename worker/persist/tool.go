@@ -310,7 +310,7 @@ func (t *tool) quiet() error {
 
 // isJSON reports whether white space between messages means nothing.
 func (t *tool) isJSON() bool {
-	_, ok := t.codec.(jsonCodec)
+	_, ok := t.codec.(*jsonCodec)
 	return ok
 }
 
