@@ -223,6 +223,12 @@ func (t *toolSide) misbehave(verb string, args []string) (string, int32) {
 		}
 	case "litter":
 		t.after = func() {
+			for { // until its home was emptied
+				if _, err := os.Stat("args"); err != nil {
+					break
+				}
+				time.Sleep(time.Millisecond)
+			}
 			_ = os.WriteFile("litter", []byte("private"), 0o600)
 			t.after = nil
 		}
