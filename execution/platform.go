@@ -32,6 +32,12 @@ type need struct {
 	key     string     // the same for the same need
 }
 
+// wishes are properties of actions that any worker may pass over: the command line is complete without them.
+// They say how a tool could be kept running from action to action.
+var wishes = map[string]bool{
+	"persistentWorkerKey": true, "persistentWorkerProtocol": true, "supports-workers": true, "requires-worker-protocol": true,
+}
+
 // parseNeed reads the platform of an action. Errors name the field.
 func (s *Scheduler) parseNeed(field string, p *repb.Platform) (need, error) {
 	var n need
@@ -39,6 +45,9 @@ func (s *Scheduler) parseNeed(field string, p *repb.Platform) (need, error) {
 		at := fmt.Sprintf("%s.properties[%d]", field, i)
 		if prop.GetName() == "" {
 			return need{}, invalid(at+".name", "a property without a name")
+		}
+		if wishes[prop.Name] {
+			continue
 		}
 		if !s.minimum[prop.Name] {
 			n.exact = append(n.exact, property{prop.Name, prop.GetValue()})

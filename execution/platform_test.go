@@ -20,6 +20,7 @@ func TestPlatforms(t *testing.T) {
 			want     *hand
 		}{
 			{"OSFamily=linux", linux}, {"OSFamily=macos", mac}, {"tool=gcc", linux}, {"tool=clang", linux},
+			{"OSFamily=macos persistentWorkerKey=k persistentWorkerProtocol=json", mac}, {"OSFamily=linux supports-workers=1 requires-worker-protocol=json", linux},
 			{"tool=clang tool=gcc", linux}, {"cpu=2", linux}, {"memory=10 OSFamily=linux", linux},
 			{"container-image=docker://a", mac}, {"cpu=0.25 OSFamily=macos", mac},
 		} {

@@ -19,6 +19,7 @@ import (
 	"github.com/sarsen-build/sarsen/digest"
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
 	"github.com/sarsen-build/sarsen/worker/collect"
+	"github.com/sarsen-build/sarsen/worker/persist"
 	"github.com/sarsen-build/sarsen/worker/sandbox"
 	"github.com/sarsen-build/sarsen/worker/stage"
 )
@@ -134,12 +135,38 @@ func (r *run) execute(ctx context.Context) (sandbox.Outcome, error) {
 		r.follow(following)
 	}()
 	defer func() { stop(); <-followed }()
-	outcome, err := r.worker.Runner.Run(ctx, sandbox.Spec{
+	outcome, err := r.command(ctx, sandbox.Spec{
 		ID: r.task.Id, Root: r.root, Dir: c.WorkingDirectory, Args: c.Arguments, Env: env,
 		Timeout: r.timeout(), Stdout: r.log("stdout"), Stderr: r.log("stderr"), MaxLog: maxLog,
 	})
 	r.meta.ExecutionCompletedTimestamp = timestamppb.Now()
 	return outcome, err
+}
+
+// command runs the command, by a persistent worker if the client asks for one.
+func (r *run) command(ctx context.Context, s sandbox.Spec) (sandbox.Outcome, error) {
+	platform := r.task.Action.GetPlatform()
+	if platform == nil {
+		//lint:ignore SA1019 Clients of before version 2.2 say it there.
+		platform = r.task.Command.GetPlatform()
+	}
+	if !persist.Asked(platform) {
+		return r.worker.Runner.Run(ctx, s)
+	}
+	p := r.task.Action.GetInputRootDigest()
+	root, err := digest.New(digest.Function(r.task.DigestFunction), p.GetHash(), p.GetSizeBytes())
+	if err != nil {
+		return sandbox.Outcome{}, err
+	}
+	list, err := r.worker.Stager.List(ctx, root)
+	if err != nil {
+		return sandbox.Outcome{}, err
+	}
+	inputs := make([]persist.Input, len(list))
+	for i, in := range list {
+		inputs[i] = persist.Input{Path: in.Path, Digest: in.Digest, Tool: in.Tool}
+	}
+	return r.worker.tools.Run(ctx, persist.Action{Spec: s, Platform: platform, Instance: r.task.InstanceName, Inputs: inputs})
 }
 
 func (r *run) log(name string) string { return r.root + "." + name }
@@ -176,6 +203,8 @@ func statusOf(err error) *status.Status {
 	case errors.Is(err, blob.ErrFull):
 		return status.New(codes.ResourceExhausted, err.Error())
 	case errors.Is(err, collect.ErrRefused), errors.Is(err, collect.ErrLimit):
+		return status.New(codes.FailedPrecondition, err.Error())
+	case errors.Is(err, persist.ErrProtocol):
 		return status.New(codes.FailedPrecondition, err.Error())
 	case errors.Is(err, sandbox.ErrSpec):
 		return status.New(codes.InvalidArgument, err.Error())

@@ -5,7 +5,8 @@
 //
 //   - A completion is said in each stream until the scheduler has received it.
 //   - A result is sent only after every blob that it names is in the server's store.
-//   - Nothing of an action outlives it: no process, and no file but its blobs.
+//   - Nothing of an action outlives it: no process, and no file but its blobs; but for a persistent worker where
+//     the client asks for one (package persist).
 //
 // # Concurrency
 //
@@ -33,6 +34,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
+	"github.com/sarsen-build/sarsen/worker/persist"
 	"github.com/sarsen-build/sarsen/worker/sandbox"
 	"github.com/sarsen-build/sarsen/worker/stage"
 )
@@ -59,6 +61,7 @@ type Options struct {
 type Worker struct {
 	Options
 	session string
+	tools   *persist.Pool
 	out     chan *pb.FromWorker // to the stream, dropped where there is none
 	ended   chan struct{}       // something was completed
 
@@ -92,7 +95,8 @@ func New(o Options) (*Worker, error) {
 	if err := spread(o.Dir); err != nil {
 		return nil, err
 	}
-	return &Worker{Options: o, session: rand.Text(), out: make(chan *pb.FromWorker, 64), ended: make(chan struct{}, 1), tasks: map[string]*task{}}, nil
+	tools := persist.New(persist.Options{Dir: o.Dir, Runner: o.Runner, Remove: removeAll, MaxIdle: 2 * o.Slots, Log: o.Log})
+	return &Worker{Options: o, session: rand.Text(), tools: tools, out: make(chan *pb.FromWorker, 64), ended: make(chan struct{}, 1), tasks: map[string]*task{}}, nil
 }
 
 // The pause before another attempt to connect: doubled from the first to the last, and a random part of it.
@@ -104,6 +108,7 @@ const (
 // Run serves the scheduler until ctx ends, connecting again whenever the stream breaks. Then it stops
 // what runs.
 func (w *Worker) Run(ctx context.Context) error {
+	defer w.tools.Close()
 	defer w.stopAll()
 	pause := firstPause
 	for {

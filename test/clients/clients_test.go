@@ -76,6 +76,7 @@ func TestExecution(t *testing.T) {
 		{"trexe.sh", 3 * time.Minute},
 		{"botworker.sh", 5 * time.Minute},
 		{"buildstreamexec.sh", 5 * time.Minute},
+		{"bazelworker.sh", 5 * time.Minute},
 		{"bazelexec.sh", 25 * time.Minute},
 	} {
 		t.Run(strings.TrimSuffix(tt.name, ".sh"), func(t *testing.T) {

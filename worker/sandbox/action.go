@@ -10,6 +10,7 @@ import (
 // An action is one command in the runner, from its request to its answer.
 type action struct {
 	spec  *Spec
+	pipes []*os.File // the command's standard input and output, if it has pipes
 	grace time.Duration
 
 	mu    sync.Mutex
@@ -41,17 +42,26 @@ func (a *action) stop(why string, gently bool) {
 
 // run runs the command. The file is the action's root where it is not Spec.Root.
 func (a *action) run(l launcher) (Outcome, *os.File, error) {
-	logs, err := openLogs(a.spec)
+	defer closeAll(a.pipes)
+	logs, err := openLogs(a.spec, len(a.pipes) == 2)
 	if err != nil {
 		return Outcome{}, nil, err
 	}
 	defer logs.close()
 	out := Outcome{Start: time.Now()}
-	c, err := l.launch(a.spec, logs[0].child, logs[1].child)
+	stdin, stdout := -1, 0
+	if len(a.pipes) == 2 {
+		stdin, stdout = int(a.pipes[0].Fd()), int(a.pipes[1].Fd())
+	} else {
+		stdout = logs[0].child
+	}
+	c, err := l.launch(a.spec, stdin, stdout, logs[1].child)
 	if err != nil {
 		return out, nil, err
 	}
 	logs.start()
+	closeAll(a.pipes)
+	a.pipes = nil
 	a.started(c)
 	e, err := c.wait()
 	out.End = time.Now()

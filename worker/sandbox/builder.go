@@ -15,6 +15,7 @@ type builder struct {
 	jail    *jail
 	spec    *Spec
 	network bool // a network namespace comes with it
+	stdin   int  // the number of the descriptor that becomes standard input
 	steps   [3][]step
 }
 
@@ -116,7 +117,7 @@ func (b *builder) settle(s *script) {
 func (b *builder) enter(s *script) {
 	j := b.jail
 	s.add("session", unix.SYS_SETSID)
-	for i, fd := range []int{fdNull, fdStdout, fdStderr} {
+	for i, fd := range []int{b.stdin, fdStdout, fdStderr} {
 		s.add("standard streams", unix.SYS_DUP3, fd, i, 0)
 	}
 	s.add("wait at the gate", unix.SYS_READ, fdGate, raw(uint64(0)), 8)

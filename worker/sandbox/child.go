@@ -31,7 +31,7 @@ type jailChild struct {
 }
 
 // start prepares all that needs a path of the host, has init forked, and closes what that has by now.
-func (c *jailChild) start(s *Spec, stdout, stderr int) error {
+func (c *jailChild) start(s *Spec, stdin, stdout, stderr int) error {
 	j := c.jail
 	root, err := c.openRoot(s)
 	if err != nil {
@@ -55,13 +55,17 @@ func (c *jailChild) start(s *Spec, stdout, stderr int) error {
 	c.status = os.NewFile(uintptr(read), "status")
 	defer unix.Close(status)
 	fds := []int{status, gate, stdout, stderr, root}
-	b := &builder{jail: j, spec: s}
+	b := &builder{jail: j, spec: s, stdin: fdNull}
 	if !s.Network && !j.without[ownNetwork] {
 		if c.network, err = j.networks.take(); err != nil {
 			return err
 		}
 		b.network = true
 		fds = append(fds, c.network)
+	}
+	if stdin >= 0 {
+		b.stdin = fdStatus + len(fds)
+		fds = append(fds, stdin)
 	}
 	group := 0
 	if !j.without[groupLimits] {
@@ -81,7 +85,7 @@ func (c *jailChild) start(s *Spec, stdout, stderr int) error {
 
 // openRoot returns the mount of what the action sees as its root.
 func (c *jailChild) openRoot(s *Spec) (int, error) {
-	j, overlaid := c.jail, c.jail.overlays()
+	j, overlaid := c.jail, c.jail.overlays() && !s.Private
 	c.host = s.Root
 	if j.asRoot && !overlaid && !s.Owned {
 		if err := own(s.Root, j.options.User); err != nil {

@@ -47,7 +47,7 @@ const (
 	fdStdout
 	fdStderr
 	fdRoot
-	fdMore // the network's and the cgroup's, if there are any
+	fdMore // the network's, a pipe's for standard input, and the cgroup's, if there are any
 )
 
 // What the status pipe carries: four numbers, which of these first.

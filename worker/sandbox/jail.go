@@ -190,7 +190,7 @@ func (j *jail) probe() error {
 		return err
 	}
 	s := &Spec{ID: "probe", Root: root, Dir: ".", Args: nil, Pids: defaultPids, Files: defaultFiles}
-	c, err := j.launch(s, j.null, j.null)
+	c, err := j.launch(s, -1, j.null, j.null)
 	if err != nil {
 		return err
 	}
@@ -212,12 +212,12 @@ func (f *failure) Error() string { return f.name + ": " + f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
 // launch starts one command in a sandbox.
-func (j *jail) launch(s *Spec, stdout, stderr int) (child, error) {
+func (j *jail) launch(s *Spec, stdin, stdout, stderr int) (child, error) {
 	c := &jailChild{jail: j, name: "", network: -1}
 	if len(s.Args) > 0 {
 		c.name = s.Args[0]
 	}
-	if err := c.start(s, stdout, stderr); err != nil {
+	if err := c.start(s, stdin, stdout, stderr); err != nil {
 		c.release()
 		if c.merged != nil {
 			_ = c.merged.Close()

@@ -25,6 +25,7 @@ type log struct {
 	err   error // of the file
 }
 
+// logs are those of standard output, nil where that is a pipe, and of standard error.
 type logs [2]*log
 
 // drain is how long a pipe is read after the last process of the action died. Somebody else may hold its other end.
@@ -32,9 +33,12 @@ const drain = time.Second
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
-func openLogs(s *Spec) (*logs, error) {
+func openLogs(s *Spec, piped bool) (*logs, error) {
 	var l logs
 	for i, name := range []string{s.Stdout, s.Stderr} {
+		if i == 0 && piped {
+			continue
+		}
 		var err error
 		if l[i], err = openLog(name, s.MaxLog); err != nil {
 			l.close()
@@ -55,6 +59,9 @@ func openLog(name string, max int64) (*log, error) {
 // start closes the command's ends, which it has by now, and begins to read.
 func (l *logs) start() {
 	for _, g := range l {
+		if g == nil {
+			continue
+		}
 		_ = syscall.Close(g.child)
 		g.child = -1
 		go g.copy()
@@ -65,12 +72,18 @@ func (l *logs) start() {
 // An error says that not all of it was kept, for another reason than the bound.
 func (l *logs) finish(message string) (stdout, stderr int64, err error) {
 	for _, g := range l {
+		if g == nil {
+			continue
+		}
 		// Without a deadline a process that is none of ours but holds the pipe would keep us here.
 		_ = g.pipe.SetReadDeadline(time.Now().Add(drain))
 		<-g.done
 	}
 	if message != "" {
 		l[1].write(fmt.Appendf(nil, "sarsen: %s\n", message))
+	}
+	if l[0] == nil {
+		return 0, l[1].total, l[1].err
 	}
 	return l[0].total, l[1].total, errors.Join(l[0].err, l[1].err)
 }

@@ -25,7 +25,8 @@ func Main() bool {
 
 // A launcher starts commands in one kind of sandbox.
 type launcher interface {
-	launch(s *Spec, stdout, stderr int) (child, error)
+	// launch starts the command with copies of these descriptors; stdin is -1 for an empty one.
+	launch(s *Spec, stdin, stdout, stderr int) (child, error)
 }
 
 // A child is a command and all its descendants.
@@ -84,20 +85,22 @@ func serve(way string) error {
 	if err != nil {
 		first.Error = err.Error()
 	}
-	if err := w.write(first, nil); err != nil || first.Error != "" {
+	if err := w.write(first); err != nil || first.Error != "" {
 		return err
 	}
 	r := &runner{options: o, launcher: l, wire: w, running: map[uint64]*action{}}
 	for {
 		var q request
-		if _, err := w.read(&q); err != nil {
+		files, err := w.read(&q)
+		if err != nil {
 			return nil
 		}
-		r.handle(&q)
+		r.handle(&q, files)
 	}
 }
 
-func (r *runner) handle(q *request) {
+// handle begins a command, whose pipes the files are, or cancels one.
+func (r *runner) handle(q *request, files []*os.File) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if q.Cancel {
@@ -106,7 +109,7 @@ func (r *runner) handle(q *request) {
 		}
 		return
 	}
-	a := &action{spec: q.Run, grace: r.options.Grace}
+	a := &action{spec: q.Run, pipes: files, grace: r.options.Grace}
 	r.running[q.Seq] = a
 	go func() {
 		out, root, err := a.run(r.launcher)
@@ -118,9 +121,11 @@ func (r *runner) handle(q *request) {
 			reply.Error, reply.Refused = err.Error(), errors.Is(err, errPlace)
 		}
 		// A worker that does not listen is gone, and serve sees that too.
-		_ = r.wire.write(reply, root)
-		if root != nil {
-			_ = root.Close()
+		if root == nil {
+			_ = r.wire.write(reply)
+			return
 		}
+		_ = r.wire.write(reply, root)
+		_ = root.Close()
 	}()
 }

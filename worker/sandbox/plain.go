@@ -23,7 +23,7 @@ type plainChild struct {
 	end  *end // how it ended without having begun
 }
 
-func (plain) launch(s *Spec, stdout, stderr int) (child, error) {
+func (plain) launch(s *Spec, stdin, stdout, stderr int) (child, error) {
 	dir := filepath.Join(s.Root, s.Dir)
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("working directory %s: %w", s.Dir, errors.Join(err, syscall.ENOTDIR))
@@ -33,11 +33,11 @@ func (plain) launch(s *Spec, stdout, stderr int) (child, error) {
 		return &plainChild{end: notStarted(s.Args[0], err)}, nil
 	}
 	attr := plainAttr()
-	null, err := os.Open(os.DevNull)
+	in, err := input(stdin)
 	if err != nil {
 		return nil, err
 	}
-	defer null.Close()
+	defer in.Close()
 	out, err := duplicate(stdout)
 	if err != nil {
 		return nil, err
@@ -49,11 +49,19 @@ func (plain) launch(s *Spec, stdout, stderr int) (child, error) {
 	}
 	defer errs.Close()
 	c := &plainChild{cmd: &exec.Cmd{Path: path, Args: s.Args, Env: append([]string{}, s.Env...), Dir: dir,
-		Stdin: null, Stdout: out, Stderr: errs, SysProcAttr: attr}}
+		Stdin: in, Stdout: out, Stderr: errs, SysProcAttr: attr}}
 	if err := c.cmd.Start(); err != nil {
 		return &plainChild{end: notStarted(s.Args[0], err)}, nil
 	}
 	return c, nil
+}
+
+// input returns what a command reads: a copy of a descriptor, or nothing at all.
+func input(fd int) (*os.File, error) {
+	if fd < 0 {
+		return os.Open(os.DevNull)
+	}
+	return duplicate(fd)
 }
 
 func duplicate(fd int) (*os.File, error) {

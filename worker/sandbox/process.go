@@ -32,6 +32,7 @@ type process struct {
 	cmd   *exec.Cmd
 	lacks []string
 	owner int
+	plain bool          // without namespaces
 	dead  chan struct{} // closed when the process ended and was reaped
 
 	mu    sync.Mutex
@@ -73,6 +74,22 @@ func (r *Runner) Owner() (int, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.process.owner, r.process.owner > 0
+}
+
+// Confines reports whether commands run in namespaces of their own, so that none of them can reach another's files.
+func (r *Runner) Confines() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.process.plain
+}
+
+// Adopt gives the directories below root to the user that Owner returns, as Run does without Spec.Owned.
+func (r *Runner) Adopt(root string) error {
+	user, ok := r.Owner()
+	if !ok {
+		return nil
+	}
+	return own(root, user)
 }
 
 // Close ends the runner and all that it runs.
@@ -136,7 +153,7 @@ func startProcess(o Options, w way) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{wire: &wire{conn: conn}, dead: make(chan struct{}), calls: map[uint64]chan *answer{}}
+	p := &process{wire: &wire{conn: conn}, plain: w.name == asPlain, dead: make(chan struct{}), calls: map[uint64]chan *answer{}}
 	p.cmd = &exec.Cmd{Path: self, Args: []string{runnerName, w.name}, Env: []string{"GOGC=400"}, Dir: "/",
 		Stderr: os.Stderr, ExtraFiles: []*os.File{theirs}, SysProcAttr: w.attr}
 	started := make(chan error)
@@ -165,7 +182,7 @@ func startProcess(o Options, w way) (*process, error) {
 }
 
 func (p *process) hello(o Options) error {
-	if err := p.wire.write(request{Hello: &o}, nil); err != nil {
+	if err := p.wire.write(request{Hello: &o}); err != nil {
 		return err
 	}
 	var a answer
@@ -183,13 +200,13 @@ func (p *process) hello(o Options) error {
 func (p *process) answers() {
 	for {
 		a := new(answer)
-		file, err := p.wire.read(a)
+		files, err := p.wire.read(a)
 		if err != nil {
 			break
 		}
-		if file != nil {
-			a.root, err = os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", file.Fd()))
-			_ = file.Close()
+		if len(files) > 0 {
+			a.root, err = os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", files[0].Fd()))
+			closeAll(files)
 			if err != nil && a.Error == "" {
 				a.Error = "the action's root: " + err.Error()
 			}
@@ -226,10 +243,17 @@ func (p *process) run(ctx context.Context, s *Spec) (*answer, error) {
 	seq := p.seq
 	p.calls[seq] = call
 	p.mu.Unlock()
-	if err := p.wire.write(request{Seq: seq, Run: s}, nil); err != nil {
+	var files []*os.File
+	if s.Pipes != nil {
+		files = s.Pipes.theirs[:]
+	}
+	if err := p.wire.write(request{Seq: seq, Run: s}, files...); err != nil {
 		_ = p.wire.conn.Close()
 	}
-	stop := context.AfterFunc(ctx, func() { _ = p.wire.write(request{Seq: seq, Cancel: true}, nil) })
+	if s.Pipes != nil {
+		s.Pipes.release()
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.wire.write(request{Seq: seq, Cancel: true}) })
 	defer stop()
 	a := <-call
 	switch {

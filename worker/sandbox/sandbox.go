@@ -107,6 +107,12 @@ type Spec struct {
 	Pids    int     // processes and threads; 0 is 4096
 	Files   int     // open files a process; 0 is 65536
 	Network bool    // the host's network; else loopback alone
+
+	// Private says that no file below Root is shared with anybody, so nothing need be kept from the command.
+	Private bool
+	// Pipes are its standard input, which is empty otherwise, and output; then Stdout is not made. Run closes
+	// the command's ends, and the caller the others.
+	Pipes *Pipes `json:"-"`
 }
 
 // Outcome is what became of a command.
@@ -201,7 +207,7 @@ func (s Spec) withDefaults() (Spec, error) {
 		return s, fmt.Errorf("%w: %s: working directory %q leaves the root", ErrSpec, s.ID, s.Dir)
 	}
 	for _, name := range []string{s.Root, s.Stdout, s.Stderr} {
-		if !filepath.IsAbs(name) {
+		if !filepath.IsAbs(name) && (name != "" || s.Pipes == nil) {
 			return s, fmt.Errorf("%w: %s: path %q is not absolute", ErrSpec, s.ID, name)
 		}
 	}
@@ -221,6 +227,9 @@ func (s Spec) withDefaults() (Spec, error) {
 // is filled as well as can be, and the error is the context's. Other errors: ErrSpec, ErrRunnerDied,
 // and whatever kept the sandbox from being built.
 func (r *Runner) Run(ctx context.Context, s Spec) (Outcome, error) {
+	if s.Pipes != nil {
+		defer s.Pipes.release()
+	}
 	s, err := s.withDefaults()
 	if err != nil {
 		return Outcome{}, err

@@ -38,6 +38,9 @@ func awaitExit(pid int) {
 	}
 }
 
+// asPlain is a runner without any rights.
+const asPlain = "plain"
+
 // A way is how the worker starts the runner. Here is only one.
 type way struct {
 	name string
@@ -46,5 +49,5 @@ type way struct {
 }
 
 func ways(Options) []way {
-	return []way{{name: "plain", attr: &syscall.SysProcAttr{Setsid: true}}}
+	return []way{{name: asPlain, attr: &syscall.SysProcAttr{Setsid: true}}}
 }

@@ -33,20 +33,24 @@ type answer struct {
 // maxMessage bounds a message: arguments and environment of any command that Linux can execute fit.
 const maxMessage = 64 << 20
 
-// A wire carries messages of one JSON value after its length in four bytes. A descriptor may come with the length.
+// A wire carries messages of one JSON value after its length in four bytes. Descriptors may come with the length.
 type wire struct {
 	conn *net.UnixConn
 	send sync.Mutex
 }
 
-func (w *wire) write(message any, file *os.File) error {
+func (w *wire) write(message any, files ...*os.File) error {
 	body, err := json.Marshal(message)
 	if err != nil {
 		return err
 	}
 	var rights []byte
-	if file != nil {
-		rights = syscall.UnixRights(int(file.Fd()))
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = int(f.Fd())
+		}
+		rights = syscall.UnixRights(fds...)
 	}
 	w.send.Lock()
 	defer w.send.Unlock()
@@ -57,11 +61,11 @@ func (w *wire) write(message any, file *os.File) error {
 	return err
 }
 
-// read reads one message. The file is nil if none came with it.
-func (w *wire) read(message any) (*os.File, error) {
+// read reads one message, and what files came with it.
+func (w *wire) read(message any) ([]*os.File, error) {
 	var head [4]byte
 	var rights [64]byte
-	var file *os.File
+	var files []*os.File
 	for n := 0; n < len(head); {
 		k, kr, _, _, err := w.conn.ReadMsgUnix(head[n:], rights[:])
 		if err != nil {
@@ -71,7 +75,7 @@ func (w *wire) read(message any) (*os.File, error) {
 			return nil, io.EOF
 		}
 		if kr > 0 {
-			if file, err = descriptor(rights[:kr]); err != nil {
+			if files, err = descriptors(rights[:kr]); err != nil {
 				return nil, err
 			}
 		}
@@ -79,28 +83,36 @@ func (w *wire) read(message any) (*os.File, error) {
 	}
 	n := binary.BigEndian.Uint32(head[:])
 	if n > maxMessage {
-		return file, fmt.Errorf("message of %d bytes", n)
+		return files, fmt.Errorf("message of %d bytes", n)
 	}
 	body := make([]byte, n)
 	if _, err := io.ReadFull(w.conn, body); err != nil {
-		return file, err
+		return files, err
 	}
-	return file, json.Unmarshal(body, message)
+	return files, json.Unmarshal(body, message)
 }
 
-func descriptor(rights []byte) (*os.File, error) {
+func descriptors(rights []byte) ([]*os.File, error) {
 	messages, err := syscall.ParseSocketControlMessage(rights)
 	if err != nil || len(messages) == 0 {
 		return nil, err
 	}
 	fds, err := syscall.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) == 0 {
+	if err != nil {
 		return nil, err
 	}
-	for _, fd := range fds {
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
 		syscall.CloseOnExec(fd)
+		files[i] = os.NewFile(uintptr(fd), "passed")
 	}
-	return os.NewFile(uintptr(fds[0]), "root"), nil
+	return files, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
 }
 
 // pair returns two ends of a socket.

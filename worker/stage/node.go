@@ -2,6 +2,7 @@ package stage
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
@@ -38,7 +39,11 @@ type file struct {
 	name       string
 	digest     digest.Digest
 	executable bool
+	tool       bool // the client says that it belongs to the tool and not to what the tool works on
 }
+
+// toolProperty is the node property by which Bazel marks a file of the tool.
+const toolProperty = "bazel_tool_input"
 
 type symlink struct {
 	name, target string
@@ -89,7 +94,8 @@ func newNode(d digest.Digest, m *repb.Directory) (*node, error) {
 			return nil, err
 		}
 		mode := f.GetNodeProperties().GetUnixMode().GetValue()
-		n.files = append(n.files, file{f.Name, at, f.IsExecutable || mode&0o111 != 0})
+		tool := slices.ContainsFunc(f.GetNodeProperties().GetProperties(), func(p *repb.NodeProperty) bool { return p.GetName() == toolProperty })
+		n.files = append(n.files, file{f.Name, at, f.IsExecutable || mode&0o111 != 0, tool})
 	}
 	for _, l := range m.Symlinks {
 		if err := check(l.GetName()); err != nil {
