@@ -204,7 +204,7 @@ func (s *Scheduler) read(ctx context.Context, t *task) {
 func (s *Scheduler) refuse(t *task, err error) {
 	t.refused = err
 	for len(t.operations) > 0 {
-		t.operations[0].forget()
+		t.operations[len(t.operations)-1].forget()
 	}
 	if t.state != Done && t.state != Completing {
 		t.end(nil, nil)

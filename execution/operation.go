@@ -18,6 +18,7 @@ type operation struct {
 	s        *Scheduler
 	name     string
 	task     *task
+	index    int // in the task's operations
 	inv      *invocation
 	priority int32
 	streams  bool // its metadata names the logs
@@ -35,7 +36,7 @@ type operation struct {
 func (s *Scheduler) operation(t *task, r Request) *operation {
 	o := &operation{
 		s: s, name: "operations/" + nameOf(s.number()), task: t, inv: s.invocation(r.Invocation),
-		priority: r.Priority, streams: r.StreamLogs, watches: map[*Watch]struct{}{},
+		priority: r.Priority, streams: r.StreamLogs, watches: map[*Watch]struct{}{}, index: len(t.operations),
 	}
 	s.operations[o.name] = o
 	t.operations = append(t.operations, o)
