@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sarsen-build/sarsen/action"
@@ -34,11 +36,35 @@ func (x *Session) Complete(id string, resp *repb.ExecuteResponse) {
 			t.on = nil
 			t.to(Completing)
 			now := timestamppb.Now()
+			resp := answerable(resp)
 			s.spawn(func(ctx context.Context) { s.settle(ctx, t, a, resp, now) })
 			t.changed()
 		}
 		s.fill(w)
 	})
+}
+
+// What an answer may have, in bytes: all of it, so that with what goes around it a client with gRPC's default limit
+// of 4 MiB receives it; and a worker's words, since those of all attempts are in the answer.
+const (
+	maxResponse = 3<<20 + 512<<10
+	maxWords    = 4 << 10
+)
+
+// answerable returns resp, or what is wrong with it if clients could not receive it.
+func answerable(resp *repb.ExecuteResponse) *repb.ExecuteResponse {
+	if n := proto.Size(resp); n > maxResponse {
+		st := &spb.Status{Code: int32(codes.FailedPrecondition), Message: fmt.Sprintf(
+			"the result of the action has %d bytes, which is larger than the %d that can be answered; name directories as outputs instead of the files in them", n, maxResponse)}
+		if resp.GetStatus().GetCode() != int32(codes.OK) {
+			st = &spb.Status{Code: resp.Status.Code, Message: resp.Status.Message}
+		}
+		resp = &repb.ExecuteResponse{Status: st}
+	}
+	if st := resp.GetStatus(); len(st.GetMessage()) > maxWords {
+		st.Message = strings.ToValidUTF8(st.Message[:maxWords], "") + " ..."
+	}
+	return resp
 }
 
 // settle looks at what a worker answered, and ends the task with it or has it tried again.

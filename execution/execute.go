@@ -28,10 +28,10 @@ type Request struct {
 	StreamLogs bool // the metadata names stdout and stderr as they come
 }
 
-// Messages larger than this are not read.
+// Messages larger than this are not read. Together they fit into the 4 MiB that a worker receives at once.
 const (
 	maxAction  = 1 << 20
-	maxCommand = 16 << 20
+	maxCommand = 3<<20 - 64<<10
 )
 
 // Execute runs an action, or joins one that is running, or answers from the action cache. It returns when the

@@ -145,21 +145,22 @@ type Scheduler struct {
 	going   sync.WaitGroup
 	run     string // tells this scheduler's names from those of one before it
 
-	mu          sync.Mutex
-	closed      bool
-	alarms      alarms
-	last        uint64 // the newest number given to anything
-	tasks       map[*task]struct{}
-	inflight    map[action.Key]*task // those that may be joined
-	operations  map[string]*operation
-	finished    []*operation // by the time at which they became done
-	expiry      *alarm       // of the first of them
-	platforms   map[string]*platform
-	invocations map[string]*invocation
-	workers     []*worker // in the order in which they came
-	recent      []former
-	settles     time.Time // until then workers may still be coming
-	oldLogs     oldLogs
+	mu            sync.Mutex
+	closed        bool
+	alarms        alarms
+	last          uint64 // the newest number given to anything
+	tasks         map[*task]struct{}
+	inflight      map[action.Key]*task // those that may be joined
+	operations    map[string]*operation
+	finished      []*operation // by the time at which they became done
+	finishedBytes int          // of their responses
+	expiry        *alarm       // of the first of them
+	platforms     map[string]*platform
+	invocations   map[string]*invocation
+	workers       []*worker // in the order in which they came
+	recent        []former
+	settles       time.Time // until then workers may still be coming
+	oldLogs       oldLogs
 }
 
 // New returns a scheduler without workers.

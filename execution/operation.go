@@ -19,6 +19,7 @@ type operation struct {
 	name     string
 	task     *task
 	index    int // in the task's operations
+	bytes    int // its share of the response
 	inv      *invocation
 	priority int32
 	streams  bool // its metadata names the logs
@@ -67,7 +68,11 @@ func (o *operation) end(resp *repb.ExecuteResponse, failed *spb.Status) {
 	o.task.drop(o)
 	s.leave(o.inv)
 	s.finished = append(s.finished, o)
-	for len(s.finished) > s.o.MaxDone {
+	if resp != nil {
+		o.bytes = o.task.share
+		s.finishedBytes += o.bytes
+	}
+	for len(s.finished) > s.o.MaxDone || s.finishedBytes > maxDoneBytes {
 		s.forgetFirst()
 	}
 	if s.expiry == nil {
@@ -76,7 +81,11 @@ func (o *operation) end(resp *repb.ExecuteResponse, failed *spb.Status) {
 	o.notify()
 }
 
+// maxDoneBytes is how large the responses of all finished operations that are kept may be.
+const maxDoneBytes = 256 << 20
+
 func (s *Scheduler) forgetFirst() {
+	s.finishedBytes -= s.finished[0].bytes
 	delete(s.operations, s.finished[0].name)
 	s.finished[0] = nil
 	s.finished = s.finished[1:]

@@ -44,8 +44,9 @@ type task struct {
 	shunned  map[string]bool // sessions of workers that failed it
 	trouble  []string        // what went wrong, in words
 	// meta is what is known about the run. It is replaced, never changed: others hold it.
-	meta *repb.ExecutedActionMetadata
-	logs logs
+	meta  *repb.ExecutedActionMetadata
+	logs  logs
+	share int // bytes of the response for each operation
 }
 
 func (s *Scheduler) newTask(k action.Key) *task {
@@ -104,6 +105,9 @@ func (t *task) end(resp *repb.ExecuteResponse, failed *spb.Status) {
 	s.keepLogs(t)
 	if meta := resp.GetResult().GetExecutionMetadata(); meta != nil {
 		t.meta = meta
+	}
+	if resp != nil && len(t.operations) > 0 {
+		t.share = proto.Size(resp) / len(t.operations)
 	}
 	for len(t.operations) > 0 {
 		t.operations[len(t.operations)-1].end(resp, failed)

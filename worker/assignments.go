@@ -107,7 +107,8 @@ func (w *Worker) unsay() {
 	w.wake()
 }
 
-// sayCompleted sends the completions that were not said in this stream.
+// sayCompleted sends the completions that were not said in this stream. What was to be said before goes first: of an
+// action that has ended the scheduler wants to hear nothing more.
 func (w *Worker) sayCompleted(stream pb.Workers_ConnectClient) error {
 	w.mu.Lock()
 	var news []*pb.Completion
@@ -118,6 +119,16 @@ func (w *Worker) sayCompleted(stream pb.Workers_ConnectClient) error {
 		}
 	}
 	w.mu.Unlock()
+	for more := true; more; {
+		select {
+		case m := <-w.out:
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		default:
+			more = false
+		}
+	}
 	for _, c := range news {
 		if err := stream.Send(&pb.FromWorker{Message: &pb.FromWorker_Completion{Completion: c}}); err != nil {
 			return err
@@ -126,12 +137,13 @@ func (w *Worker) sayCompleted(stream pb.Workers_ConnectClient) error {
 	return nil
 }
 
-// say sends m soon, or drops it if there is no stream or too much to say.
-func (w *Worker) say(m *pb.FromWorker) {
+// say sends m soon, or returns false if there is no stream or too much to say.
+func (w *Worker) say(m *pb.FromWorker) bool {
 	select {
 	case w.out <- m:
+		return true
 	default:
-		w.Log.Debug("a message to the scheduler was dropped")
+		return false
 	}
 }
 

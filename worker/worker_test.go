@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -340,4 +341,35 @@ func TestLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.end(stream)
+}
+
+// TestWholeLog: who reads what an action prints gets all of it, also what it prints just before it ends.
+func TestWholeLog(t *testing.T) {
+	r := newRig(t)
+	r.work("one")
+	release := filepath.Join(t.TempDir(), "release")
+	for n := range 10 {
+		stream := r.begin(r.shell("echo early "+fmt.Sprint(n)+"; while ! [ -e "+release+" ]; do sleep 0.05; done; seq 60000", 0))
+		meta := new(repb.ExecuteOperationMetadata)
+		r.until(stream, func(op *longrunning.Operation) bool { return op.Metadata.UnmarshalTo(meta) == nil })
+		log, err := r.scheduler.OpenLog(meta.StdoutStreamName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		for err == nil {
+			var data []byte
+			if data, _, err = log.Next(t.Context(), 1<<20); len(got) == 0 && len(data) > 0 {
+				if err := os.WriteFile(release, nil, 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got = append(got, data...)
+		}
+		want := r.read(r.end(stream).Result.StdoutDigest)
+		if string(got) != want {
+			t.Fatalf("read %d bytes while it ran, it printed %d", len(got), len(want))
+		}
+		_ = os.Remove(release)
+	}
 }
