@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/sim"
 )
@@ -112,7 +113,7 @@ func (s *Scheduler) check(ctx context.Context, t *task, resp *repb.ExecuteRespon
 		if err == nil {
 			return nil
 		}
-		if incomplete := (*action.IncompleteError)(nil); errors.As(err, &incomplete) {
+		if errors.As(err, new(*blob.MissingError)) {
 			return &spb.Status{Code: int32(codes.Unavailable), Message: err.Error()}
 		}
 		if malformed := (*action.FieldError)(nil); errors.As(err, &malformed) {
@@ -120,12 +121,12 @@ func (s *Scheduler) check(ctx context.Context, t *task, resp *repb.ExecuteRespon
 		}
 		s.o.Log.Warn("a result could not be put into the action cache", "action", t.key.Action.String(), "error", err)
 	}
-	missing, err := s.o.Actions.Lease(ctx, t.key.Action.Function, result)
+	gone, err := s.o.Actions.Lease(ctx, t.key.Action.Function, result)
 	if err != nil {
 		return &spb.Status{Code: int32(codes.Unavailable), Message: fmt.Sprintf("its result could not be checked: %v", err)}
 	}
-	if missing.Len() > 0 && !mutant.HoleServed {
-		return &spb.Status{Code: int32(codes.Unavailable), Message: (&action.IncompleteError{Missing: missing.List()}).Error()}
+	if gone.Len() > 0 && !mutant.HoleServed {
+		return &spb.Status{Code: int32(codes.Unavailable), Message: fmt.Sprintf("its result names %v", &blob.MissingError{Blobs: gone.List()})}
 	}
 	return nil
 }

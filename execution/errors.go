@@ -31,17 +31,9 @@ var (
 	ErrLeft = errors.New("the session was ended")
 )
 
-// A MissingError says which inputs of an action are not in the store: all that could be found, not only the
-// first. It is FAILED_PRECONDITION on the wire, with a MISSING violation for each.
-type MissingError struct {
-	Blobs []digest.Digest
-}
-
-func (e *MissingError) Error() string {
-	if len(e.Blobs) == 1 {
-		return fmt.Sprintf("input %s is missing; upload it and execute again", e.Blobs[0])
-	}
-	return fmt.Sprintf("%d inputs are missing, the first is %s; upload them and execute again", len(e.Blobs), e.Blobs[0])
+// missing returns the error of inputs that are not in the store: all that could be found, not only the first.
+func missing(blobs ...digest.Digest) error {
+	return fmt.Errorf("the action needs %w; upload what it needs and execute again", &blob.MissingError{Blobs: blobs})
 }
 
 // ErrInvalid says that a field of an action, a command or a registration makes no sense. It comes in an

@@ -35,7 +35,7 @@ const (
 )
 
 // Execute runs an action, or joins one that is running, or answers from the action cache. It returns when the
-// action is queued or better. Missing inputs are a *MissingError with all of them, malformed ones an
+// action is queued or better. Missing inputs are a *blob.MissingError with all of them, malformed ones an
 // *action.FieldError that names the field. If ctx ends first, nothing is left behind.
 func (s *Scheduler) Execute(ctx context.Context, r Request) (*Watch, error) {
 	a, err := s.readAction(ctx, r.Key.Action)
@@ -239,19 +239,19 @@ func (s *Scheduler) load(ctx context.Context, t *task) (l loaded, err error) {
 	if err != nil {
 		return l, err
 	}
-	var missing digest.Set
+	var absent digest.Set
 	l.command = new(repb.Command)
 	err = s.message(ctx, "action.command_digest", name, maxCommand, l.command)
 	if errors.Is(err, blob.ErrNotFound) {
-		missing.Add(name)
+		absent.Add(name)
 	} else if err != nil {
 		return l, err
 	}
-	if l.inputs, err = s.lease(ctx, root, &missing, t.key.Action, name); err != nil {
+	if l.inputs, err = s.lease(ctx, root, &absent, t.key.Action, name); err != nil {
 		return l, err
 	}
-	if missing.Len() > 0 {
-		return l, &MissingError{Blobs: missing.List()}
+	if absent.Len() > 0 {
+		return l, missing(absent.List()...)
 	}
 	if len(l.command.GetArguments()) == 0 {
 		return l, invalid("command.arguments", "there is nothing to run")
@@ -272,7 +272,7 @@ func (s *Scheduler) readAction(ctx context.Context, d digest.Digest) (*repb.Acti
 	a := new(repb.Action)
 	err := s.message(ctx, "action_digest", d, maxAction, a)
 	if errors.Is(err, blob.ErrNotFound) {
-		return nil, &MissingError{Blobs: []digest.Digest{d}}
+		return nil, missing(d)
 	}
 	return a, err
 }

@@ -80,7 +80,7 @@ import (
 type Actions interface {
 	// Get returns a result with everything that it names leased, or blob.ErrNotFound.
 	Get(ctx context.Context, k action.Key) (*repb.ActionResult, error)
-	// Put makes result the result of k, or returns an *action.IncompleteError.
+	// Put makes result the result of k, or returns a *blob.MissingError.
 	Put(ctx context.Context, k action.Key, result *repb.ActionResult) error
 	// Lease leases everything that result names and returns what of it is missing.
 	Lease(ctx context.Context, f digest.Function, result *repb.ActionResult) (digest.Set, error)

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/sarsen-build/sarsen/execution"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // executions answers Execution and Operations from the scheduler.
@@ -161,11 +162,11 @@ func (e *executions) DeleteOperation(context.Context, *longrunning.DeleteOperati
 // manyMissing returns the operation that says that more inputs are missing than an error's details may name:
 // those travel in a header.
 func manyMissing(err error) (*longrunning.Operation, bool) {
-	missing := (*execution.MissingError)(nil)
-	if !errors.As(err, &missing) || len(missing.Blobs) <= maxViolations {
+	missing := missingOf(err)
+	if len(missing) <= maxViolations {
 		return nil, false
 	}
-	st, detailErr := status.New(codes.FailedPrecondition, missing.Error()).WithDetails(violations(missing.Blobs, len(missing.Blobs)))
+	st, detailErr := status.New(codes.FailedPrecondition, err.Error()).WithDetails(upstream.Violations(missing, len(missing)))
 	if detailErr != nil {
 		return nil, false
 	}
