@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
@@ -63,6 +65,14 @@ func (w *Worker) begin(ctx context.Context, a *pb.Assignment) {
 		return
 	}
 	w.tasks[a.Id] = t
+	if a.Id != filepath.Base(a.Id) || a.Id == "." || !filepath.IsLocal(a.Id) { // it names the work directory
+		cancel()
+		t.done = &pb.Completion{Id: a.Id, Response: &repb.ExecuteResponse{
+			Status: status.Newf(codes.Internal, "assignment.id %q is not the name of a file", a.Id).Proto(),
+		}}
+		w.wake()
+		return
+	}
 	w.running.Go(func() {
 		defer cancel()
 		w.run(ctx, t)
@@ -82,8 +92,16 @@ func (w *Worker) cancel(id string) {
 	t.cancel()
 }
 
+// maxAnswer is how large a completion may be, in bytes: the scheduler receives messages of 16 MiB, and has something to
+// say itself about results that are larger than its clients receive.
+const maxAnswer = 8 << 20
+
 // finish makes the completion of t known, now or in the next stream.
 func (w *Worker) finish(t *task, response *repb.ExecuteResponse) {
+	if n := proto.Size(response); n > maxAnswer { // it would break each stream in which it is said
+		response = &repb.ExecuteResponse{Status: status.Newf(codes.FailedPrecondition,
+			"the result of the action has %d bytes, at most %d can be answered; name directories as outputs instead of the files in them", n, maxAnswer).Proto()}
+	}
 	w.mu.Lock()
 	t.done = &pb.Completion{Id: t.Id, Response: response}
 	w.mu.Unlock()

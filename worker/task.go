@@ -85,14 +85,13 @@ func (r *run) do(ctx context.Context) (*repb.ActionResult, error) {
 		return nil, err
 	}
 	result, err := r.collect(ctx, f, outcome)
-	if err != nil {
-		return nil, err
+	if result != nil {
+		result.ExitCode = int32(outcome.ExitCode)
+		if outcome.TimedOut {
+			err = &timeoutError{r.timeout()}
+		}
 	}
-	result.ExitCode = int32(outcome.ExitCode)
-	if outcome.TimedOut {
-		return result, &timeoutError{r.timeout()}
-	}
-	return result, nil
+	return result, err
 }
 
 // A timeoutError says that the command ran too long. No other error is DEADLINE_EXCEEDED for a client.
