@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
@@ -184,7 +183,7 @@ func (s *Scheduler) adopt(w *worker, r Running) {
 	switch {
 	case t == nil:
 		t = s.newTask(r.Key)
-		t.adopted, t.timeout = true, s.o.MaxTimeout
+		t.adopted, t.timeout, t.attempts = true, s.o.MaxTimeout, 1
 		s.inflight[r.Key] = t
 		t.lonely = s.after(s.o.LeaveGrace, func() {
 			if len(t.operations) == 0 && t.state != Completing {
@@ -212,7 +211,7 @@ func (s *Scheduler) adopt(w *worker, r Running) {
 	}
 	t.to(Executing)
 	t.on = a
-	a.limit(time.Until(a.began.Add(t.timeout + s.o.Slack)))
+	a.limit(t.timeout + s.o.Slack) // the worker's clock may be wrong
 	s.o.Log.Info("a worker came back with an action", "worker", w.name, "action", t.key.Action.String())
 	t.changed()
 }

@@ -18,6 +18,9 @@ var ErrNotFound = fmt.Errorf("%w by the scheduler", blob.ErrNotFound)
 // ErrClosed says that the scheduler is shutting down; trying again reaches the next one. It is a blob.ErrClosed.
 var ErrClosed = fmt.Errorf("the scheduler is shutting down: %w", blob.ErrClosed)
 
+// ErrBusy says that the scheduler has as many operations as it takes. Trying again later may succeed.
+var ErrBusy = errors.New("too many operations are under way; try again later")
+
 // What ends a Session from the scheduler's side.
 var (
 	// ErrReplaced says that the worker has connected anew.
@@ -25,8 +28,9 @@ var (
 	// ErrLost says that the worker was silent for too long. Its actions may be elsewhere by now; it may register again
 	// and say what it runs.
 	ErrLost = errors.New("the worker was silent for too long")
-	// ErrUnresponsive says that the worker did not stop an action in time. It should connect again, with what it runs.
-	ErrUnresponsive = errors.New("the worker did not stop a cancelled action in time")
+	// ErrUnresponsive says that the worker did not stop an action in time, or does not take what it is told. It should
+	// connect again, with what it runs.
+	ErrUnresponsive = errors.New("the worker did not do in time what it was told")
 	// ErrLeft says that the session was ended by its own Leave or Close.
 	ErrLeft = errors.New("the session was ended")
 )

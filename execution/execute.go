@@ -36,7 +36,7 @@ const (
 
 // Execute runs an action, or joins one that is running, or answers from the action cache. It returns when the
 // action is queued or better. Missing inputs are a *blob.MissingError with all of them, malformed ones an
-// *action.FieldError that names the field. If ctx ends first, nothing is left behind.
+// *action.FieldError that names the field; ErrBusy says that there are too many operations. If ctx ends first, nothing is left behind.
 func (s *Scheduler) Execute(ctx context.Context, r Request) (*Watch, error) {
 	a, err := s.readAction(ctx, r.Key.Action)
 	if err != nil {
@@ -51,6 +51,10 @@ func (s *Scheduler) Execute(ctx context.Context, r Request) (*Watch, error) {
 	if s.closed {
 		s.mu.Unlock()
 		return nil, ErrClosed
+	}
+	if len(s.operations)-len(s.finished) >= s.o.MaxOperations {
+		s.mu.Unlock()
+		return nil, ErrBusy
 	}
 	t := s.joined(r, a)
 	if t == nil {
@@ -196,7 +200,7 @@ func (s *Scheduler) read(ctx context.Context, t *task) {
 		a.worker.capacity.take(&a.need, -1)
 		a.need = t.need
 		a.worker.capacity.take(&a.need, 1)
-		a.limit(time.Until(a.began.Add(t.timeout + s.o.Slack)))
+		a.limit(time.Until(a.held.Add(t.timeout + s.o.Slack)))
 	}
 }
 

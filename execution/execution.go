@@ -105,6 +105,7 @@ type Options struct {
 	StoreTimeout         time.Duration // how long the store or the action cache may take to answer; 2 min
 	KeepDone             time.Duration // how long a finished operation can be asked for; 5 min
 	MaxDone              int           // how many finished operations are kept; 10,000
+	MaxOperations        int           // how many operations may be under way; 100,000
 	MaxAttempts          int           // how often an action is given to a worker in all; 3
 	Minimum              []string      // platform properties that are amounts, beside cpu and memory
 }
@@ -125,6 +126,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.MaxDone == 0 {
 		o.MaxDone = 10_000
+	}
+	if o.MaxOperations == 0 {
+		o.MaxOperations = 100_000
 	}
 	if o.MaxAttempts == 0 {
 		o.MaxAttempts = 3

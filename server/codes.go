@@ -11,6 +11,7 @@ import (
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/upstream"
 )
 
@@ -22,6 +23,7 @@ var table = []struct {
 	{blob.ErrNotFound, codes.NotFound},
 	{blob.ErrMismatch, codes.InvalidArgument},
 	{blob.ErrFull, codes.ResourceExhausted},
+	{execution.ErrBusy, codes.ResourceExhausted},
 	// What can never fit is what max_cas_blob_size_bytes is about: "Servers SHOULD reject blob uploads
 	// over the limit with response code INVALID_ARGUMENT". RESOURCE_EXHAUSTED would be tried again.
 	{blob.ErrTooLarge, codes.InvalidArgument},

@@ -77,13 +77,17 @@ func registration(r *pb.Registration) (execution.Registration, error) {
 	if r == nil {
 		return execution.Registration{}, invalid("message: the first one must be a registration")
 	}
-	reg := execution.Registration{Name: r.Name, Session: r.Session, Properties: r.Properties, Slots: int(r.Slots)}
+	reg := execution.Registration{Name: r.Name, Session: r.Session, Properties: r.Properties, Slots: int(r.Slots), Draining: r.Draining}
 	for _, running := range r.Running {
 		key, err := actionKey(running.InstanceName, running.DigestFunction, running.ActionDigest)
 		if err != nil {
 			return reg, inField("registration.running", err)
 		}
-		reg.Running = append(reg.Running, execution.Running{ID: running.Id, Key: key, Started: running.Started.AsTime()})
+		one := execution.Running{ID: running.Id, Key: key}
+		if running.Started != nil {
+			one.Started = running.Started.AsTime()
+		}
+		reg.Running = append(reg.Running, one)
 	}
 	return reg, nil
 }

@@ -21,7 +21,7 @@ import (
 func (w *Worker) registration() *pb.Registration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	reg := &pb.Registration{Name: w.Name, Session: w.session, Properties: w.Properties, Slots: int32(w.Slots), Version: w.Version}
+	reg := &pb.Registration{Name: w.Name, Session: w.session, Properties: w.Properties, Slots: int32(w.Slots), Version: w.Version, Draining: w.draining}
 	for _, t := range w.tasks {
 		if t.ActionDigest == nil {
 			continue // a cancellation of what does not run here
