@@ -198,7 +198,7 @@ func (s *services) serve(name string, l net.Listener, loop func(net.Listener) er
 
 // startWorker runs a worker of this process's own, which asks the gRPC port as all others do.
 func (s *services) startWorker(w workerSettings) error {
-	conn, err := client.Target{Address: s.grpcAddr()}.Connect(workerDial)
+	conn, err := client.Target{Address: s.grpcAddr()}.Connect(workerDial...)
 	if err != nil {
 		return err
 	}
