@@ -30,9 +30,9 @@
 //
 // By priority, lower numbers first; then the invocation with the fewest running actions; then the one that was
 // served longest ago; then first come. A platform that no worker has fails the operation: its ExecuteResponse
-// has the status FAILED_PRECONDITION, with a message that names the property and the closest worker. That is at
-// once if there are workers, and after UnsatisfiableTimeout if there are none, or if one that has it left or
-// drains since, or in the first Settle after the first worker came.
+// has the status FAILED_PRECONDITION, with a message that names the property and the closest worker. That is
+// after UnsatisfiableTimeout. If that is not set, it is at once if there are workers, and after a minute if there are
+// none, or if one that has it left or drains since, or in the first Settle after the first worker came.
 //
 // Errors of the request itself (a missing or malformed input) are errors of Execute, and make no operation.
 // A cancelled operation ends with Operation.error CANCELLED, everything else with an ExecuteResponse.
@@ -92,11 +92,13 @@ type Options struct {
 	Store   blob.Store // required
 	Log     *slog.Logger
 
-	Lease                time.Duration // how long the store's yes holds; inputs are leased anew every quarter; 10 min
-	LostAfter            time.Duration // a worker that says nothing for so long is lost; 30 s
-	Grace                time.Duration // how long a worker whose connection broke may come back; 30 s
-	LeaveGrace           time.Duration // how long an operation lives that nobody waits for; 60 s
-	UnsatisfiableTimeout time.Duration // how long an action waits for a worker that has its platform; 60 s
+	Lease      time.Duration // how long the store's yes holds; inputs are leased anew every quarter; 10 min
+	LostAfter  time.Duration // a worker that says nothing for so long is lost; 30 s
+	Grace      time.Duration // how long a worker whose connection broke may come back; 30 s
+	LeaveGrace time.Duration // how long an operation lives that nobody waits for; 60 s
+	// UnsatisfiableTimeout is how long an action waits for a worker that has its platform. If it is not set: not at all
+	// if there are workers that can't, else 60 s.
+	UnsatisfiableTimeout time.Duration
 	Settle               time.Duration // how long after the first worker others may take to register; 10 s
 	WarnAfter            time.Duration // what is queued for so long is warned about; 60 s
 	MaxTimeout           time.Duration // the longest Action.timeout; also the default of actions without one; 1 h
@@ -116,7 +118,7 @@ func (o *Options) setDefaults() {
 		want time.Duration
 	}{
 		{&o.Lease, 10 * time.Minute}, {&o.LostAfter, 30 * time.Second}, {&o.Grace, 30 * time.Second},
-		{&o.LeaveGrace, time.Minute}, {&o.UnsatisfiableTimeout, time.Minute}, {&o.Settle, 10 * time.Second},
+		{&o.LeaveGrace, time.Minute}, {&o.Settle, 10 * time.Second},
 		{&o.WarnAfter, time.Minute}, {&o.MaxTimeout, time.Hour}, {&o.Slack, 5 * time.Minute},
 		{&o.CancelGrace, 30 * time.Second}, {&o.StoreTimeout, 2 * time.Minute}, {&o.KeepDone, 5 * time.Minute},
 	} {
