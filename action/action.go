@@ -38,18 +38,6 @@ type Key struct {
 	Action   digest.Digest
 }
 
-// An IncompleteError is returned by Put for a result that names blobs which are not there.
-type IncompleteError struct {
-	Missing []digest.Digest
-}
-
-func (e *IncompleteError) Error() string {
-	if len(e.Missing) == 1 {
-		return fmt.Sprintf("the result names blob %s, which is missing; upload the outputs before the result", e.Missing[0])
-	}
-	return fmt.Sprintf("the result names %d missing blobs, the first is %s; upload the outputs before the result", len(e.Missing), e.Missing[0])
-}
-
 // MaxResult is the longest result that is taken, in bytes of the message without what it carries
 // inline. A longer one would not fit into the 4 MiB that gRPC clients receive by default.
 const MaxResult = 4<<20 - 64<<10
@@ -117,7 +105,7 @@ func (c *Cache) leaseAll(ctx context.Context, closure *closure) (digest.Set, err
 }
 
 // Put makes result the result of k. Bytes that the result carries inline are stored as blobs of
-// their own; everything else that it names must be present, or Put returns an *IncompleteError.
+// their own; everything else that it names must be present, or Put returns a *blob.MissingError.
 // A malformed digest is a *FieldError, a result longer than MaxResult blob.ErrTooLarge.
 func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error {
 	if inlines(result) {
@@ -137,11 +125,15 @@ func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error
 	if err != nil {
 		return err
 	}
-	return c.hold(ctx, closure, func() error { return c.records.Put(ctx, k.record(), value) })
+	err = c.hold(ctx, closure, func() error { return c.records.Put(ctx, k.record(), value) })
+	if errors.As(err, new(*blob.MissingError)) {
+		return fmt.Errorf("the result names %w; upload the outputs before the result", err)
+	}
+	return err
 }
 
-// hold calls write while everything in the closure is pinned, and leases it afterwards. It returns an
-// *IncompleteError if some of it is missing.
+// hold calls write while everything in the closure is pinned, and leases it afterwards. It returns a
+// *blob.MissingError if some of it is missing.
 func (c *Cache) hold(ctx context.Context, closure *closure, write func() error) error {
 	missing, release, err := c.pin(ctx, closure)
 	defer release()
@@ -152,7 +144,7 @@ func (c *Cache) hold(ctx context.Context, closure *closure, write func() error) 
 		missing = closure.absent // it came since, but what it names was not looked at
 	}
 	if missing.Len() > 0 {
-		return &IncompleteError{Missing: missing.List()}
+		return &blob.MissingError{Blobs: missing.List()}
 	}
 	sim.Point("action: closure pinned")
 	if err := write(); err != nil {
@@ -164,7 +156,7 @@ func (c *Cache) hold(ctx context.Context, closure *closure, write func() error) 
 	// The pins end on return, so the yes that the caller is about to get needs the leases anew.
 	missing, err = c.store.Missing(ctx, closure.blobs)
 	if err == nil && missing.Len() > 0 {
-		err = &IncompleteError{Missing: missing.List()}
+		err = &blob.MissingError{Blobs: missing.List()}
 	}
 	return err
 }

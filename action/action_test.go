@@ -139,8 +139,8 @@ func TestComplete(t *testing.T) {
 			t.Fatal(err)
 		}
 		holed := New(without{store, gone}, store)
-		var incomplete *IncompleteError
-		if err := holed.Put(t.Context(), anAction, result); !errors.As(err, &incomplete) || len(incomplete.Missing) != 1 || incomplete.Missing[0] != gone {
+		var incomplete *blob.MissingError
+		if err := holed.Put(t.Context(), anAction, result); !errors.As(err, &incomplete) || len(incomplete.Blobs) != 1 || incomplete.Blobs[0] != gone {
 			t.Errorf("Complete: Put without %s = %v, want it named", name, err)
 		}
 		if err := New(store, store).Put(t.Context(), anAction, result); err != nil {
@@ -172,9 +172,9 @@ func TestFileHidesNothing(t *testing.T) {
 			OutputDirectories: []*repb.OutputDirectory{{Path: "d", TreeDigest: tree}},
 		},
 	} {
-		var incomplete *IncompleteError
+		var incomplete *blob.MissingError
 		if err := New(store, store).Put(t.Context(), anAction, result); !errors.As(err, &incomplete) {
-			t.Errorf("Complete: Put of a result whose directory names a missing file = %v, want an IncompleteError", err)
+			t.Errorf("Complete: Put of a result whose directory names a missing file = %v, want a MissingError", err)
 		}
 	}
 }

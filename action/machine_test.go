@@ -164,14 +164,14 @@ func (m *machine) put(t *rapid.T) {
 	}
 	gone := m.missing(names)
 	err := m.cache.Put(context.Background(), keyOf(action), result)
-	var incomplete *IncompleteError
+	var incomplete *blob.MissingError
 	switch {
 	case len(gone) == 0 && err != nil:
 		t.Fatalf("Put of a complete result = %v", err)
 	case len(gone) > 0 && !errors.As(err, &incomplete):
-		t.Fatalf("Complete: Put of a result without %v = %v, want an IncompleteError", gone, err)
+		t.Fatalf("Complete: Put of a result without %v = %v, want a MissingError", gone, err)
 	case len(gone) > 0:
-		for _, d := range incomplete.Missing {
+		for _, d := range incomplete.Blobs {
 			if !slices.ContainsFunc(gone, func(name string) bool { return parts[name].digest() == d }) {
 				t.Fatalf("Put = %v, and missing are %v", err, gone)
 			}

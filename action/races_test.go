@@ -149,7 +149,7 @@ func TestRaceTreeFile(t *testing.T) {
 		})
 		s.Go("updater", func() {
 			for range 4 {
-				var incomplete *IncompleteError
+				var incomplete *blob.MissingError
 				if err := c.put("updater"); err != nil && !errors.As(err, &incomplete) {
 					t.Errorf("updater: Put = %v", err)
 				}

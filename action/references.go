@@ -27,7 +27,7 @@ func (c *Cache) LeaseReferences(ctx context.Context, refs References) (missing d
 }
 
 // Hold calls write, which writes the record that names refs, while nothing in refs can go. When Hold returns
-// nil, all of it is leased. It returns an *IncompleteError if some of it is missing.
+// nil, all of it is leased. It returns a *blob.MissingError if some of it is missing.
 func (c *Cache) Hold(ctx context.Context, refs References, write func() error) error {
 	closure, err := c.closureOf(ctx, refs)
 	if err != nil {

@@ -92,13 +92,13 @@ func New(store blob.Store, records blob.Records) *Index {
 }
 
 // Push makes a what each of uris stands for, in the place of what it stood for. Everything that a names must
-// be present, or Push returns an *action.IncompleteError.
+// be present, or Push returns a *blob.MissingError.
 func (x *Index) Push(ctx context.Context, n Name, uris []string, a Asset) error {
 	if err := n.checkPushed(a.Digest); err != nil {
 		return err
 	}
 	a.Pushed = time.Now()
-	return x.closure.Hold(ctx, a.all(n.Kind), func() error {
+	err := x.closure.Hold(ctx, a.all(n.Kind), func() error {
 		for _, uri := range uris {
 			id := n.identity(uri)
 			if err := x.records.Put(ctx, sha256.Sum256(id), a.append(id)); err != nil {
@@ -107,6 +107,10 @@ func (x *Index) Push(ctx context.Context, n Name, uris []string, a Asset) error 
 		}
 		return nil
 	})
+	if errors.As(err, new(*blob.MissingError)) {
+		return fmt.Errorf("the asset needs %w; upload what it needs before it is pushed", err)
+	}
+	return err
 }
 
 // Fetch returns the asset that was pushed last of those that uris stand for, and its URI. It was not pushed

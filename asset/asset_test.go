@@ -208,9 +208,9 @@ func TestComplete(t *testing.T) {
 
 		store.gone = []digest.Digest{gone}
 		err := x.Push(t.Context(), n, []string{"urn:new"}, a)
-		incomplete := (*action.IncompleteError)(nil)
-		if !errors.As(err, &incomplete) || !slices.Equal(incomplete.Missing, []digest.Digest{gone}) {
-			t.Errorf("Push without %v = %v, want an IncompleteError that names it", gone, err)
+		incomplete := (*blob.MissingError)(nil)
+		if !errors.As(err, &incomplete) || !slices.Equal(incomplete.Blobs, []digest.Digest{gone}) {
+			t.Errorf("Push without %v = %v, want a MissingError that names it", gone, err)
 		}
 		store.gone = nil
 		wantNone(t, x, n, time.Time{}, "", "urn:new")

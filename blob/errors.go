@@ -40,6 +40,23 @@ func (e *Error) Error() string { return fmt.Sprintf("%s %s: %v", e.Op, e.Digest,
 // Unwrap returns what went wrong without the operation.
 func (e *Error) Unwrap() error { return e.Err }
 
+// A MissingError says which blobs are absent that something else names: all of them that are known, at least one.
+// It is a noun for the sentence of whoever wraps it, and an ErrNotFound. On the wire it is
+// FAILED_PRECONDITION with a MISSING violation for each blob.
+type MissingError struct {
+	Blobs []digest.Digest
+}
+
+func (e *MissingError) Error() string {
+	if len(e.Blobs) == 1 {
+		return fmt.Sprintf("blob %s, which is missing", e.Blobs[0])
+	}
+	return fmt.Sprintf("%d missing blobs, the first is %s", len(e.Blobs), e.Blobs[0])
+}
+
+// Unwrap returns what it comes to.
+func (e *MissingError) Unwrap() error { return ErrNotFound }
+
 // Mismatch returns the ErrMismatch for bytes whose digest is got where want was declared.
 func Mismatch(want, got digest.Digest) error {
 	if want.Size != got.Size {

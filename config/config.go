@@ -37,10 +37,12 @@ type Config struct {
 	MaxSize    int64              // bytes of disk that the store may take
 	Lease      time.Duration      // how long a yes stands
 	Durability segment.Durability // what is synced before it is acknowledged
-	GRPC       string             // HOST:PORT of the gRPC server; port 0 picks a free one
-	HTTP       string             // HOST:PORT of the HTTP server; port 0 picks a free one
-	LogLevel   slog.Level
-	LogFormat  string // "text" or "json"
+	// UnsatisfiableTimeout is how long an action waits for a worker that has its platform; 0 leaves it to the scheduler.
+	UnsatisfiableTimeout time.Duration
+	GRPC                 string // HOST:PORT of the gRPC server; port 0 picks a free one
+	HTTP                 string // HOST:PORT of the HTTP server; port 0 picks a free one
+	LogLevel             slog.Level
+	LogFormat            string // "text" or "json"
 
 	origins map[string]Origin
 }

@@ -88,7 +88,7 @@ func TestErrors(t *testing.T) {
 		{"mistyped section", "htpp:\n  address: :1", "F:1: htpp: unknown field; did you mean http?"},
 		{"flag for a name", "log-level: info", "F:1: log-level: unknown field; did you mean log.level?"},
 		{"outside its section", "level: info", "F:1: level: unknown field; did you mean log.level?"},
-		{"nothing near", "bananas: 3", "F:1: bananas: unknown field; known are dir, max-size, lease, durability, grpc, grpc.address, http, http.address, log, log.level, log.format"},
+		{"nothing near", "bananas: 3", "F:1: bananas: unknown field; known are dir, max-size, lease, durability, unsatisfiable-timeout, grpc, grpc.address, http, http.address, log, log.level, log.format"},
 		{"twice", "lease: 1h\nlease: 1h", "F:2: lease: set twice, first in line 1; keep one"},
 		{"section twice", "log: {level: info}\ndir: /d\nlog: {format: json}", "F:3: log: set twice, first in line 1; keep one"},
 		{"no size", "max-size: 50 gigs", `F:1: max-size: "50 gigs" is not a size; write a number and a unit, like 50GB or 16MiB`},
@@ -103,6 +103,8 @@ func TestErrors(t *testing.T) {
 		{"same address", "grpc: {address: 'h:1'}\nhttp: {address: 'h:1'}", "F:2: http.address: the HTTP server's h:1 and the gRPC server's h:1 share a port; give each its own"},
 		{"level", "log: {level: loud}", `F:1: log.level: "loud" is not a log level; write debug, info, warn or error`},
 		{"durability", "durability: fsync", `F:1: durability: "fsync" is not a durability; write group, sync or none`},
+		{"no patience", "unsatisfiable-timeout: soon", `F:1: unsatisfiable-timeout: "soon" is not a duration; write numbers and units, like 90m, 1h or 2d, or auto`},
+		{"short patience", "unsatisfiable-timeout: 1ms", "F:1: unsatisfiable-timeout: 1ms is out of range; make it 1s at least and 1d at most, or auto"},
 		{"format", "log: {format: xml}", `F:1: log.format: "xml" is not a log format; write text or json`},
 		{"value for a section", "grpc: 127.0.0.1:8980", "F:1: grpc: this is a section, not a value; write its settings (address) indented below it, like 'address: ...'"},
 		{"section for a value", "dir:\n  path: /d", "F:1: dir: want a value (DIR), got a section"},
@@ -190,7 +192,7 @@ func TestErrorWithoutFile(t *testing.T) {
 }
 
 func TestWriteIsRead(t *testing.T) {
-	path := write(t, "dir: '/a b: #c'\nmax-size: 1536MiB\nlease: 1d12h\n")
+	path := write(t, "dir: '/a b: #c'\nmax-size: 1536MiB\nlease: 1d12h\nunsatisfiable-timeout: 10m\n")
 	c, err := Load(path, Override{"log-format", "json"})
 	if err != nil {
 		t.Fatal(err)
@@ -199,17 +201,18 @@ func TestWriteIsRead(t *testing.T) {
 	if err := c.Write(&text); err != nil {
 		t.Fatal(err)
 	}
-	want := `dir: '/a b: #c'           # F:1
-max-size: 1536MiB         # F:2
-lease: 36h                # F:3
-durability: group         # default
+	want := `dir: '/a b: #c'            # F:1
+max-size: 1536MiB          # F:2
+lease: 36h                 # F:3
+durability: group          # default
+unsatisfiable-timeout: 10m # F:4
 grpc:
-  address: 127.0.0.1:8980 # default
+  address: 127.0.0.1:8980  # default
 http:
-  address: 127.0.0.1:8981 # default
+  address: 127.0.0.1:8981  # default
 log:
-  level: info             # default
-  format: json            # --log-format
+  level: info              # default
+  format: json             # --log-format
 `
 	if got := strings.ReplaceAll(text.String(), path, "F"); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)

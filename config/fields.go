@@ -72,6 +72,17 @@ var Fields = []Field{
 		get: func(c *Config) string { return string(c.Durability) },
 	},
 	{
+		Name: "unsatisfiable-timeout", Flag: "unsatisfiable-timeout", Value: "DURATION", Default: "auto",
+		Usage: "how long an action waits for a worker that has its platform before it fails, like 10m where workers are started on demand; auto fails at once what the workers that are there can't run, and after 1m if there is none",
+		set:   setUnsatisfiable,
+		get: func(c *Config) string {
+			if c.UnsatisfiableTimeout == 0 {
+				return "auto"
+			}
+			return FormatDuration(c.UnsatisfiableTimeout)
+		},
+	},
+	{
 		Name: "grpc.address", Flag: "grpc", Value: "HOST:PORT", Default: "127.0.0.1:8980",
 		Usage: "where the gRPC server listens; port 0 picks a free one",
 		set:   func(c *Config, text string) error { return setAddress(&c.GRPC, text, "8980") },
@@ -107,6 +118,9 @@ const (
 	minLease = time.Second
 	maxLease = 365 * 24 * time.Hour
 	levels   = "debug, info, warn or error"
+
+	minUnsatisfiable = time.Second
+	maxUnsatisfiable = 24 * time.Hour
 )
 
 // fieldNamed returns the setting of a dotted name.
@@ -138,6 +152,20 @@ func fieldsIn(section string) []string {
 		}
 	}
 	return names
+}
+
+func setUnsatisfiable(c *Config, text string) (err error) {
+	if text == "auto" {
+		c.UnsatisfiableTimeout = 0
+		return nil
+	}
+	if c.UnsatisfiableTimeout, err = ParseDuration(text); err != nil {
+		return fmt.Errorf("%w, or auto", err)
+	}
+	if c.UnsatisfiableTimeout < minUnsatisfiable || c.UnsatisfiableTimeout > maxUnsatisfiable {
+		return fmt.Errorf("%s is out of range; make it %s at least and %s at most, or auto", text, FormatDuration(minUnsatisfiable), FormatDuration(maxUnsatisfiable))
+	}
+	return nil
 }
 
 func setAddress(dst *string, text, port string) error {

@@ -71,3 +71,32 @@ func BenchmarkAction(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkManyOperations ends an action that n operations wait for: the time for each must not depend on n, since
+// the lock is held for all of it.
+func BenchmarkManyOperations(b *testing.B) {
+	for name, end := range manyOperations {
+		for _, n := range []int{1000, 30_000} {
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				var took time.Duration
+				rounds := 0
+				for b.Loop() {
+					store := model.New(time.Hour)
+					r := &rig{T: new(testing.T), store: store, s: New(Options{Store: store, Actions: action.New(store, store)})}
+					k := r.action("a", nil)
+					for range n {
+						r.execute(k)
+					}
+					r.s.mu.Lock()
+					began := time.Now()
+					end(r)
+					took += time.Since(began)
+					rounds++
+					r.s.mu.Unlock()
+					r.s.Close()
+				}
+				b.ReportMetric(float64(took.Nanoseconds())/float64(rounds*n), "ns/end")
+			})
+		}
+	}
+}

@@ -5,14 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
+	"strings"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/sim"
 )
@@ -34,11 +36,35 @@ func (x *Session) Complete(id string, resp *repb.ExecuteResponse) {
 			t.on = nil
 			t.to(Completing)
 			now := timestamppb.Now()
+			resp := answerable(resp)
 			s.spawn(func(ctx context.Context) { s.settle(ctx, t, a, resp, now) })
 			t.changed()
 		}
 		s.fill(w)
 	})
+}
+
+// What an answer may have, in bytes: all of it, so that with what goes around it a client with gRPC's default limit
+// of 4 MiB receives it; and a worker's words, since those of all attempts are in the answer.
+const (
+	maxResponse = 3<<20 + 512<<10
+	maxWords    = 4 << 10
+)
+
+// answerable returns resp, or what is wrong with it if clients could not receive it.
+func answerable(resp *repb.ExecuteResponse) *repb.ExecuteResponse {
+	if n := proto.Size(resp); n > maxResponse {
+		st := &spb.Status{Code: int32(codes.FailedPrecondition), Message: fmt.Sprintf(
+			"the result of the action has %d bytes, which is larger than the %d that can be answered; name directories as outputs instead of the files in them", n, maxResponse)}
+		if resp.GetStatus().GetCode() != int32(codes.OK) {
+			st = &spb.Status{Code: resp.Status.Code, Message: resp.Status.Message}
+		}
+		resp = &repb.ExecuteResponse{Status: st}
+	}
+	if st := resp.GetStatus(); len(st.GetMessage()) > maxWords {
+		st.Message = strings.ToValidUTF8(st.Message[:maxWords], "") + " ..."
+	}
+	return resp
 }
 
 // settle looks at what a worker answered, and ends the task with it or has it tried again.
@@ -86,7 +112,7 @@ func (s *Scheduler) check(ctx context.Context, t *task, resp *repb.ExecuteRespon
 		if err == nil {
 			return nil
 		}
-		if incomplete := (*action.IncompleteError)(nil); errors.As(err, &incomplete) {
+		if errors.As(err, new(*blob.MissingError)) {
 			return &spb.Status{Code: int32(codes.Unavailable), Message: err.Error()}
 		}
 		if malformed := (*action.FieldError)(nil); errors.As(err, &malformed) {
@@ -94,12 +120,12 @@ func (s *Scheduler) check(ctx context.Context, t *task, resp *repb.ExecuteRespon
 		}
 		s.o.Log.Warn("a result could not be put into the action cache", "action", t.key.Action.String(), "error", err)
 	}
-	missing, err := s.o.Actions.Lease(ctx, t.key.Action.Function, result)
+	gone, err := s.o.Actions.Lease(ctx, t.key.Action.Function, result)
 	if err != nil {
 		return &spb.Status{Code: int32(codes.Unavailable), Message: fmt.Sprintf("its result could not be checked: %v", err)}
 	}
-	if missing.Len() > 0 && !mutant.HoleServed {
-		return &spb.Status{Code: int32(codes.Unavailable), Message: (&action.IncompleteError{Missing: missing.List()}).Error()}
+	if gone.Len() > 0 && !mutant.HoleServed {
+		return &spb.Status{Code: int32(codes.Unavailable), Message: fmt.Sprintf("its result names %v", &blob.MissingError{Blobs: gone.List()})}
 	}
 	return nil
 }
@@ -157,7 +183,7 @@ func (s *Scheduler) adopt(w *worker, r Running) {
 	switch {
 	case t == nil:
 		t = s.newTask(r.Key)
-		t.adopted, t.timeout = true, s.o.MaxTimeout
+		t.adopted, t.timeout, t.attempts = true, s.o.MaxTimeout, 1
 		s.inflight[r.Key] = t
 		t.lonely = s.after(s.o.LeaveGrace, func() {
 			if len(t.operations) == 0 && t.state != Completing {
@@ -185,7 +211,7 @@ func (s *Scheduler) adopt(w *worker, r Running) {
 	}
 	t.to(Executing)
 	t.on = a
-	a.limit(time.Until(a.began.Add(t.timeout + s.o.Slack)))
+	a.limit(t.timeout + s.o.Slack) // the worker's clock may be wrong
 	s.o.Log.Info("a worker came back with an action", "worker", w.name, "action", t.key.Action.String())
 	t.changed()
 }

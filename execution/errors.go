@@ -18,6 +18,9 @@ var ErrNotFound = fmt.Errorf("%w by the scheduler", blob.ErrNotFound)
 // ErrClosed says that the scheduler is shutting down; trying again reaches the next one. It is a blob.ErrClosed.
 var ErrClosed = fmt.Errorf("the scheduler is shutting down: %w", blob.ErrClosed)
 
+// ErrBusy says that the scheduler has as many operations as it takes. Trying again later may succeed.
+var ErrBusy = errors.New("too many operations are under way; try again later")
+
 // What ends a Session from the scheduler's side.
 var (
 	// ErrReplaced says that the worker has connected anew.
@@ -25,23 +28,16 @@ var (
 	// ErrLost says that the worker was silent for too long. Its actions may be elsewhere by now; it may register again
 	// and say what it runs.
 	ErrLost = errors.New("the worker was silent for too long")
-	// ErrUnresponsive says that the worker did not stop an action in time. It should connect again, with what it runs.
-	ErrUnresponsive = errors.New("the worker did not stop a cancelled action in time")
+	// ErrUnresponsive says that the worker did not stop an action in time, or does not take what it is told. It should
+	// connect again, with what it runs.
+	ErrUnresponsive = errors.New("the worker did not do in time what it was told")
 	// ErrLeft says that the session was ended by its own Leave or Close.
 	ErrLeft = errors.New("the session was ended")
 )
 
-// A MissingError says which inputs of an action are not in the store: all that could be found, not only the
-// first. It is FAILED_PRECONDITION on the wire, with a MISSING violation for each.
-type MissingError struct {
-	Blobs []digest.Digest
-}
-
-func (e *MissingError) Error() string {
-	if len(e.Blobs) == 1 {
-		return fmt.Sprintf("input %s is missing; upload it and execute again", e.Blobs[0])
-	}
-	return fmt.Sprintf("%d inputs are missing, the first is %s; upload them and execute again", len(e.Blobs), e.Blobs[0])
+// missing returns the error of inputs that are not in the store: all that could be found, not only the first.
+func missing(blobs ...digest.Digest) error {
+	return fmt.Errorf("the action needs %w; upload what it needs and execute again", &blob.MissingError{Blobs: blobs})
 }
 
 // ErrInvalid says that a field of an action, a command or a registration makes no sense. It comes in an

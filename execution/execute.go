@@ -28,15 +28,15 @@ type Request struct {
 	StreamLogs bool // the metadata names stdout and stderr as they come
 }
 
-// Messages larger than this are not read.
+// Messages larger than this are not read. Together they fit into the 4 MiB that a worker receives at once.
 const (
 	maxAction  = 1 << 20
-	maxCommand = 16 << 20
+	maxCommand = 3<<20 - 64<<10
 )
 
 // Execute runs an action, or joins one that is running, or answers from the action cache. It returns when the
-// action is queued or better. Missing inputs are a *MissingError with all of them, malformed ones an
-// *action.FieldError that names the field. If ctx ends first, nothing is left behind.
+// action is queued or better. Missing inputs are a *blob.MissingError with all of them, malformed ones an
+// *action.FieldError that names the field; ErrBusy says that there are too many operations. If ctx ends first, nothing is left behind.
 func (s *Scheduler) Execute(ctx context.Context, r Request) (*Watch, error) {
 	a, err := s.readAction(ctx, r.Key.Action)
 	if err != nil {
@@ -51,6 +51,10 @@ func (s *Scheduler) Execute(ctx context.Context, r Request) (*Watch, error) {
 	if s.closed {
 		s.mu.Unlock()
 		return nil, ErrClosed
+	}
+	if len(s.operations)-len(s.finished) >= s.o.MaxOperations {
+		s.mu.Unlock()
+		return nil, ErrBusy
 	}
 	t := s.joined(r, a)
 	if t == nil {
@@ -196,7 +200,7 @@ func (s *Scheduler) read(ctx context.Context, t *task) {
 		a.worker.capacity.take(&a.need, -1)
 		a.need = t.need
 		a.worker.capacity.take(&a.need, 1)
-		a.limit(time.Until(a.began.Add(t.timeout + s.o.Slack)))
+		a.limit(time.Until(a.held.Add(t.timeout + s.o.Slack)))
 	}
 }
 
@@ -204,7 +208,7 @@ func (s *Scheduler) read(ctx context.Context, t *task) {
 func (s *Scheduler) refuse(t *task, err error) {
 	t.refused = err
 	for len(t.operations) > 0 {
-		t.operations[0].forget()
+		t.operations[len(t.operations)-1].forget()
 	}
 	if t.state != Done && t.state != Completing {
 		t.end(nil, nil)
@@ -239,19 +243,19 @@ func (s *Scheduler) load(ctx context.Context, t *task) (l loaded, err error) {
 	if err != nil {
 		return l, err
 	}
-	var missing digest.Set
+	var absent digest.Set
 	l.command = new(repb.Command)
 	err = s.message(ctx, "action.command_digest", name, maxCommand, l.command)
 	if errors.Is(err, blob.ErrNotFound) {
-		missing.Add(name)
+		absent.Add(name)
 	} else if err != nil {
 		return l, err
 	}
-	if l.inputs, err = s.lease(ctx, root, &missing, t.key.Action, name); err != nil {
+	if l.inputs, err = s.lease(ctx, root, &absent, t.key.Action, name); err != nil {
 		return l, err
 	}
-	if missing.Len() > 0 {
-		return l, &MissingError{Blobs: missing.List()}
+	if absent.Len() > 0 {
+		return l, missing(absent.List()...)
 	}
 	if len(l.command.GetArguments()) == 0 {
 		return l, invalid("command.arguments", "there is nothing to run")
@@ -272,7 +276,7 @@ func (s *Scheduler) readAction(ctx context.Context, d digest.Digest) (*repb.Acti
 	a := new(repb.Action)
 	err := s.message(ctx, "action_digest", d, maxAction, a)
 	if errors.Is(err, blob.ErrNotFound) {
-		return nil, &MissingError{Blobs: []digest.Digest{d}}
+		return nil, missing(d)
 	}
 	return a, err
 }

@@ -30,9 +30,9 @@
 //
 // By priority, lower numbers first; then the invocation with the fewest running actions; then the one that was
 // served longest ago; then first come. A platform that no worker has fails the operation: its ExecuteResponse
-// has the status FAILED_PRECONDITION, with a message that names the property and the closest worker. That is at
-// once if there are workers, and after UnsatisfiableTimeout if there are none, or if one that has it left or
-// drains since, or in the first Settle after the first worker came.
+// has the status FAILED_PRECONDITION, with a message that names the property and the closest worker. That is
+// after UnsatisfiableTimeout. If that is not set, it is at once if there are workers, and after a minute if there are
+// none, or if one that has it left or drains since, or in the first Settle after the first worker came.
 //
 // Errors of the request itself (a missing or malformed input) are errors of Execute, and make no operation.
 // A cancelled operation ends with Operation.error CANCELLED, everything else with an ExecuteResponse.
@@ -80,7 +80,7 @@ import (
 type Actions interface {
 	// Get returns a result with everything that it names leased, or blob.ErrNotFound.
 	Get(ctx context.Context, k action.Key) (*repb.ActionResult, error)
-	// Put makes result the result of k, or returns an *action.IncompleteError.
+	// Put makes result the result of k, or returns a *blob.MissingError.
 	Put(ctx context.Context, k action.Key, result *repb.ActionResult) error
 	// Lease leases everything that result names and returns what of it is missing.
 	Lease(ctx context.Context, f digest.Function, result *repb.ActionResult) (digest.Set, error)
@@ -92,11 +92,13 @@ type Options struct {
 	Store   blob.Store // required
 	Log     *slog.Logger
 
-	Lease                time.Duration // how long the store's yes holds; inputs are leased anew every quarter; 10 min
-	LostAfter            time.Duration // a worker that says nothing for so long is lost; 30 s
-	Grace                time.Duration // how long a worker whose connection broke may come back; 30 s
-	LeaveGrace           time.Duration // how long an operation lives that nobody waits for; 60 s
-	UnsatisfiableTimeout time.Duration // how long an action waits for a worker that has its platform; 60 s
+	Lease      time.Duration // how long the store's yes holds; inputs are leased anew every quarter; 10 min
+	LostAfter  time.Duration // a worker that says nothing for so long is lost; 30 s
+	Grace      time.Duration // how long a worker whose connection broke may come back; 30 s
+	LeaveGrace time.Duration // how long an operation lives that nobody waits for; 60 s
+	// UnsatisfiableTimeout is how long an action waits for a worker that has its platform. If it is not set: not at all
+	// if there are workers that can't, else 60 s.
+	UnsatisfiableTimeout time.Duration
 	Settle               time.Duration // how long after the first worker others may take to register; 10 s
 	WarnAfter            time.Duration // what is queued for so long is warned about; 60 s
 	MaxTimeout           time.Duration // the longest Action.timeout; also the default of actions without one; 1 h
@@ -105,6 +107,7 @@ type Options struct {
 	StoreTimeout         time.Duration // how long the store or the action cache may take to answer; 2 min
 	KeepDone             time.Duration // how long a finished operation can be asked for; 5 min
 	MaxDone              int           // how many finished operations are kept; 10,000
+	MaxOperations        int           // how many operations may be under way; 100,000
 	MaxAttempts          int           // how often an action is given to a worker in all; 3
 	Minimum              []string      // platform properties that are amounts, beside cpu and memory
 }
@@ -115,7 +118,7 @@ func (o *Options) setDefaults() {
 		want time.Duration
 	}{
 		{&o.Lease, 10 * time.Minute}, {&o.LostAfter, 30 * time.Second}, {&o.Grace, 30 * time.Second},
-		{&o.LeaveGrace, time.Minute}, {&o.UnsatisfiableTimeout, time.Minute}, {&o.Settle, 10 * time.Second},
+		{&o.LeaveGrace, time.Minute}, {&o.Settle, 10 * time.Second},
 		{&o.WarnAfter, time.Minute}, {&o.MaxTimeout, time.Hour}, {&o.Slack, 5 * time.Minute},
 		{&o.CancelGrace, 30 * time.Second}, {&o.StoreTimeout, 2 * time.Minute}, {&o.KeepDone, 5 * time.Minute},
 	} {
@@ -125,6 +128,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.MaxDone == 0 {
 		o.MaxDone = 10_000
+	}
+	if o.MaxOperations == 0 {
+		o.MaxOperations = 100_000
 	}
 	if o.MaxAttempts == 0 {
 		o.MaxAttempts = 3
@@ -145,21 +151,22 @@ type Scheduler struct {
 	going   sync.WaitGroup
 	run     string // tells this scheduler's names from those of one before it
 
-	mu          sync.Mutex
-	closed      bool
-	alarms      alarms
-	last        uint64 // the newest number given to anything
-	tasks       map[*task]struct{}
-	inflight    map[action.Key]*task // those that may be joined
-	operations  map[string]*operation
-	finished    []*operation // by the time at which they became done
-	expiry      *alarm       // of the first of them
-	platforms   map[string]*platform
-	invocations map[string]*invocation
-	workers     []*worker // in the order in which they came
-	recent      []former
-	settles     time.Time // until then workers may still be coming
-	oldLogs     oldLogs
+	mu            sync.Mutex
+	closed        bool
+	alarms        alarms
+	last          uint64 // the newest number given to anything
+	tasks         map[*task]struct{}
+	inflight      map[action.Key]*task // those that may be joined
+	operations    map[string]*operation
+	finished      []*operation // by the time at which they became done
+	finishedBytes int          // of their responses
+	expiry        *alarm       // of the first of them
+	platforms     map[string]*platform
+	invocations   map[string]*invocation
+	workers       []*worker // in the order in which they came
+	recent        []former
+	settles       time.Time // until then workers may still be coming
+	oldLogs       oldLogs
 }
 
 // New returns a scheduler without workers.

@@ -99,7 +99,7 @@ func TestMissing(t *testing.T) {
 		for n, d := range inputs {
 			lose(d)
 			_, err := r.s.Execute(context.Background(), Request{Key: k})
-			var missing *MissingError
+			var missing *blob.MissingError
 			if !errors.As(err, &missing) || len(missing.Blobs) != 1 || missing.Blobs[0] != d {
 				t.Errorf("without input %d: %v, want it named", n, err)
 			}
@@ -107,7 +107,7 @@ func TestMissing(t *testing.T) {
 		}
 		lose(inputs[1], inputs[3], inputs[4])
 		_, err := r.s.Execute(context.Background(), Request{Key: k})
-		var missing *MissingError
+		var missing *blob.MissingError
 		if !errors.As(err, &missing) || len(missing.Blobs) != 3 {
 			t.Errorf("without three inputs: %v, want three named", err)
 		}

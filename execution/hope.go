@@ -43,23 +43,29 @@ func (s *Scheduler) judge(p *platform) {
 	}
 }
 
+// patienceUnset is how long to wait for a worker, if nobody says so and there is hope.
+const patienceUnset = time.Minute
+
 // patience returns how long to wait for a worker that has p, now that none has.
 func (s *Scheduler) patience(p *platform) time.Duration {
-	if len(s.workers) == 0 {
+	if s.o.UnsatisfiableTimeout > 0 {
 		return s.o.UnsatisfiableTimeout
+	}
+	if len(s.workers) == 0 {
+		return patienceUnset
 	}
 	s.forgetFormer()
 	back := slices.ContainsFunc(s.recent, func(f former) bool { return f.capacity.satisfies(&p.need) }) ||
 		slices.ContainsFunc(s.workers, func(w *worker) bool { return w.capacity.satisfies(&p.need) })
 	if back {
-		return s.o.UnsatisfiableTimeout
+		return patienceUnset
 	}
-	return min(time.Until(s.settles), s.o.UnsatisfiableTimeout)
+	return min(time.Until(s.settles), patienceUnset)
 }
 
 // forgetFormer forgets the workers that left long ago.
 func (s *Scheduler) forgetFormer() {
-	s.recent = slices.DeleteFunc(s.recent, func(f former) bool { return time.Since(f.left) >= s.o.UnsatisfiableTimeout })
+	s.recent = slices.DeleteFunc(s.recent, func(f former) bool { return time.Since(f.left) >= patienceUnset })
 }
 
 // giveUp ends all that waits on p.

@@ -10,6 +10,7 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sarsen-build/sarsen/action"
 )
@@ -78,7 +79,7 @@ func (s *Scheduler) Cancel(name string) error {
 const maxPage = 1000
 
 // List returns the operations whose names begin with prefix and of which match, if it is set, is true of the action:
-// in the order in which they were made, up to size (0: as many as there may be), from where token says ("": from the
+// in the order in which they were made, up to size (0: as many as fit into a message), from where token says ("": from the
 // first). The next token is "" at the end. What comes and goes between pages moves nothing else.
 func (s *Scheduler) List(prefix string, match func(action.Key) bool, size int, token string) (ops []*longrunningpb.Operation, nextToken string, err error) {
 	if size <= 0 || size > maxPage {
@@ -101,10 +102,13 @@ func (s *Scheduler) List(prefix string, match func(action.Key) bool, size int, t
 		views = views[:size]
 		nextToken = views[size-1].name
 	}
-	for i := range views {
+	for i, left := 0, maxResponse; i < len(views); i++ {
 		op, err := views[i].proto()
 		if err != nil {
 			return nil, "", err
+		}
+		if left -= proto.Size(op); left < 0 && i > 0 {
+			return ops, views[i-1].name, nil
 		}
 		ops = append(ops, op)
 	}

@@ -15,6 +15,7 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"google.golang.org/grpc/codes"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 )
 
@@ -142,7 +143,7 @@ func (m *machine) execute1() {
 	}
 	w, err := m.s.Execute(context.Background(), req)
 	m.say("execute %s %v: %v", name, platform, err)
-	var missing *MissingError
+	var missing *blob.MissingError
 	if errors.As(err, &missing) {
 		return // what was evicted in between
 	}

@@ -18,6 +18,8 @@ type operation struct {
 	s        *Scheduler
 	name     string
 	task     *task
+	index    int // in the task's operations
+	bytes    int // its share of the response
 	inv      *invocation
 	priority int32
 	streams  bool // its metadata names the logs
@@ -35,7 +37,7 @@ type operation struct {
 func (s *Scheduler) operation(t *task, r Request) *operation {
 	o := &operation{
 		s: s, name: "operations/" + nameOf(s.number()), task: t, inv: s.invocation(r.Invocation),
-		priority: r.Priority, streams: r.StreamLogs, watches: map[*Watch]struct{}{},
+		priority: r.Priority, streams: r.StreamLogs, watches: map[*Watch]struct{}{}, index: len(t.operations),
 	}
 	s.operations[o.name] = o
 	t.operations = append(t.operations, o)
@@ -66,7 +68,11 @@ func (o *operation) end(resp *repb.ExecuteResponse, failed *spb.Status) {
 	o.task.drop(o)
 	s.leave(o.inv)
 	s.finished = append(s.finished, o)
-	for len(s.finished) > s.o.MaxDone {
+	if resp != nil {
+		o.bytes = o.task.share
+		s.finishedBytes += o.bytes
+	}
+	for len(s.finished) > s.o.MaxDone || s.finishedBytes > maxDoneBytes {
 		s.forgetFirst()
 	}
 	if s.expiry == nil {
@@ -75,7 +81,11 @@ func (o *operation) end(resp *repb.ExecuteResponse, failed *spb.Status) {
 	o.notify()
 }
 
+// maxDoneBytes is how large the responses of all finished operations that are kept may be.
+const maxDoneBytes = 256 << 20
+
 func (s *Scheduler) forgetFirst() {
+	s.finishedBytes -= s.finished[0].bytes
 	delete(s.operations, s.finished[0].name)
 	s.finished[0] = nil
 	s.finished = s.finished[1:]

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"google.golang.org/grpc/codes"
 )
 
@@ -146,5 +147,30 @@ func TestWarned(t *testing.T) {
 		}
 		h.Close()
 		time.Sleep(29 * time.Second)
+	})
+}
+
+// TestUnsatisfiableTimeout: if it is set, an action waits that long for a worker with its platform, whatever workers
+// there are, and runs if one comes.
+func TestUnsatisfiableTimeout(t *testing.T) {
+	bubble(t, func(o *Options) { o.UnsatisfiableTimeout = 10 * time.Minute }, func(t *testing.T, r *rig) {
+		h := r.worker("w", 1, "pool=cpu")
+		time.Sleep(r.s.o.Settle)
+		first := r.execute(r.action("a", nil, "pool=gpu"))
+		h.keep(9 * time.Minute)
+		r.stage(first, repb.ExecutionStage_QUEUED)
+		gpu := r.worker("g", 1, "pool=gpu")
+		gpu.succeed(gpu.assigned())
+		if a := r.end(first); a.resp.GetResult() == nil {
+			t.Errorf("got %v, want a result of the worker that came", a.resp)
+		}
+		gpu.Leave()
+		second := r.execute(r.action("b", nil, "pool=tpu"))
+		h.keep(9*time.Minute + 50*time.Second)
+		r.stage(second, repb.ExecutionStage_QUEUED)
+		h.keep(20 * time.Second)
+		if a := r.end(second); a.resp.GetStatus().GetCode() != int32(codes.FailedPrecondition) {
+			t.Errorf("got %v, want FAILED_PRECONDITION after ten minutes", a.resp)
+		}
 	})
 }

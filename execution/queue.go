@@ -3,6 +3,8 @@ package execution
 import (
 	"cmp"
 	"container/heap"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -50,7 +52,8 @@ type line []*entry
 type entry struct {
 	task     *task
 	inv      *invocation
-	priority int32
+	priority int32         // the lowest number of wishes
+	wishes   map[int32]int // how many operations of the invocation have which priority
 	index    int
 }
 
@@ -108,6 +111,7 @@ func (t *task) enqueue() {
 func (t *task) line(o *operation) {
 	p := t.s.platforms[t.need.key]
 	if e := t.entries[o.inv]; e != nil {
+		e.wishes[o.priority]++
 		if o.priority < e.priority {
 			e.priority = o.priority
 			heap.Fix(p.lines[o.inv], e.index)
@@ -119,7 +123,7 @@ func (t *task) line(o *operation) {
 		l = new(line)
 		p.lines[o.inv] = l
 	}
-	e := &entry{task: t, inv: o.inv, priority: o.priority}
+	e := &entry{task: t, inv: o.inv, priority: o.priority, wishes: map[int32]int{o.priority: 1}}
 	t.entries[o.inv] = e
 	heap.Push(l, e)
 }
@@ -134,18 +138,14 @@ func (t *task) unline(o *operation) {
 	if p.kept != nil {
 		t.s.refill(p.kept) // others may be more urgent now
 	}
-	wanted := false
-	for _, other := range t.operations {
-		if other == o || other.inv != o.inv {
-			continue
-		}
-		if !wanted || other.priority < e.priority {
-			e.priority = other.priority
-		}
-		wanted = true
+	if e.wishes[o.priority]--; e.wishes[o.priority] == 0 {
+		delete(e.wishes, o.priority)
 	}
-	if wanted {
-		heap.Fix(p.lines[o.inv], e.index)
+	if len(e.wishes) > 0 {
+		if _, still := e.wishes[e.priority]; !still {
+			e.priority = slices.Min(slices.Collect(maps.Keys(e.wishes)))
+			heap.Fix(p.lines[o.inv], e.index)
+		}
 		return
 	}
 	p.remove(e)

@@ -428,7 +428,22 @@ func (s *Scheduler) wrongTasks(say func(string, ...any)) {
 		if able == hope {
 			say("a queued task has a worker: %v, and an alarm as it has none: %v", able, hope)
 		}
-		for _, o := range t.operations {
+		wishes := 0
+		for _, e := range t.entries {
+			for priority, n := range e.wishes {
+				wishes += n
+				if n < 1 || priority < e.priority {
+					say("a queued task stands in line %q as %d, and is wished for %d times as %d", e.inv.id, e.priority, n, priority)
+				}
+			}
+		}
+		if wishes != len(t.operations) {
+			say("a queued task is wished for %d times, by %d operations", wishes, len(t.operations))
+		}
+		for i, o := range t.operations {
+			if o.index != i {
+				say("operation %d of a task takes itself for %d", i, o.index)
+			}
 			if e := t.entries[o.inv]; e == nil || e.priority > o.priority {
 				say("a queued task stands in line %q as %v, and its operation has priority %d", o.inv.id, e, o.priority)
 			}

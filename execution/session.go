@@ -19,6 +19,7 @@ type Registration struct {
 	Session    string                    // made by the worker's process at its start; the same at each of its connections
 	Properties []*repb.Platform_Property // what it offers; names that are no amounts may come several times
 	Slots      int                       // how many actions it runs at once
+	Draining   bool                      // it was told to drain, maybe by an earlier scheduler
 	// Running names all assignments that the worker still has: those that it runs, and those of which it has
 	// no Acknowledge. It says Complete of the latter again.
 	Running []Running
@@ -85,6 +86,12 @@ func (x *Session) end(why error) {
 	}
 }
 
+// What bounds the memory that one worker can ask for.
+const (
+	maxRunning = 10_000 // assignments that it comes back with
+	maxOutbox  = 20_000 // instructions that it does not take
+)
+
 // Connect registers a worker, or connects one anew that has the same Session. It keeps its actions as far as
 // Running names them; what Running does not name has not reached it and is queued again. Of what the scheduler
 // does not know, an action that nobody else runs is adopted: a client that executes it joins, and if none does
@@ -100,6 +107,8 @@ func (s *Scheduler) Connect(r Registration) (*Session, error) {
 		return nil, invalid("session", "a worker needs one")
 	case r.Slots < 1:
 		return nil, invalid("slots", "%d, a worker needs at least one", r.Slots)
+	case len(r.Running) > maxRunning:
+		return nil, invalid("running", "%d assignments, at most %d are taken", len(r.Running), maxRunning)
 	}
 	c, err := s.parseCapacity(r.Properties)
 	if err != nil {
@@ -128,6 +137,7 @@ func (s *Scheduler) Connect(r Registration) (*Session, error) {
 		c.used = map[string]int64{}
 	}
 	w.name, w.properties, w.slots, w.capacity = r.Name, r.Properties, r.Slots, c
+	w.draining = w.draining || r.Draining
 	w.session = &Session{s: s, w: w, wake: make(chan struct{}, 1)}
 	w.hear()
 	w.listen()
@@ -269,9 +279,6 @@ func (x *Session) Leave() {
 		w.lose("left")
 	})
 }
-
-// Drain says that the worker wants no more assignments; it goes on with what it has.
-func (x *Session) Drain() { x.live(func(w *worker) { w.drain() }) }
 
 // Close says that the connection broke. The worker may connect again within Grace.
 func (x *Session) Close() {

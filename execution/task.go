@@ -23,7 +23,7 @@ type task struct {
 	number     uint64 // who came first
 	key        action.Key
 	state      State
-	operations []*operation // not done, in the order in which they came
+	operations []*operation // not done, in no order; each knows its place
 
 	action   *repb.Action
 	command  *repb.Command
@@ -44,8 +44,9 @@ type task struct {
 	shunned  map[string]bool // sessions of workers that failed it
 	trouble  []string        // what went wrong, in words
 	// meta is what is known about the run. It is replaced, never changed: others hold it.
-	meta *repb.ExecutedActionMetadata
-	logs logs
+	meta  *repb.ExecutedActionMetadata
+	logs  logs
+	share int // bytes of the response for each operation
 }
 
 func (s *Scheduler) newTask(k action.Key) *task {
@@ -105,8 +106,11 @@ func (t *task) end(resp *repb.ExecuteResponse, failed *spb.Status) {
 	if meta := resp.GetResult().GetExecutionMetadata(); meta != nil {
 		t.meta = meta
 	}
+	if resp != nil && len(t.operations) > 0 {
+		t.share = proto.Size(resp) / len(t.operations)
+	}
 	for len(t.operations) > 0 {
-		t.operations[0].end(resp, failed)
+		t.operations[len(t.operations)-1].end(resp, failed)
 	}
 }
 
@@ -154,7 +158,11 @@ func (t *task) retry(a *assignment, reason string, code codes.Code, why string) 
 // anyway is cancelled.
 func (t *task) drop(o *operation) {
 	t.unline(o)
-	t.operations = slices.DeleteFunc(t.operations, func(other *operation) bool { return other == o })
+	last := len(t.operations) - 1
+	t.operations[o.index] = t.operations[last]
+	t.operations[o.index].index = o.index
+	t.operations[last] = nil
+	t.operations = t.operations[:last]
 	if len(t.operations) == 0 && t.state != Completing && t.state != Done {
 		t.end(nil, nil)
 	}

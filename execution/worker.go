@@ -40,10 +40,11 @@ type assignment struct {
 	worker    *worker
 	inv       *invocation // whose share it counts in
 	need      need
-	began     time.Time
-	delivered bool   // the worker was told
-	cancelled bool   // the worker is to stop
-	backstop  *alarm // rings when the worker should have answered
+	began     time.Time // as the worker says if it came with it: by its clock
+	held      time.Time // when it was made here
+	delivered bool      // the worker was told
+	cancelled bool      // the worker is to stop
+	backstop  *alarm    // rings when the worker should have answered
 }
 
 // open reports whether w takes another assignment, if that fits.
@@ -62,8 +63,18 @@ func (w *worker) lighter(v *worker) bool {
 	return w.assigned < v.assigned
 }
 
-// tell queues an instruction.
+// tell queues an instruction. A worker that lets too many of them wait loses its connection.
 func (w *worker) tell(i Instruction) {
+	if len(w.outbox) >= maxOutbox {
+		if w.session != nil {
+			w.s.o.Log.Warn("a worker does not take what it is told", "worker", w.name, "instructions", len(w.outbox))
+			w.session.end(ErrUnresponsive)
+			w.away()
+		}
+		if i.Kind == Acknowledge { // it is said again for what the worker says again
+			return
+		}
+	}
 	w.outbox = append(w.outbox, i)
 	if w.session != nil {
 		w.session.notify()
@@ -89,7 +100,8 @@ func (s *Scheduler) assign(w *worker, e *entry) {
 
 // hold makes an assignment and takes what it uses. It counts for v, which may be nil.
 func (s *Scheduler) hold(w *worker, t *task, id string, v *invocation) *assignment {
-	a := &assignment{id: id, number: s.number(), task: t, worker: w, need: t.need, began: time.Now()}
+	now := time.Now()
+	a := &assignment{id: id, number: s.number(), task: t, worker: w, need: t.need, began: now, held: now}
 	w.assignments[id] = a
 	w.assigned = a.number
 	w.capacity.take(&a.need, 1)

@@ -249,13 +249,13 @@ func (h *handler) putResult(w *response, r *http.Request, n name) error {
 
 // explain names what a result lacks, and tells a malformed result from a failing store.
 func explain(err error) error {
-	if i, ok := errors.AsType[*action.IncompleteError](err); ok {
+	if i, ok := errors.AsType[*blob.MissingError](err); ok {
 		var b strings.Builder
-		b.WriteString(i.Error()) // which names the first
-		for _, d := range i.Missing[1:min(len(i.Missing), maxNamed)] {
+		b.WriteString(err.Error()) // which names the first
+		for _, d := range i.Blobs[1:min(len(i.Blobs), maxNamed)] {
 			fmt.Fprintf(&b, "\nalso missing: %s", d)
 		}
-		if more := len(i.Missing) - maxNamed; more > 0 {
+		if more := len(i.Blobs) - maxNamed; more > 0 {
 			fmt.Fprintf(&b, "\nand %d more", more)
 		}
 		return refuse(http.StatusPreconditionFailed, "%s", b.String())

@@ -8,7 +8,6 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 )
@@ -62,7 +61,7 @@ func statusOf(err error) int {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r.code
 	}
-	if _, ok := errors.AsType[*action.IncompleteError](err); ok {
+	if _, ok := errors.AsType[*blob.MissingError](err); ok {
 		return http.StatusPreconditionFailed
 	}
 	for _, c := range codes {

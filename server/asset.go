@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -135,21 +134,8 @@ func (a *assets) push(ctx context.Context, k asset.Kind, req pushRequest, field 
 	if pushed.References.Directories, err = digestsOf(name.Function, "references_directories", req.GetReferencesDirectories()); err != nil {
 		return err
 	}
-	err = a.index.Push(ctx, name, req.GetUris(), pushed)
-	if incomplete := (*action.IncompleteError)(nil); errors.As(err, &incomplete) {
-		return &incompleteAsset{incomplete}
-	}
-	return err
+	return a.index.Push(ctx, name, req.GetUris(), pushed)
 }
-
-// An incompleteAsset is an IncompleteError in an asset's words.
-type incompleteAsset struct{ *action.IncompleteError }
-
-func (e *incompleteAsset) Error() string {
-	return fmt.Sprintf("the asset needs blob %s, which is missing, and %d more; upload what it needs before it is pushed", e.Missing[0], len(e.Missing)-1)
-}
-
-func (e *incompleteAsset) Unwrap() error { return e.IncompleteError }
 
 // assetName checks what names an asset. A request without URIs is how clients ask whether they would be
 // served: BuildStream wants INVALID_ARGUMENT for it, and nothing else.

@@ -108,6 +108,7 @@ func (b *bots) UpdateBotSession(ctx context.Context, req *pb.UpdateBotSessionReq
 	}
 	one.mu.Lock()
 	defer one.mu.Unlock()
+	one.session.Heartbeat(execution.Load{}) // this poll may last nearly as long as the scheduler waits
 	one.hear(said)
 	if said.GetStatus() == pb.BotStatus_BOT_TERMINATING {
 		one.session.Leave()
@@ -186,11 +187,16 @@ func (o *bot) hear(said *pb.BotSession) {
 			delete(o.leases, l.Id)
 		}
 	}
-	for id, l := range o.leases { // what a bot is told to cancel, it may just drop
-		if l.State == pb.LeaseState_CANCELLED && !has[id] {
-			o.session.Complete(id, &repb.ExecuteResponse{Status: status.New(codes.Canceled, "cancelled").Proto()})
-			delete(o.leases, id)
+	for id, l := range o.leases {
+		ended := status.New(codes.Canceled, "cancelled") // what a bot is told to cancel, it may just drop
+		switch {
+		case has[id] || l.State == pb.LeaseState_PENDING:
+			continue
+		case l.State == pb.LeaseState_ACTIVE:
+			ended = status.New(codes.Unavailable, "the bot has the lease no more and did not say how it ended")
 		}
+		o.session.Complete(id, &repb.ExecuteResponse{Status: ended.Proto()})
+		delete(o.leases, id)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -13,6 +12,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/execution"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // table says which gRPC code each error of the floors below becomes. The first match counts.
@@ -23,6 +23,7 @@ var table = []struct {
 	{blob.ErrNotFound, codes.NotFound},
 	{blob.ErrMismatch, codes.InvalidArgument},
 	{blob.ErrFull, codes.ResourceExhausted},
+	{execution.ErrBusy, codes.ResourceExhausted},
 	// What can never fit is what max_cas_blob_size_bytes is about: "Servers SHOULD reject blob uploads
 	// over the limit with response code INVALID_ARGUMENT". RESOURCE_EXHAUSTED would be tried again.
 	{blob.ErrTooLarge, codes.InvalidArgument},
@@ -41,13 +42,13 @@ func codeOf(err error) codes.Code {
 	if errors.As(err, &s) {
 		return s.GRPCStatus().Code()
 	}
+	if missingOf(err) != nil { // which is more than NOT_FOUND
+		return codes.FailedPrecondition
+	}
 	for _, row := range table {
 		if errors.Is(err, row.err) {
 			return row.code
 		}
-	}
-	if missingOf(err) != nil {
-		return codes.FailedPrecondition
 	}
 	// A field that is wrong in a way that no store reported is the caller's mistake.
 	var field *action.FieldError
@@ -71,20 +72,17 @@ func statusError(err error) error {
 	if missing == nil {
 		return status.ErrorProto(st)
 	}
-	withDetails, detailErr := status.FromProto(st).WithDetails(violations(missing, maxViolations))
+	withDetails, detailErr := status.FromProto(st).WithDetails(upstream.Violations(missing, maxViolations))
 	if detailErr != nil {
 		return status.ErrorProto(st)
 	}
 	return withDetails.Err()
 }
 
-// missingOf returns the blobs of which err says that they are missing, nil if it says something else.
+// missingOf returns the blobs of which err says that something needs them, nil if it says something else.
 func missingOf(err error) []digest.Digest {
-	if incomplete := (*action.IncompleteError)(nil); errors.As(err, &incomplete) {
-		return incomplete.Missing
-	}
-	if inputs := (*execution.MissingError)(nil); errors.As(err, &inputs) {
-		return inputs.Blobs
+	if missing := (*blob.MissingError)(nil); errors.As(err, &missing) {
+		return missing.Blobs
 	}
 	return nil
 }
@@ -92,19 +90,6 @@ func missingOf(err error) []digest.Digest {
 // maxViolations bounds the detail that travels in a header, which proxies and clients bound too:
 // gRPC's Java and C++ clients take 8 KiB of them by default.
 const maxViolations = 40
-
-// violations says which blobs are missing, in the form that the comment on Execute gives: a
-// violation of type MISSING for each, whose subject is its resource name without the instance.
-func violations(missing []digest.Digest, most int) *errdetails.PreconditionFailure {
-	f := new(errdetails.PreconditionFailure)
-	for _, d := range missing[:min(len(missing), most)] {
-		f.Violations = append(f.Violations, &errdetails.PreconditionFailure_Violation{
-			Type:    "MISSING",
-			Subject: resource{digest: d}.String(),
-		})
-	}
-	return f
-}
 
 // itemStatus returns err as the status of one item of a batch. OK is a Status without fields, which
 // all items share.

@@ -37,7 +37,7 @@ func TestCodes(t *testing.T) {
 		{wrapped(context.DeadlineExceeded), codes.DeadlineExceeded},
 		{wrapped(errors.New("input/output error")), codes.Internal},
 		{errors.New("anything"), codes.Internal},
-		{&action.IncompleteError{Missing: []digest.Digest{d}}, codes.FailedPrecondition},
+		{&blob.MissingError{Blobs: []digest.Digest{d}}, codes.FailedPrecondition},
 		{&action.FieldError{Field: "stdout_raw", Err: errors.New("no Tree")}, codes.InvalidArgument},
 		{&action.FieldError{Field: "stdout_raw", Err: wrapped(blob.ErrMismatch)}, codes.InvalidArgument},
 		{&action.FieldError{Field: "tree_digest", Err: wrapped(errors.New("input/output error"))}, codes.Internal},
@@ -56,7 +56,7 @@ func TestViolationsBounded(t *testing.T) {
 	for i := range 5000 {
 		missing = append(missing, digest.BLAKE3.Of(pattern(i+1, 1)))
 	}
-	st := status.Convert(statusError(&action.IncompleteError{Missing: missing}))
+	st := status.Convert(statusError(&blob.MissingError{Blobs: missing}))
 	f := st.Details()[0].(*errdetails.PreconditionFailure)
 	if got := len(f.GetViolations()); got != maxViolations {
 		t.Errorf("violations: got %d, want %d", got, maxViolations)

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/sarsen-build/sarsen/execution"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // executions answers Execution and Operations from the scheduler.
@@ -73,11 +74,18 @@ func (e *executions) WaitExecution(req *repb.WaitExecutionRequest, stream repb.E
 // errStopping sends clients to the next server, where they execute again.
 var errStopping = status.Error(codes.Unavailable, "the server is shutting down; execute again")
 
+// untilStop returns a context that also ends when Stop begins, with errStopping as its cause: a call that waits for
+// an action would hold up the stop.
+func (s *Server) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stopped := context.AfterFunc(s.stopping, func() { cancel(errStopping) })
+	return ctx, func() { stopped(); cancel(nil) }
+}
+
 func (e *executions) follow(ctx context.Context, w *execution.Watch, stream grpc.ServerStreamingServer[longrunning.Operation]) error {
 	defer w.Close()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(e.stopping, func() { cancel(errStopping) })()
+	ctx, cancel := e.untilStop(ctx)
+	defer cancel()
 	for {
 		op, err := w.Next(ctx)
 		switch {
@@ -127,11 +135,15 @@ func (e *executions) WaitOperation(ctx context.Context, req *longrunning.WaitOpe
 		return nil, err
 	}
 	defer w.Close()
-	waiting, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := e.untilStop(ctx)
 	defer cancel()
+	waiting, done := context.WithTimeout(ctx, limit)
+	defer done()
 	for {
 		op, err := w.Next(waiting)
 		switch {
+		case err != nil && context.Cause(ctx) == errStopping:
+			return nil, errStopping
 		case err != nil && ctx.Err() == nil:
 			return e.scheduler.Get(req.GetName())
 		case err != nil:
@@ -150,11 +162,11 @@ func (e *executions) DeleteOperation(context.Context, *longrunning.DeleteOperati
 // manyMissing returns the operation that says that more inputs are missing than an error's details may name:
 // those travel in a header.
 func manyMissing(err error) (*longrunning.Operation, bool) {
-	missing := (*execution.MissingError)(nil)
-	if !errors.As(err, &missing) || len(missing.Blobs) <= maxViolations {
+	missing := missingOf(err)
+	if len(missing) <= maxViolations {
 		return nil, false
 	}
-	st, detailErr := status.New(codes.FailedPrecondition, missing.Error()).WithDetails(violations(missing.Blobs, len(missing.Blobs)))
+	st, detailErr := status.New(codes.FailedPrecondition, err.Error()).WithDetails(upstream.Violations(missing, len(missing)))
 	if detailErr != nil {
 		return nil, false
 	}
@@ -175,12 +187,16 @@ func (b *byteStream) readLog(req *bytestream.ReadRequest, stream bytestream.Byte
 		return err
 	}
 	log.From(req.GetReadOffset())
+	ctx, cancel := b.untilStop(stream.Context())
+	defer cancel()
 	for {
-		data, _, err := log.Next(stream.Context(), chunkSize)
-		if errors.Is(err, io.EOF) {
+		data, _, err := log.Next(ctx, chunkSize)
+		switch {
+		case errors.Is(err, io.EOF):
 			return nil
-		}
-		if err != nil {
+		case err != nil && context.Cause(ctx) == errStopping:
+			return errStopping
+		case err != nil:
 			return err
 		}
 		if err := stream.Send(&bytestream.ReadResponse{Data: data}); err != nil {

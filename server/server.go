@@ -62,6 +62,8 @@ const (
 	maxMessage = 4<<20 - 16<<10
 	// maxBatch is the most that the blobs of one batch may sum up to, in bytes.
 	maxBatch = 4<<20 - 64<<10
+	// maxStreams is how many calls of one connection may be under way; a client makes the others wait.
+	maxStreams = 20_000
 	// chunkSize is how much of a blob one ReadResponse carries, in bytes.
 	chunkSize = 1 << 20
 
@@ -140,6 +142,7 @@ func New(o Options) *Server {
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxReceive),
 		grpc.MaxSendMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connectionWindow),
 		grpc.ReadBufferSize(64<<10),

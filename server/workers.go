@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
@@ -76,13 +77,17 @@ func registration(r *pb.Registration) (execution.Registration, error) {
 	if r == nil {
 		return execution.Registration{}, invalid("message: the first one must be a registration")
 	}
-	reg := execution.Registration{Name: r.Name, Session: r.Session, Properties: r.Properties, Slots: int(r.Slots)}
+	reg := execution.Registration{Name: r.Name, Session: r.Session, Properties: r.Properties, Slots: int(r.Slots), Draining: r.Draining}
 	for _, running := range r.Running {
 		key, err := actionKey(running.InstanceName, running.DigestFunction, running.ActionDigest)
 		if err != nil {
 			return reg, inField("registration.running", err)
 		}
-		reg.Running = append(reg.Running, execution.Running{ID: running.Id, Key: key, Started: running.Started.AsTime()})
+		one := execution.Running{ID: running.Id, Key: key}
+		if running.Started != nil {
+			one.Started = running.Started.AsTime()
+		}
+		reg.Running = append(reg.Running, one)
 	}
 	return reg, nil
 }
@@ -140,7 +145,30 @@ func instruction(i execution.Instruction) *pb.ToWorker {
 	}}}
 }
 
-// List returns the workers with what they run.
+// Of each action, List says so many operations, and so many bytes of the command: commands of a megabyte
+// would not fit into a message together.
+const (
+	maxListed = 4
+	maxShown  = 256
+)
+
+// begins returns the beginning of a command.
+func begins(arguments []string) (short []string) {
+	left := maxShown
+	for _, a := range arguments {
+		if left <= 0 {
+			return append(short, "...")
+		}
+		if len(a) > left {
+			a = strings.ToValidUTF8(a[:left], "") + "..."
+		}
+		short = append(short, a)
+		left -= len(a) + 1
+	}
+	return short
+}
+
+// List returns the workers with what they run, and how their commands begin.
 func (w *workers) List(context.Context, *pb.ListRequest) (*pb.ListResponse, error) {
 	list := new(pb.ListResponse)
 	for _, info := range w.scheduler.Workers() {
@@ -153,8 +181,8 @@ func (w *workers) List(context.Context, *pb.ListRequest) (*pb.ListResponse, erro
 		}
 		for _, r := range info.Running {
 			one.Tasks = append(one.Tasks, &pb.Task{
-				Operations: r.Operations, ActionDigest: wireDigest(r.Key.Action), Stage: r.State.String(),
-				Started: timestamppb.New(r.Since), Arguments: r.Command, Attempt: int32(r.Attempt),
+				Operations: r.Operations[:min(len(r.Operations), maxListed)], ActionDigest: wireDigest(r.Key.Action), Stage: r.State.String(),
+				Started: timestamppb.New(r.Since), Arguments: begins(r.Command), Attempt: int32(r.Attempt),
 			})
 		}
 		list.Workers = append(list.Workers, one)

@@ -5,6 +5,7 @@ import (
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/google/uuid"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
@@ -22,6 +23,17 @@ func FromProto(f digest.Function, p *repb.Digest) (digest.Digest, error) {
 		return digest.Digest{}, fmt.Errorf("%w: size %d is negative", digest.ErrSyntax, p.GetSizeBytes())
 	}
 	return digest.New(f, p.GetHash(), p.GetSizeBytes())
+}
+
+// Violations says which blobs are missing in the form that the comment on Execute gives, for the details of a
+// FAILED_PRECONDITION: a violation of type MISSING for each, whose subject is its resource name without the
+// instance. At most most of them are said.
+func Violations(missing []digest.Digest, most int) *errdetails.PreconditionFailure {
+	f := new(errdetails.PreconditionFailure)
+	for _, d := range missing[:min(len(missing), most)] {
+		f.Violations = append(f.Violations, &errdetails.PreconditionFailure_Violation{Type: "MISSING", Subject: "blobs/" + d.String()})
+	}
+	return f
 }
 
 // function returns f as REAPI has it; the numbers are the same.

@@ -23,22 +23,9 @@ const (
 	maxDirectoryBytes = 1 << 30
 )
 
-// A MissingError says which directories of a tree the server lacks. errors.Is finds blob.ErrNotFound.
-type MissingError struct {
-	Root  digest.Digest
-	Blobs []digest.Digest // all that are known to be missing; what is below them is not known
-}
-
-func (e *MissingError) Error() string {
-	return fmt.Sprintf("tree %s: %d directories are missing, the first is %s", e.Root, len(e.Blobs), e.Blobs[0])
-}
-
-// Unwrap returns what it comes to.
-func (e *MissingError) Unwrap() error { return blob.ErrNotFound }
-
 // Tree returns every directory of the tree below root, the root included, each distinct one once. What
 // one GetTree leaves out, or a server without GetTree, is asked for in batches, level by level. It
-// returns *MissingError if directories are missing, and blob.ErrInvalid for what is no tree.
+// returns a *blob.MissingError if directories are missing, which says nothing of what is below them, and blob.ErrInvalid for what is no tree.
 func (s *Store) Tree(ctx context.Context, root digest.Digest) (map[digest.Digest]*repb.Directory, error) {
 	if err := sized("get tree", root); err != nil {
 		return nil, err
@@ -62,7 +49,7 @@ func (s *Store) Tree(ctx context.Context, root digest.Digest) (map[digest.Digest
 		level = next
 	}
 	if len(w.missing) > 0 {
-		return nil, &MissingError{root, w.missing}
+		return nil, fmt.Errorf("tree %s names %w", root, &blob.MissingError{Blobs: w.missing})
 	}
 	return w.found, nil
 }

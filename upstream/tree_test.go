@@ -100,7 +100,7 @@ func TestTreeMissing(t *testing.T) {
 	_, data := directory(t, "top", r.put(here), y)
 	root := r.put(data)
 	_, err := r.store.Tree(t.Context(), root)
-	var missing *upstream.MissingError
+	var missing *blob.MissingError
 	if !errors.As(err, &missing) || len(missing.Blobs) != 2 || missing.Blobs[0] == missing.Blobs[1] || !errors.Is(err, blob.ErrNotFound) {
 		t.Fatalf("got %v, want x and y missing", err)
 	}

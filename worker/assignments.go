@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
@@ -19,7 +21,7 @@ import (
 func (w *Worker) registration() *pb.Registration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	reg := &pb.Registration{Name: w.Name, Session: w.session, Properties: w.Properties, Slots: int32(w.Slots), Version: w.Version}
+	reg := &pb.Registration{Name: w.Name, Session: w.session, Properties: w.Properties, Slots: int32(w.Slots), Version: w.Version, Draining: w.draining}
 	for _, t := range w.tasks {
 		if t.ActionDigest == nil {
 			continue // a cancellation of what does not run here
@@ -63,6 +65,14 @@ func (w *Worker) begin(ctx context.Context, a *pb.Assignment) {
 		return
 	}
 	w.tasks[a.Id] = t
+	if a.Id != filepath.Base(a.Id) || a.Id == "." || !filepath.IsLocal(a.Id) { // it names the work directory
+		cancel()
+		t.done = &pb.Completion{Id: a.Id, Response: &repb.ExecuteResponse{
+			Status: status.Newf(codes.Internal, "assignment.id %q is not the name of a file", a.Id).Proto(),
+		}}
+		w.wake()
+		return
+	}
 	w.running.Go(func() {
 		defer cancel()
 		w.run(ctx, t)
@@ -82,8 +92,16 @@ func (w *Worker) cancel(id string) {
 	t.cancel()
 }
 
+// maxAnswer is how large a completion may be, in bytes: the scheduler receives messages of 16 MiB, and has something to
+// say itself about results that are larger than its clients receive.
+const maxAnswer = 8 << 20
+
 // finish makes the completion of t known, now or in the next stream.
 func (w *Worker) finish(t *task, response *repb.ExecuteResponse) {
+	if n := proto.Size(response); n > maxAnswer { // it would break each stream in which it is said
+		response = &repb.ExecuteResponse{Status: status.Newf(codes.FailedPrecondition,
+			"the result of the action has %d bytes, at most %d can be answered; name directories as outputs instead of the files in them", n, maxAnswer).Proto()}
+	}
 	w.mu.Lock()
 	t.done = &pb.Completion{Id: t.Id, Response: response}
 	w.mu.Unlock()
@@ -107,7 +125,8 @@ func (w *Worker) unsay() {
 	w.wake()
 }
 
-// sayCompleted sends the completions that were not said in this stream.
+// sayCompleted sends the completions that were not said in this stream. What was to be said before goes first: of an
+// action that has ended the scheduler wants to hear nothing more.
 func (w *Worker) sayCompleted(stream pb.Workers_ConnectClient) error {
 	w.mu.Lock()
 	var news []*pb.Completion
@@ -118,6 +137,16 @@ func (w *Worker) sayCompleted(stream pb.Workers_ConnectClient) error {
 		}
 	}
 	w.mu.Unlock()
+	for more := true; more; {
+		select {
+		case m := <-w.out:
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		default:
+			more = false
+		}
+	}
 	for _, c := range news {
 		if err := stream.Send(&pb.FromWorker{Message: &pb.FromWorker_Completion{Completion: c}}); err != nil {
 			return err
@@ -126,12 +155,13 @@ func (w *Worker) sayCompleted(stream pb.Workers_ConnectClient) error {
 	return nil
 }
 
-// say sends m soon, or drops it if there is no stream or too much to say.
-func (w *Worker) say(m *pb.FromWorker) {
+// say sends m soon, or returns false if there is no stream or too much to say.
+func (w *Worker) say(m *pb.FromWorker) bool {
 	select {
 	case w.out <- m:
+		return true
 	default:
-		w.Log.Debug("a message to the scheduler was dropped")
+		return false
 	}
 }
 

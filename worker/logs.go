@@ -16,7 +16,8 @@ const (
 	logChunk = 64 << 10
 )
 
-// follow tells the scheduler what the command prints, until ctx ends, and then the rest.
+// follow tells the scheduler what the command prints, until ctx ends, and then the rest. What can't be said yet is
+// said later, so that nothing is missing in the middle; what can't be said at the end comes with the result.
 func (r *run) follow(ctx context.Context) {
 	tick := time.NewTicker(logTick)
 	defer tick.Stop()
@@ -39,7 +40,10 @@ func (r *run) follow(ctx context.Context) {
 
 func (r *run) sayLog(t *tail, name string, isStderr bool) {
 	for data := t.next(r.log(name)); len(data) > 0; data = t.next(r.log(name)) {
-		r.worker.say(&pb.FromWorker{Message: &pb.FromWorker_Log{Log: &pb.LogChunk{Id: r.task.Id, Stderr: isStderr, Data: data}}})
+		if !r.worker.say(&pb.FromWorker{Message: &pb.FromWorker_Log{Log: &pb.LogChunk{Id: r.task.Id, Stderr: isStderr, Data: data}}}) {
+			return
+		}
+		t.at += int64(len(data))
 	}
 }
 
@@ -50,6 +54,7 @@ type tail struct {
 	buf  []byte
 }
 
+// next returns what comes at t.at, as far as there is any.
 func (t *tail) next(name string) []byte {
 	if t.file == nil {
 		t.file, _ = os.Open(name) // it may not be there yet
@@ -64,7 +69,6 @@ func (t *tail) next(name string) []byte {
 	if err != nil && err != io.EOF {
 		return nil
 	}
-	t.at += int64(n)
 	return bytes.Clone(t.buf[:n]) // it is sent later
 }
 

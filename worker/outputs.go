@@ -15,7 +15,8 @@ import (
 	"github.com/sarsen-build/sarsen/worker/sandbox"
 )
 
-// collect stores what the command left, and what it printed.
+// collect stores what the command left, and what it printed. If outputs are refused, what was printed comes all the
+// same, with the error: it may say why they are what they are.
 func (r *run) collect(ctx context.Context, f digest.Function, outcome sandbox.Outcome) (*repb.ActionResult, error) {
 	r.meta.OutputUploadStartTimestamp = timestamppb.Now()
 	defer func() { r.meta.OutputUploadCompletedTimestamp = timestamppb.Now() }()
@@ -24,14 +25,19 @@ func (r *run) collect(ctx context.Context, f digest.Function, outcome sandbox.Ou
 		Absolute: repb.SymlinkAbsolutePathStrategy_ALLOWED, // as the server's capabilities say
 		Seen:     []string{r.worker.Runner.Home()},
 	})
-	if err != nil {
+	var refused error
+	if errors.Is(err, collect.ErrRefused) || errors.Is(err, collect.ErrLimit) {
+		result, refused = new(repb.ActionResult), err
+	} else if err != nil {
 		return nil, err
 	}
 	if result.StdoutDigest, result.StdoutRaw, err = r.collectLog(ctx, f, "stdout"); err != nil {
 		return nil, err
 	}
-	result.StderrDigest, result.StderrRaw, err = r.collectLog(ctx, f, "stderr")
-	return result, err
+	if result.StderrDigest, result.StderrRaw, err = r.collectLog(ctx, f, "stderr"); err != nil {
+		return nil, err
+	}
+	return result, refused
 }
 
 // maxInline is how much of what was printed comes with the result, in bytes for each of the two logs.

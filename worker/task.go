@@ -7,10 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -18,10 +18,10 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
+	"github.com/sarsen-build/sarsen/upstream"
 	"github.com/sarsen-build/sarsen/worker/collect"
 	"github.com/sarsen-build/sarsen/worker/persist"
 	"github.com/sarsen-build/sarsen/worker/sandbox"
-	"github.com/sarsen-build/sarsen/worker/stage"
 )
 
 // maxLog is how much of stdout and of stderr is kept, in bytes each.
@@ -86,14 +86,20 @@ func (r *run) do(ctx context.Context) (*repb.ActionResult, error) {
 		return nil, err
 	}
 	result, err := r.collect(ctx, f, outcome)
-	if err != nil {
-		return nil, err
+	if result != nil {
+		result.ExitCode = int32(outcome.ExitCode)
+		if outcome.TimedOut {
+			err = &timeoutError{r.timeout()}
+		}
 	}
-	result.ExitCode = int32(outcome.ExitCode)
-	if outcome.TimedOut {
-		return result, status.Errorf(codes.DeadlineExceeded, "the action ran longer than its timeout of %s", r.timeout())
-	}
-	return result, nil
+	return result, err
+}
+
+// A timeoutError says that the command ran too long. No other error is DEADLINE_EXCEEDED for a client.
+type timeoutError struct{ limit time.Duration }
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("the action ran longer than its timeout of %s", e.limit)
 }
 
 // stage brings the inputs and what the command expects to be there.
@@ -192,15 +198,18 @@ func (r *run) remove() error {
 
 // statusOf returns what the scheduler is told. What is the machine's fault may be tried elsewhere.
 func statusOf(err error) *status.Status {
-	var missing *stage.MissingError
+	var missing *blob.MissingError
+	var timeout *timeoutError
 	switch {
+	case errors.As(err, &timeout):
+		return status.New(codes.DeadlineExceeded, err.Error())
 	case errors.As(err, &missing):
-		return missingStatus(missing.Blobs)
+		return missingStatus(err, missing.Blobs)
 	case errors.Is(err, blob.ErrInvalid):
 		return status.New(codes.InvalidArgument, err.Error())
 	case errors.Is(err, context.Canceled):
 		return status.New(codes.Canceled, "the action was cancelled")
-	case errors.Is(err, blob.ErrFull):
+	case errors.Is(err, blob.ErrFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return status.New(codes.ResourceExhausted, err.Error())
 	case errors.Is(err, collect.ErrRefused), errors.Is(err, collect.ErrLimit):
 		return status.New(codes.FailedPrecondition, err.Error())
@@ -209,22 +218,20 @@ func statusOf(err error) *status.Status {
 	case errors.Is(err, sandbox.ErrSpec):
 		return status.New(codes.InvalidArgument, err.Error())
 	}
-	if s, ok := status.FromError(err); ok {
-		return s
+	switch s := status.Convert(err); s.Code() {
+	case codes.InvalidArgument, codes.ResourceExhausted, codes.Internal, codes.Unimplemented, codes.PermissionDenied, codes.Unauthenticated:
+		return status.New(s.Code(), err.Error())
 	}
 	return status.New(codes.Unavailable, err.Error())
 }
 
+// maxViolations is how many missing blobs an answer names: it must fit into a message.
+const maxViolations = 10_000
+
 // missingStatus says which blobs are not there, as remote_execution.proto wants it of Execute.
-func missingStatus(blobs []digest.Digest) *status.Status {
-	failure := new(errdetails.PreconditionFailure)
-	for _, d := range blobs {
-		failure.Violations = append(failure.Violations, &errdetails.PreconditionFailure_Violation{
-			Type: "MISSING", Subject: "blobs/" + d.String(),
-		})
-	}
-	s := status.New(codes.FailedPrecondition, fmt.Sprintf("%d input blobs are missing", len(blobs)))
-	if with, err := s.WithDetails(failure); err == nil {
+func missingStatus(err error, blobs []digest.Digest) *status.Status {
+	s := status.New(codes.FailedPrecondition, err.Error())
+	if with, err := s.WithDetails(upstream.Violations(blobs, maxViolations)); err == nil {
 		return with
 	}
 	return s

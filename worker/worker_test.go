@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -260,8 +261,9 @@ func testFailures(t *testing.T, r *rig) {
 	}{
 		{"echo before; exit 7", 0, codes.OK, 7},
 		{"echo before; kill -SEGV $$", 0, codes.OK, 128 + 11},
-		{"echo before; exec sleep 600", time.Second, codes.DeadlineExceeded, -1},
+		{"echo before; exec sleep 600", 2 * time.Second, codes.DeadlineExceeded, -1},
 		{"echo before; mkfifo out", 0, codes.FailedPrecondition, -1},
+		{"echo before; mkfifo out; exec sleep 600", 2 * time.Second, codes.DeadlineExceeded, -1},
 	} {
 		d := r.shell(test.script, test.timeout, "out")
 		for range 2 {
@@ -272,7 +274,7 @@ func testFailures(t *testing.T, r *rig) {
 			if test.exit >= 0 && got.GetResult().GetExitCode() != test.exit {
 				t.Errorf("%s: got exit code %d, want %d", test.script, got.GetResult().GetExitCode(), test.exit)
 			}
-			if test.code != codes.FailedPrecondition && string(got.GetResult().GetStdoutRaw()) != "before\n" {
+			if string(got.GetResult().GetStdoutRaw()) != "before\n" {
 				t.Errorf("%s: got %q on stdout, want what came before", test.script, got.GetResult().GetStdoutRaw())
 			}
 		}
@@ -360,4 +362,35 @@ func testLog(t *testing.T, r *rig) {
 		t.Fatal(err)
 	}
 	r.end(stream)
+}
+
+// TestWholeLog: who reads what an action prints gets all of it, also what it prints just before it ends.
+func TestWholeLog(t *testing.T) {
+	r := newRig(t, false)
+	r.work("one")
+	release := filepath.Join(t.TempDir(), "release")
+	for n := range 10 {
+		stream := r.begin(r.shell("echo early "+fmt.Sprint(n)+"; while ! [ -e "+release+" ]; do sleep 0.05; done; seq 60000", 0))
+		meta := new(repb.ExecuteOperationMetadata)
+		r.until(stream, func(op *longrunning.Operation) bool { return op.Metadata.UnmarshalTo(meta) == nil })
+		log, err := r.scheduler.OpenLog(meta.StdoutStreamName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		for err == nil {
+			var data []byte
+			if data, _, err = log.Next(t.Context(), 1<<20); len(got) == 0 && len(data) > 0 {
+				if err := os.WriteFile(release, nil, 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got = append(got, data...)
+		}
+		want := r.read(r.end(stream).Result.StdoutDigest)
+		if string(got) != want {
+			t.Fatalf("read %d bytes while it ran, it printed %d", len(got), len(want))
+		}
+		_ = os.Remove(release)
+	}
 }

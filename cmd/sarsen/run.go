@@ -149,7 +149,9 @@ func (s *services) start(ctx context.Context) (err error) {
 // wire makes the servers on the open store.
 func (s *services) wire() {
 	actions := action.New(s.store, s.store)
-	s.scheduler = execution.New(execution.Options{Actions: actions, Store: s.store, Lease: s.config.Lease, Log: s.log})
+	s.scheduler = execution.New(execution.Options{
+		Actions: actions, Store: s.store, Lease: s.config.Lease, UnsatisfiableTimeout: s.config.UnsatisfiableTimeout, Log: s.log,
+	})
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		numbers[segment.Stats]{storeNumbers, s.store.Stats}, numbers[execution.Stats]{executionNumbers, s.scheduler.Stats})

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/client"
@@ -39,11 +40,15 @@ type workerSettings struct {
 	properties []string
 }
 
-// workerDial keeps gRPC's own pauses between attempts short: a worker has its own.
-var workerDial = grpc.WithConnectParams(grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
-	MinConnectTimeout: 10 * time.Second,
-})
+// workerDial keeps gRPC's own pauses between attempts short, since a worker has its own, and finds out within 30 s
+// that the other end is gone without a word.
+var workerDial = []grpc.DialOption{
+	grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
+		MinConnectTimeout: 10 * time.Second,
+	}),
+	grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true}),
+}
 
 func newWorkerCommand() *cobra.Command {
 	w := workerSettings{}
@@ -77,7 +82,7 @@ lets a worker finish first.`,
 			if err != nil {
 				return &usageError{fmt.Errorf("--scheduler: %w", err)}
 			}
-			conn, err := target.Connect(workerDial)
+			conn, err := target.Connect(workerDial...)
 			if err != nil {
 				return err
 			}

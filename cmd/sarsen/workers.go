@@ -97,10 +97,10 @@ func printWorkers(w io.Writer, workers []*pb.Worker) error {
 		if k.Load != nil {
 			load = fmt.Sprintf("%.0f%%", 100**k.Load)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d/%d\t%s\t\n", k.Name, state, len(k.Tasks), k.Slots, load)
+		fmt.Fprintf(t, "%s\t%s\t%d/%d\t%s\t\n", printable(k.Name), state, len(k.Tasks), k.Slots, load)
 		for _, task := range k.Tasks {
 			since := time.Since(task.Started.AsTime()).Round(time.Second)
-			fmt.Fprintf(t, "\t\t\t\t%s for %s: %.60s (action %.12s)\n", task.Stage, since, strings.Join(task.Arguments, " "), task.ActionDigest.GetHash())
+			fmt.Fprintf(t, "\t\t\t\t%s for %s: %.60s (action %.12s)\n", task.Stage, since, printable(strings.Join(task.Arguments, " ")), task.ActionDigest.GetHash())
 		}
 	}
 	return t.Flush()

@@ -312,9 +312,11 @@ type Registration struct {
 	// properties may name one property several times, with a value each.
 	Properties []*v2.Platform_Property `protobuf:"bytes,3,rep,name=properties,proto3" json:"properties,omitempty"`
 	// slots is how many actions it runs at once, at least 1.
-	Slots         int32      `protobuf:"varint,4,opt,name=slots,proto3" json:"slots,omitempty"`
-	Running       []*Running `protobuf:"bytes,5,rep,name=running,proto3" json:"running,omitempty"`
-	Version       string     `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Slots   int32      `protobuf:"varint,4,opt,name=slots,proto3" json:"slots,omitempty"`
+	Running []*Running `protobuf:"bytes,5,rep,name=running,proto3" json:"running,omitempty"`
+	Version string     `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// draining says that the worker was told to drain, maybe by an earlier scheduler: it takes no assignments.
+	Draining      bool `protobuf:"varint,7,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -389,6 +391,13 @@ func (x *Registration) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Registration) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
 }
 
 // A Running is an assignment that the worker has not completed.
@@ -578,12 +587,10 @@ type Assignment struct {
 	Action         *v2.Action              `protobuf:"bytes,5,opt,name=action,proto3" json:"action,omitempty"`
 	Command        *v2.Command             `protobuf:"bytes,6,opt,name=command,proto3" json:"command,omitempty"`
 	Queued         *timestamppb.Timestamp  `protobuf:"bytes,7,opt,name=queued,proto3" json:"queued,omitempty"`
-	// stream_logs asks for LogChunks while it runs.
-	StreamLogs bool `protobuf:"varint,8,opt,name=stream_logs,json=streamLogs,proto3" json:"stream_logs,omitempty"`
 	// timeout is how long the command may run.
-	Timeout *durationpb.Duration `protobuf:"bytes,9,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,8,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// attempt counts from 1.
-	Attempt       int32 `protobuf:"varint,10,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Attempt       int32 `protobuf:"varint,9,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -665,13 +672,6 @@ func (x *Assignment) GetQueued() *timestamppb.Timestamp {
 		return x.Queued
 	}
 	return nil
-}
-
-func (x *Assignment) GetStreamLogs() bool {
-	if x != nil {
-		return x.StreamLogs
-	}
-	return false
 }
 
 func (x *Assignment) GetTimeout() *durationpb.Duration {
@@ -1215,13 +1215,15 @@ func (x *Worker) GetTasks() []*Task {
 
 // A Task is what a worker runs.
 type Task struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Operations    []string               `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
-	ActionDigest  *v2.Digest             `protobuf:"bytes,2,opt,name=action_digest,json=actionDigest,proto3" json:"action_digest,omitempty"`
-	Stage         string                 `protobuf:"bytes,3,opt,name=stage,proto3" json:"stage,omitempty"`
-	Started       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
-	Arguments     []string               `protobuf:"bytes,5,rep,name=arguments,proto3" json:"arguments,omitempty"`
-	Attempt       int32                  `protobuf:"varint,6,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// operations are some of those that wait for it.
+	Operations   []string               `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
+	ActionDigest *v2.Digest             `protobuf:"bytes,2,opt,name=action_digest,json=actionDigest,proto3" json:"action_digest,omitempty"`
+	Stage        string                 `protobuf:"bytes,3,opt,name=stage,proto3" json:"stage,omitempty"`
+	Started      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
+	// arguments are how the command begins.
+	Arguments     []string `protobuf:"bytes,5,rep,name=arguments,proto3" json:"arguments,omitempty"`
+	Attempt       int32    `protobuf:"varint,6,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1402,7 +1404,7 @@ const file_workerpb_worker_proto_rawDesc = "" +
 	"\fcancellation\x18\x03 \x01(\v2\x1e.sarsen.worker.v1.CancellationH\x00R\fcancellation\x128\n" +
 	"\bdraining\x18\x04 \x01(\v2\x1a.sarsen.worker.v1.DrainingH\x00R\bdraining\x125\n" +
 	"\areceipt\x18\x05 \x01(\v2\x19.sarsen.worker.v1.ReceiptH\x00R\areceiptB\t\n" +
-	"\amessage\"\xf5\x01\n" +
+	"\amessage\"\x91\x02\n" +
 	"\fRegistration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\asession\x18\x02 \x01(\tR\asession\x12R\n" +
@@ -1411,7 +1413,8 @@ const file_workerpb_worker_proto_rawDesc = "" +
 	"properties\x12\x14\n" +
 	"\x05slots\x18\x04 \x01(\x05R\x05slots\x123\n" +
 	"\arunning\x18\x05 \x03(\v2\x19.sarsen.worker.v1.RunningR\arunning\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\"\xa2\x02\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x1a\n" +
+	"\bdraining\x18\a \x01(\bR\bdraining\"\xa2\x02\n" +
 	"\aRunning\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\rinstance_name\x18\x02 \x01(\tR\finstanceName\x12^\n" +
@@ -1423,7 +1426,7 @@ const file_workerpb_worker_proto_rawDesc = "" +
 	"\tHeartbeat\x12\x17\n" +
 	"\x04load\x18\x01 \x01(\x01H\x00R\x04load\x88\x01\x01\x12\x16\n" +
 	"\x06memory\x18\x02 \x01(\x03R\x06memoryB\a\n" +
-	"\x05_load\"\x98\x04\n" +
+	"\x05_load\"\xf7\x03\n" +
 	"\n" +
 	"Assignment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
@@ -1432,12 +1435,9 @@ const file_workerpb_worker_proto_rawDesc = "" +
 	"\raction_digest\x18\x04 \x01(\v2'.build.bazel.remote.execution.v2.DigestR\factionDigest\x12?\n" +
 	"\x06action\x18\x05 \x01(\v2'.build.bazel.remote.execution.v2.ActionR\x06action\x12B\n" +
 	"\acommand\x18\x06 \x01(\v2(.build.bazel.remote.execution.v2.CommandR\acommand\x122\n" +
-	"\x06queued\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x06queued\x12\x1f\n" +
-	"\vstream_logs\x18\b \x01(\bR\n" +
-	"streamLogs\x123\n" +
-	"\atimeout\x18\t \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x18\n" +
-	"\aattempt\x18\n" +
-	" \x01(\x05R\aattempt\"\x1e\n" +
+	"\x06queued\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x06queued\x123\n" +
+	"\atimeout\x18\b \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x18\n" +
+	"\aattempt\x18\t \x01(\x05R\aattempt\"\x1e\n" +
 	"\fCancellation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\n" +
 	"\n" +

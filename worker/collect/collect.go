@@ -42,6 +42,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // What can go wrong besides the store. What is wrong with the command wraps blob.ErrInvalid.
@@ -170,7 +171,7 @@ func (c *collector) record(result *repb.ActionResult, out output, n *node) error
 	switch n.kind {
 	case file:
 		result.OutputFiles = append(result.OutputFiles, &repb.OutputFile{
-			Path: out.path, Digest: toProto(n.digest), IsExecutable: n.executable, NodeProperties: n.properties,
+			Path: out.path, Digest: upstream.ToProto(n.digest), IsExecutable: n.executable, NodeProperties: n.properties,
 		})
 	case symlink:
 		link := &repb.OutputSymlink{Path: out.path, Target: n.target, NodeProperties: n.properties}
@@ -193,9 +194,4 @@ func (c *collector) record(result *repb.ActionResult, out output, n *node) error
 		result.OutputDirectories = append(result.OutputDirectories, recorded)
 	}
 	return nil
-}
-
-// toProto returns d as REAPI has it.
-func toProto(d digest.Digest) *repb.Digest {
-	return &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // Log stores what an action wrote to stdout or stderr, from the file's start to where it ends now, and
@@ -31,7 +32,7 @@ func Log(ctx context.Context, file *os.File, inline int64, f digest.Function, to
 		if err != nil {
 			return nil, nil, fmt.Errorf("store a log: %w", err)
 		}
-		return toProto(d), nil, nil
+		return upstream.ToProto(d), nil, nil
 	}
 	data := make([]byte, size)
 	if _, err := io.ReadFull(io.NewSectionReader(file, 0, size), data); err != nil {
@@ -47,5 +48,5 @@ func Log(ctx context.Context, file *os.File, inline int64, f digest.Function, to
 	if size == 0 || size > inline {
 		data = nil
 	}
-	return toProto(d), data, nil
+	return upstream.ToProto(d), data, nil
 }

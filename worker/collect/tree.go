@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // The field numbers of Tree.
@@ -26,7 +27,7 @@ func (c *collector) tree(name string, root *node) (*repb.OutputDirectory, error)
 	}
 	out := &repb.OutputDirectory{Path: name}
 	if c.format == repb.Command_DIRECTORY_ONLY || c.format == repb.Command_TREE_AND_DIRECTORY {
-		out.RootDirectoryDigest = toProto(top)
+		out.RootDirectoryDigest = upstream.ToProto(top)
 		for _, d := range s.order {
 			c.line.bytes(d.digest, d.data)
 		}
@@ -37,7 +38,7 @@ func (c *collector) tree(name string, root *node) (*repb.OutputDirectory, error)
 		data := s.encode()
 		d := c.function.Of(data)
 		c.line.bytes(d, data)
-		out.TreeDigest, out.IsTopologicallySorted = toProto(d), true
+		out.TreeDigest, out.IsTopologicallySorted = upstream.ToProto(d), true
 	}
 	return out, nil
 }
@@ -63,7 +64,7 @@ func (s *sorter) add(n *node) (digest.Digest, error) {
 		switch child.kind {
 		case file:
 			message.Files = append(message.Files, &repb.FileNode{
-				Name: child.name, Digest: toProto(child.digest), IsExecutable: child.executable, NodeProperties: child.properties,
+				Name: child.name, Digest: upstream.ToProto(child.digest), IsExecutable: child.executable, NodeProperties: child.properties,
 			})
 		case symlink:
 			message.Symlinks = append(message.Symlinks, &repb.SymlinkNode{
@@ -74,7 +75,7 @@ func (s *sorter) add(n *node) (digest.Digest, error) {
 			if err != nil {
 				return d, err
 			}
-			message.Directories = append(message.Directories, &repb.DirectoryNode{Name: child.name, Digest: toProto(d)})
+			message.Directories = append(message.Directories, &repb.DirectoryNode{Name: child.name, Digest: upstream.ToProto(d)})
 		}
 	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(message)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 )
 
@@ -22,7 +23,7 @@ func (s *Stager) List(ctx context.Context, root digest.Digest) ([]Input, error) 
 	p, err := s.resolve(ctx, root)
 	defer s.cache.release(p)
 	if err == nil && p.missing.Len() > 0 {
-		err = &MissingError{p.missing.List()}
+		err = &blob.MissingError{Blobs: p.missing.List()}
 	}
 	if err == nil {
 		err = p.check(s.o.MaxNodes)

@@ -233,7 +233,7 @@ func TestModel(t *testing.T) {
 				src.lose(d)
 				n++
 				_, err := s.Stage(ctx, root, filepath.Join(dir, fmt.Sprint("into", n)))
-				var missing *MissingError
+				var missing *blob.MissingError
 				if !errors.As(err, &missing) || len(missing.Blobs) != 1 || missing.Blobs[0] != d {
 					rt.Fatalf("Stage = %v, want %s to be missing", err, d)
 				}

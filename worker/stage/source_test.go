@@ -127,7 +127,7 @@ func (s *source) Tree(ctx context.Context, root digest.Digest) (map[digest.Diges
 		}
 		m := s.dirs[d]
 		if m == nil || s.gone[d] {
-			err = &MissingError{[]digest.Digest{d}}
+			err = &blob.MissingError{Blobs: []digest.Digest{d}}
 			continue
 		}
 		found[d] = m

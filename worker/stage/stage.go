@@ -112,21 +112,6 @@ type totals struct {
 	trees, hits, failed, known, resolved, linked, fetched atomic.Int64
 }
 
-// A MissingError says which blobs of a tree the source lacks: directories and files, all of them.
-type MissingError struct {
-	Blobs []digest.Digest
-}
-
-func (e *MissingError) Error() string {
-	if len(e.Blobs) == 1 {
-		return fmt.Sprintf("input %s is missing", e.Blobs[0])
-	}
-	return fmt.Sprintf("%d inputs are missing, the first is %s", len(e.Blobs), e.Blobs[0])
-}
-
-// Unwrap makes it a blob.ErrNotFound.
-func (e *MissingError) Unwrap() error { return blob.ErrNotFound }
-
 // Open opens a Stager and reads what the last one knew. If another process has the directory, the error
 // wraps files.ErrLocked.
 func Open(o Options) (*Stager, error) {
@@ -171,7 +156,7 @@ func (s *Stager) Totals() Totals {
 }
 
 // Stage makes the tree root at into, which must not exist, in a directory that does. If it fails, there is
-// nothing at into. Blobs that the source lacks are a *MissingError, and trees that must not be made wrap
+// nothing at into. Blobs that the source lacks are a *blob.MissingError, and trees that must not be made wrap
 // blob.ErrInvalid.
 func (s *Stager) Stage(ctx context.Context, root digest.Digest, into string) (Stats, error) {
 	start := time.Now()
@@ -248,7 +233,7 @@ func (s *Stager) build(ctx context.Context, p *plan, parent vfs.Dir, name string
 	return err
 }
 
-// missing returns a MissingError with all that the source lacks of a tree: what was not found, and what the
+// missing returns a blob.MissingError with all that the source lacks of a tree: what was not found, and what the
 // source says when it is asked for the rest.
 func (s *Stager) missing(ctx context.Context, p *plan, found []digest.Digest) error {
 	all := digest.SetOf(found...)
@@ -271,5 +256,5 @@ func (s *Stager) missing(ctx context.Context, p *plan, found []digest.Digest) er
 	for _, d := range ask.List() {
 		all.Add(d)
 	}
-	return &MissingError{all.List()}
+	return fmt.Errorf("the inputs are not all there: they name %w", &blob.MissingError{Blobs: all.List()})
 }

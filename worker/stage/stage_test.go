@@ -256,7 +256,7 @@ func wantMissing(t *testing.T, s *Stager, root digest.Digest, dir string, want [
 	t.Helper()
 	into := filepath.Join(dir, "into")
 	_, err := s.Stage(ctx, root, into)
-	var missing *MissingError
+	var missing *blob.MissingError
 	if !errors.As(err, &missing) || !errors.Is(err, blob.ErrNotFound) {
 		t.Fatalf("Stage = %v, want a MissingError", err)
 	}
