@@ -12,6 +12,7 @@ import (
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/asset"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // What bounds an asset's names: each URI is a record, which holds it and the qualifiers.
@@ -66,7 +67,7 @@ func (a *assets) FetchBlob(ctx context.Context, req *remoteasset.FetchBlobReques
 	return &remoteasset.FetchBlobResponse{
 		Uri:            uri,
 		Qualifiers:     req.GetQualifiers(),
-		BlobDigest:     wireDigest(found),
+		BlobDigest:     upstream.ToProto(found),
 		DigestFunction: repb.DigestFunction_Value(found.Function),
 	}, nil
 }
@@ -80,7 +81,7 @@ func (a *assets) FetchDirectory(ctx context.Context, req *remoteasset.FetchDirec
 	return &remoteasset.FetchDirectoryResponse{
 		Uri:                 uri,
 		Qualifiers:          req.GetQualifiers(),
-		RootDirectoryDigest: wireDigest(found),
+		RootDirectoryDigest: upstream.ToProto(found),
 		DigestFunction:      repb.DigestFunction_Value(found.Function),
 	}, nil
 }

@@ -70,11 +70,6 @@ func functionOf(v repb.DigestFunction_Value) (digest.Function, error) {
 	return 0, invalid("digest_function: %v is not supported, only SHA256 and BLAKE3", v)
 }
 
-// wireDigest returns d as REAPI has it.
-func wireDigest(d digest.Digest) *repb.Digest {
-	return &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}
-}
-
 // digestOf returns the digest in a request's field. The size on the wire is always known: -1, which
 // stands for any size inside, is refused.
 func digestOf(f digest.Function, field string, p *repb.Digest) (digest.Digest, error) {

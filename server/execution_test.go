@@ -18,6 +18,7 @@ import (
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/execution"
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // newExecutionRig starts a server with a scheduler.
@@ -42,7 +43,7 @@ func (r *rig) message(m proto.Message) *repb.Digest {
 	if err := blob.Put(r.ctx, r.store, d, b); err != nil {
 		r.t.Fatal(err)
 	}
-	return wireDigest(d)
+	return upstream.ToProto(d)
 }
 
 func (r *rig) action(c *repb.Command) *repb.Digest {

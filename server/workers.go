@@ -15,6 +15,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/execution"
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
+	"github.com/sarsen-build/sarsen/upstream"
 )
 
 // workers answers the protocol of Sarsen's own workers from the scheduler.
@@ -140,7 +141,7 @@ func instruction(i execution.Instruction) *pb.ToWorker {
 	}
 	return &pb.ToWorker{Message: &pb.ToWorker_Assignment{Assignment: &pb.Assignment{
 		Id: i.ID, InstanceName: i.Key.Instance, DigestFunction: repb.DigestFunction_Value(i.Key.Action.Function),
-		ActionDigest: wireDigest(i.Key.Action), Action: i.Action, Command: i.Command,
+		ActionDigest: upstream.ToProto(i.Key.Action), Action: i.Action, Command: i.Command,
 		Queued: timestamppb.New(i.Queued), Timeout: durationpb.New(i.Timeout), Attempt: int32(i.Attempt),
 	}}}
 }
@@ -173,7 +174,7 @@ func (w *workers) List(context.Context, *pb.ListRequest) (*pb.ListResponse, erro
 	list := new(pb.ListResponse)
 	for _, info := range w.scheduler.Workers() {
 		one := &pb.Worker{
-			Name: info.Name, Session: info.Session, Properties: info.Properties, Slots: int32(info.Slots),
+			Name: info.Name, Properties: info.Properties, Slots: int32(info.Slots),
 			Connected: info.Connected, Draining: info.Draining, Seen: timestamppb.New(info.Seen),
 		}
 		if info.Load.Known {
@@ -181,7 +182,7 @@ func (w *workers) List(context.Context, *pb.ListRequest) (*pb.ListResponse, erro
 		}
 		for _, r := range info.Running {
 			one.Tasks = append(one.Tasks, &pb.Task{
-				Operations: r.Operations[:min(len(r.Operations), maxListed)], ActionDigest: wireDigest(r.Key.Action), Stage: r.State.String(),
+				Operations: r.Operations[:min(len(r.Operations), maxListed)], ActionDigest: upstream.ToProto(r.Key.Action), Stage: r.State.String(),
 				Started: timestamppb.New(r.Since), Arguments: begins(r.Command), Attempt: int32(r.Attempt),
 			})
 		}

@@ -1108,7 +1108,6 @@ func (x *ListResponse) GetWorkers() []*Worker {
 type Worker struct {
 	state         protoimpl.MessageState  `protogen:"open.v1"`
 	Name          string                  `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Session       string                  `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
 	Properties    []*v2.Platform_Property `protobuf:"bytes,3,rep,name=properties,proto3" json:"properties,omitempty"`
 	Slots         int32                   `protobuf:"varint,4,opt,name=slots,proto3" json:"slots,omitempty"`
 	Load          *float64                `protobuf:"fixed64,5,opt,name=load,proto3,oneof" json:"load,omitempty"`
@@ -1153,13 +1152,6 @@ func (*Worker) Descriptor() ([]byte, []int) {
 func (x *Worker) GetName() string {
 	if x != nil {
 		return x.Name
-	}
-	return ""
-}
-
-func (x *Worker) GetSession() string {
-	if x != nil {
-		return x.Session
 	}
 	return ""
 }
@@ -1459,10 +1451,9 @@ const file_workerpb_worker_proto_rawDesc = "" +
 	"\aLeaving\"\r\n" +
 	"\vListRequest\"B\n" +
 	"\fListResponse\x122\n" +
-	"\aworkers\x18\x01 \x03(\v2\x18.sarsen.worker.v1.WorkerR\aworkers\"\xda\x02\n" +
+	"\aworkers\x18\x01 \x03(\v2\x18.sarsen.worker.v1.WorkerR\aworkers\"\xc0\x02\n" +
 	"\x06Worker\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\asession\x18\x02 \x01(\tR\asession\x12R\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12R\n" +
 	"\n" +
 	"properties\x18\x03 \x03(\v22.build.bazel.remote.execution.v2.Platform.PropertyR\n" +
 	"properties\x12\x14\n" +
