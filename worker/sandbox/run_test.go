@@ -99,6 +99,26 @@ func TestOutputsAreSeen(t *testing.T) {
 	})
 }
 
+// TestTooLong: a command that is longer than anything that can be executed is refused or not found, and the runner, which runs
+// others, lives.
+func TestTooLong(t *testing.T) {
+	both(t, func(t *testing.T, r *Runner) {
+		before := r.process
+		s := newSpec(t, append([]string{"/bin/echo"}, slices.Repeat([]string{strings.Repeat("\x01", 100<<10)}, 120)...)...)
+		if _, err := r.Run(t.Context(), s); !errors.Is(err, ErrSpec) {
+			t.Errorf("12 MiB of arguments: got %v, want %v", err, ErrSpec)
+		}
+		s = newSpec(t, strings.Repeat("n", 1<<20))
+		s.Env = []string{"PATH=" + strings.Repeat("d:", 1<<20)}
+		if got := run(t, r, s); got.ExitCode != 126 && got.ExitCode != 127 {
+			t.Errorf("a million names of a mebibyte: got %+v, want 126 or 127", got.Outcome)
+		}
+		if got := shell(t, r, "echo healthy"); got.stdout != "healthy\n" || r.process != before {
+			t.Errorf("after it: got %+v, same runner: %v", got, r.process == before)
+		}
+	})
+}
+
 func TestBadSpecs(t *testing.T) {
 	r := begin(t, Options{Mode: None})
 	for name, change := range map[string]func(*Spec){
