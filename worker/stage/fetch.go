@@ -194,7 +194,8 @@ func (f *fetch) fetchMine(ws []*want) (again []*want, err error) {
 	return nil, f.fetchSmall(ask)
 }
 
-// fetchSmall fetches a batch, and one by one what failed in it.
+// fetchSmall fetches a batch, and one by one what failed in it, up to the first that fails for good: all others of a
+// dead source would take as long again.
 func (f *fetch) fetchSmall(ws []*want) error {
 	ds := make([]digest.Digest, len(ws))
 	for i, w := range ws {
@@ -204,6 +205,9 @@ func (f *fetch) fetchSmall(ws []*want) error {
 	for i, w := range ws {
 		if errs[i] != nil && !errors.Is(errs[i], blob.ErrNotFound) {
 			data[i], errs[i] = f.again(w.digest, errs[i])
+			if errs[i] != nil && !errors.Is(errs[i], blob.ErrNotFound) {
+				return errs[i]
+			}
 		}
 	}
 	return f.arrived(ws, ds, data, errs)

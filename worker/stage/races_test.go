@@ -115,6 +115,27 @@ func TestFailuresAreTriedAgain(t *testing.T) {
 	}
 }
 
+// TestDeadSource: when all blobs of a batch fail for good, one is tried again for all of them.
+func TestDeadSource(t *testing.T) {
+	dir, src := t.TempDir(), newSource()
+	s := openStager(t, dir, src, Options{}, 64<<20)
+	root := src.store(t, digest.SHA256, grove(1, 20))
+	var tries atomic.Int32
+	src.before = func(op string, ds ...digest.Digest) error {
+		if op != "get" {
+			return nil
+		}
+		tries.Add(1)
+		return errors.New("the line is dead")
+	}
+	if _, err := s.Stage(ctx, root, filepath.Join(dir, "into")); err == nil || !strings.Contains(err.Error(), "the line is dead") {
+		t.Errorf("Stage = %v, want the source's error", err)
+	}
+	if got := tries.Load(); got != attempts {
+		t.Errorf("the source was asked %d times, want %d", got, attempts)
+	}
+}
+
 // TestEvictionWhileStaging: a store that holds a part of what eight calls stage at once evicts all the time;
 // every tree is right, and nothing is fetched for want of a file that was pinned.
 func TestEvictionWhileStaging(t *testing.T) {
