@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
 // A kind is what a node is.
@@ -133,7 +135,15 @@ func (c *collector) node(dir *os.File, name, at string, depth int) (*node, error
 	default:
 		return nil, refuse(at, "is %s; only files, directories and links can be outputs", kindOf(uint32(st.Mode)))
 	}
-	fd, err := unix.Openat(int(dir.Fd()), name, openFlags, 0)
+	sim.Point("collect: looked at")
+	flags := openFlags
+	if mutant.LinkFollowed {
+		flags &^= unix.O_NOFOLLOW
+	}
+	if mutant.PipeAwaited {
+		flags &^= unix.O_NONBLOCK
+	}
+	fd, err := unix.Openat(int(dir.Fd()), name, flags, 0)
 	if err != nil {
 		return nil, refuse(at, "can't be opened: %v", err)
 	}
@@ -224,6 +234,9 @@ func (c *collector) propertiesOf(st *unix.Stat_t) *repb.NodeProperties {
 	}
 	if c.properties.mode && st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		p.UnixMode = wrapperspb.UInt32(uint32(st.Mode) & permissionBits)
+		if mutant.SetuidKept {
+			p.UnixMode.Value = uint32(st.Mode) & 0o7777
+		}
 	}
 	return p
 }

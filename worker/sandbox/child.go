@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // A jailChild is one command in its sandbox.
@@ -49,7 +51,7 @@ func (c *jailChild) start(s *Spec, stdout, stderr int) error {
 	defer unix.Close(status)
 	fds := []int{status, gate, stdout, stderr, root}
 	b := &builder{jail: j, spec: s}
-	if !s.Network && !j.without[ownNetwork] {
+	if !s.Network && !j.without[ownNetwork] && !mutant.NetworkShared {
 		if c.network, err = j.networks.take(); err != nil {
 			return err
 		}
@@ -80,7 +82,7 @@ func (c *jailChild) openRoot(s *Spec) (int, error) {
 		}
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
-	if c.jail.asRoot || c.jail.without[filesOverlay] {
+	if c.jail.asRoot || c.jail.without[filesOverlay] || mutant.FilesOwned {
 		fd, err := unix.OpenTree(unix.AT_FDCWD, s.Root, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		if err != nil {
 			return -1, fmt.Errorf("open the action's root: %w", err)
@@ -201,6 +203,9 @@ func own(root string, user int) error {
 		for {
 			entries, err := f.ReadDir(1024)
 			for _, e := range entries {
+				if mutant.FilesOwned {
+					_ = unix.Fchownat(fd, e.Name(), user, user, unix.AT_SYMLINK_NOFOLLOW)
+				}
 				if e.IsDir() {
 					if err := walk(fd, e.Name()); err != nil {
 						return err

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // plain launches commands in a session of their own and no sandbox.
@@ -142,7 +144,9 @@ func (c *plainChild) wait() (end, error) {
 	}
 	awaitExit(c.cmd.Process.Pid)
 	// The group is killed before its leader is reaped: until then no other group can have its number.
-	c.kill()
+	if !mutant.LeftBehind {
+		c.kill()
+	}
 	c.mu.Lock()
 	c.gone = true
 	err := c.cmd.Wait()

@@ -250,6 +250,33 @@ func TestRunnerKilled(t *testing.T) {
 	})
 }
 
+// TestNothingLeft: without a sandbox, too, what a command leaves behind dies with it. What sleeps when it is killed
+// never says that it is alive.
+func TestNothingLeft(t *testing.T) {
+	r := begin(t, Options{Mode: None})
+	s := newSpec(t, "/bin/sh", "-c")
+	script := "mkfifo gate; (read x < gate; echo alive > late) & echo done # for " + s.Root // which nobody else's says
+	s.Args = append(s.Args, script)
+	got := run(t, r, s)
+	if got.stdout != "done\n" {
+		t.Errorf("got %+v", got)
+	}
+	gate, err := os.OpenFile(filepath.Join(got.root, "gate"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gate.Close()
+	if _, err := gate.WriteString("x\n"); err != nil {
+		t.Fatal(err)
+	}
+	for slices.Contains(commands(t), "/bin/sh -c "+script) {
+		time.Sleep(time.Millisecond) // the kernel kills it, some time; a test that hangs here fails
+	}
+	if text, err := os.ReadFile(filepath.Join(got.root, "late")); err == nil {
+		t.Errorf("a process that was left behind wrote %q", text)
+	}
+}
+
 // TestProgramBusy executes a program that is still open for writing.
 func TestProgramBusy(t *testing.T) {
 	r := begin(t, Options{})

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
 // TestSingleFlight: eight calls that want one tree fetch each blob once.
@@ -44,6 +46,76 @@ func TestSingleFlight(t *testing.T) {
 	}
 	if len(src.reads) != 201 || src.trees != 1 {
 		t.Errorf("%d blobs and %d trees were fetched, want 201 and 1", len(src.reads), src.trees)
+	}
+}
+
+// TestSecondLook: a call that found a directory or a file absent, and claims it when another one has been through
+// with it, fetches nothing.
+func TestSecondLook(t *testing.T) {
+	for _, point := range []string{"stage: directories looked up", "stage: files looked up"} {
+		t.Run(point, func(t *testing.T) {
+			dir, src := t.TempDir(), newSource()
+			s := openStager(t, dir, src, Options{}, 64<<20)
+			want := tree{"a": {data: "a"}}
+			root := src.store(t, digest.SHA256, want)
+			fetching, looked, through := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			var gets, looks atomic.Int32
+			first := "tree"
+			if point != "stage: directories looked up" {
+				first = "get"
+			}
+			src.before = func(op string, _ ...digest.Digest) error {
+				if op == first && gets.Add(1) == 1 {
+					close(fetching)
+					<-looked
+				}
+				return nil
+			}
+			sim.Install(func(name string) {
+				if name == point && looks.Add(1) == 2 {
+					close(looked)
+					<-through
+				}
+			})
+			defer sim.Install(nil)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				defer close(through)
+				if _, err := s.Stage(ctx, root, filepath.Join(dir, "first")); err != nil {
+					t.Error(err)
+				}
+			})
+			<-fetching
+			if _, err := s.Stage(ctx, root, filepath.Join(dir, "second")); err != nil {
+				t.Error(err)
+			}
+			wg.Wait()
+			if gets := src.reads[digest.SHA256.Of([]byte("a"))]; gets != 1 || src.trees+src.reads[root] != 1 {
+				t.Errorf("the file was fetched %d times and the directory %d times, want once", gets, src.trees+src.reads[root])
+			}
+		})
+	}
+}
+
+// TestPublishedAtOnce: who finds the root of a tree that another call fetched finds all of it.
+func TestPublishedAtOnce(t *testing.T) {
+	dir, src := t.TempDir(), newSource()
+	s := openStager(t, dir, src, Options{}, 64<<20)
+	want := grove(50, 1)
+	root := src.store(t, digest.SHA256, want)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := s.Stage(ctx, root, filepath.Join(dir, "first")); err != nil {
+			t.Error(err)
+		}
+	})
+	for !s.cache.has(root) {
+		runtime.Gosched()
+	}
+	stats, err := s.Stage(ctx, root, filepath.Join(dir, "second"))
+	wg.Wait()
+	if err != nil || stats.Resolved != 0 {
+		t.Errorf("%+v, %v, want no directory to be fetched", stats, err)
 	}
 }
 

@@ -53,6 +53,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/files"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 )
 
@@ -251,6 +252,9 @@ func (s *Stager) build(ctx context.Context, p *plan, parent vfs.Dir, name string
 // missing returns a MissingError with all that the source lacks of a tree: what was not found, and what the
 // source says when it is asked for the rest.
 func (s *Stager) missing(ctx context.Context, p *plan, found []digest.Digest) error {
+	if mutant.FirstMissing {
+		return &MissingError{found[:1]}
+	}
 	all := digest.SetOf(found...)
 	var ask digest.Set
 	for _, n := range p.nodes {
