@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 
@@ -13,7 +14,8 @@ import (
 	"github.com/sarsen-build/sarsen/worker/sandbox"
 )
 
-// collect stores what the command left, and what it printed.
+// collect stores what the command left, and what it printed. With an error that says what is wrong with the outputs it
+// returns what was printed all the same.
 func (r *run) collect(ctx context.Context, f digest.Function, outcome sandbox.Outcome) (*repb.ActionResult, error) {
 	r.meta.OutputUploadStartTimestamp = timestamppb.Now()
 	defer func() { r.meta.OutputUploadCompletedTimestamp = timestamppb.Now() }()
@@ -22,14 +24,21 @@ func (r *run) collect(ctx context.Context, f digest.Function, outcome sandbox.Ou
 		Absolute: repb.SymlinkAbsolutePathStrategy_ALLOWED, // as the server's capabilities say
 		Seen:     []string{sandbox.Home},
 	})
-	if err != nil {
+	refused := errors.Is(err, collect.ErrRefused) || errors.Is(err, collect.ErrLimit)
+	if err != nil && !refused {
 		return nil, err
+	}
+	because := err
+	if refused {
+		result = new(repb.ActionResult)
 	}
 	if result.StdoutDigest, result.StdoutRaw, err = r.collectLog(ctx, f, "stdout"); err != nil {
 		return nil, err
 	}
-	result.StderrDigest, result.StderrRaw, err = r.collectLog(ctx, f, "stderr")
-	return result, err
+	if result.StderrDigest, result.StderrRaw, err = r.collectLog(ctx, f, "stderr"); err != nil {
+		return nil, err
+	}
+	return result, because
 }
 
 // maxInline is how much of what was printed comes with the result, in bytes for each of the two logs.

@@ -70,7 +70,8 @@ type run struct {
 	meta   *repb.ExecutedActionMetadata
 }
 
-// do returns the result with an error if there is something to report beside it, as after a timeout.
+// do returns the result with an error if there is something to report beside it, as after a timeout or if an output
+// can't be taken.
 func (r *run) do(ctx context.Context) (*repb.ActionResult, error) {
 	f := digest.Function(r.task.DigestFunction)
 	root := filepath.Join(r.dir, "root")
@@ -85,14 +86,14 @@ func (r *run) do(ctx context.Context) (*repb.ActionResult, error) {
 		return nil, err
 	}
 	result, err := r.collect(ctx, f, outcome)
-	if err != nil {
+	if result == nil {
 		return nil, err
 	}
 	result.ExitCode = int32(outcome.ExitCode)
-	if outcome.TimedOut {
+	if outcome.TimedOut { // whatever it left of its outputs
 		return result, status.Errorf(codes.DeadlineExceeded, "the action ran longer than its timeout of %s", r.timeout())
 	}
-	return result, nil
+	return result, err
 }
 
 // stage brings the inputs and what the command expects to be there.

@@ -244,7 +244,8 @@ func TestFailures(t *testing.T) {
 		{"echo before; exit 7", 0, codes.OK, 7},
 		{"echo before; kill -SEGV $$", 0, codes.OK, 128 + 11},
 		{"echo before; exec sleep 600", time.Second, codes.DeadlineExceeded, -1},
-		{"echo before; mkfifo out", 0, codes.FailedPrecondition, -1},
+		{"echo before; mkfifo out", 0, codes.FailedPrecondition, 0},
+		{"echo before; mkfifo out; exec sleep 600", time.Second, codes.DeadlineExceeded, -1},
 	} {
 		d := r.shell(test.script, test.timeout, "out")
 		for range 2 {
@@ -255,7 +256,7 @@ func TestFailures(t *testing.T) {
 			if test.exit >= 0 && got.GetResult().GetExitCode() != test.exit {
 				t.Errorf("%s: got exit code %d, want %d", test.script, got.GetResult().GetExitCode(), test.exit)
 			}
-			if test.code != codes.FailedPrecondition && string(got.GetResult().GetStdoutRaw()) != "before\n" {
+			if string(got.GetResult().GetStdoutRaw()) != "before\n" {
 				t.Errorf("%s: got %q on stdout, want what came before", test.script, got.GetResult().GetStdoutRaw())
 			}
 		}
