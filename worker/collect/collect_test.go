@@ -264,6 +264,8 @@ func TestLinks(t *testing.T) {
 		{"l", "/etc/passwd", seen, ""},
 		{"l", "/etc/passwd", collect.Options{}, ""},
 		{"l", "/etc/passwd", allowed, "/etc/passwd"},
+		{"d/l", "/build/root/f", collect.Options{Absolute: allowed.Absolute, Seen: seen.Seen}, "../f"},
+		{"l", "/build/rooted", collect.Options{Absolute: allowed.Absolute, Seen: seen.Seen}, "/build/rooted"},
 	} {
 		r := newRig(t, c.at+" -> "+c.target)
 		top := strings.Split(c.at, "/")[0]
