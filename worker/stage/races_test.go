@@ -208,6 +208,32 @@ func TestDeadSource(t *testing.T) {
 	}
 }
 
+// meeting is a blob whose first reader waits for a second one.
+type meeting struct {
+	blob.Reader
+	readers atomic.Int32
+	second  chan struct{}
+}
+
+func (m *meeting) ReadAt(p []byte, off int64) (int, error) {
+	switch m.readers.Add(1) {
+	case 1:
+		<-m.second
+	case 2:
+		close(m.second)
+	}
+	return m.Reader.ReadAt(p, off)
+}
+
+// TestParallelRanges: a large blob comes in several ranges at once, and they are put together in order.
+func TestParallelRanges(t *testing.T) {
+	dir, src := t.TempDir(), newSource()
+	s := openStager(t, dir, src, Options{}, 64<<20)
+	want := tree{"large": {data: strings.Repeat("no two ranges are equal ", 700_000) + strings.Repeat("the end", 300_000)}}
+	src.wrap = func(r blob.Reader) blob.Reader { return &meeting{Reader: r, second: make(chan struct{})} }
+	staged(t, s, src.store(t, digest.SHA256, want), dir, want) // which waits for ever if it reads one after the other
+}
+
 // TestEvictionWhileStaging: a store that holds a part of what eight calls stage at once evicts all the time;
 // every tree is right, and nothing is fetched for want of a file that was pinned.
 func TestEvictionWhileStaging(t *testing.T) {
