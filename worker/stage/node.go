@@ -146,12 +146,13 @@ func climbs(target string) (highest int, why string) {
 	switch {
 	case target == "":
 		return 0, "is empty"
-	case target[0] == '/':
-		return 0, "is absolute"
 	case strings.ContainsRune(target, 0):
 		return 0, "contains a NUL"
 	case len(target) > maxPath:
 		return 0, fmt.Sprintf("is longer than %d bytes", maxPath)
+	}
+	if target[0] == '/' {
+		return 0, "" // the server's capabilities allow it, and what it means there is for the sandbox to say
 	}
 	at := 0
 	for part := range strings.SplitSeq(target, "/") {
