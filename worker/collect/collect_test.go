@@ -278,8 +278,14 @@ func TestLinks(t *testing.T) {
 			t.Errorf("%s -> %s: got %v, %v, want %q", c.at, c.target, got, err, c.want)
 		}
 	}
-	r := newRig(t, "d/l -> none")
-	_, err := r.collect(&repb.Command{OutputPaths: []string{"d"}}, collect.Options{RefuseDangling: true})
+	// What an absolute link leads to is not looked for below the root.
+	r := newRig(t, "l -> /usr/none", "usr/none/f f")
+	got, err := r.collect(&repb.Command{OutputFiles: []string{"l"}}, allowed)
+	if err != nil || len(got.OutputFileSymlinks) != 1 {
+		t.Errorf("an absolute link in output_files: got %v, %v, want the link", got, err)
+	}
+	r = newRig(t, "d/l -> none")
+	_, err = r.collect(&repb.Command{OutputPaths: []string{"d"}}, collect.Options{RefuseDangling: true})
 	wantError(t, err, collect.ErrRefused, `"d/l"`, `"none"`)
 }
 

@@ -28,7 +28,7 @@ func (c *collector) link(dir *os.File, name, at string, st *unix.Stat_t) (*node,
 		return nil, err
 	}
 	if c.options.RefuseDangling {
-		if _, err := c.root.Stat(path.Dir(at) + "/" + target); err != nil {
+		if _, err := c.follow(at, target); err != nil {
 			return nil, refuse(at, "is a link to %q, where nothing is", target)
 		}
 	}

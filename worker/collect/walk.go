@@ -100,7 +100,7 @@ func (c *collector) suits(out output, at string, n *node) error {
 	case directory:
 		is = aDirectory
 	case symlink:
-		if info, err := c.root.Stat(path.Dir(at) + "/" + n.target); err == nil && info.IsDir() {
+		if info, err := c.follow(at, n.target); err == nil && info.IsDir() {
 			is = aDirectory
 		} else if err == nil && info.Mode().IsRegular() {
 			is = aFile
@@ -114,6 +114,14 @@ func (c *collector) suits(out output, at string, n *node) error {
 		return refuse(at, "is a directory, and %s says that it is a file", out.field)
 	}
 	return refuse(at, "is a file, and %s says that it is a directory", out.field)
+}
+
+// follow returns what the link at a path leads to, as far as that lies below the root.
+func (c *collector) follow(at, target string) (os.FileInfo, error) {
+	if path.IsAbs(target) {
+		return c.root.Stat(target) // which says that it leads out
+	}
+	return c.root.Stat(path.Dir(at) + "/" + target)
 }
 
 // node returns what is at name in dir.
