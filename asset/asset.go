@@ -38,6 +38,7 @@ import (
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
@@ -128,10 +129,15 @@ func (x *Index) Fetch(ctx context.Context, n Name, uris []string, oldest time.Ti
 		if err != nil {
 			return "", Asset{}, fmt.Errorf("uri %q: %w", f.uri, err)
 		}
-		if missing.Len() == 0 {
+		if missing.Len() == 0 || mutant.AssetHole {
 			return f.uri, f.asset, nil
 		}
 		gone = fmt.Sprintf("; %q names missing blob %s", f.uri, missing.List()[0])
+		if mutant.AssetDropLatest {
+			if rec, err := x.records.Get(ctx, f.key); err == nil {
+				f.incarnation = rec.Incarnation
+			}
+		}
 		if err := x.records.Drop(ctx, f.key, f.incarnation); err != nil {
 			return "", Asset{}, err
 		}

@@ -217,6 +217,33 @@ func TestComplete(t *testing.T) {
 	}
 }
 
+// interrupted is a store in which something else happens once, right after a blob was found missing.
+type interrupted struct {
+	*without
+	by func()
+}
+
+func (i *interrupted) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) {
+	missing, err := i.without.Missing(ctx, ds)
+	if by := i.by; by != nil && missing.Len() > 0 {
+		i.by = nil
+		by()
+	}
+	return missing, err
+}
+
+// TestPushedMeanwhile: what is pushed while another call finds that what was there before is incomplete stays.
+func TestPushedMeanwhile(t *testing.T) {
+	store := &interrupted{without: &without{Store: model.New(time.Hour)}}
+	x, n := New(store, store), aName()
+	older, newer := put(t, store, "older"), put(t, store, "newer")
+	push(t, x, n, Asset{Digest: older}, "urn:a")
+	store.gone = []digest.Digest{older}
+	store.by = func() { push(t, x, n, Asset{Digest: newer}, "urn:a") }
+	wantNone(t, x, n, time.Time{}, "missing blob", "urn:a")
+	wantFetch(t, x, n, "urn:a", newer, "urn:a")
+}
+
 // TestLeased lets everything else be evicted after a fetch: nothing of the asset goes.
 func TestLeased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/sim"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 )
@@ -52,7 +53,11 @@ func (s *Store) link(ctx context.Context, d digest.Digest, executable bool, dir 
 	if !ok {
 		return blob.ErrNotFound
 	}
-	defer h.pin.Release()
+	if mutant.LinkUnpinned {
+		h.pin.Release()
+	} else {
+		defer h.pin.Release()
+	}
 	sim.Point("pinned")
 	err := s.dir.Link(h.name(), dir, name)
 	switch {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 	"github.com/sarsen-build/sarsen/ledger"
 )
@@ -45,7 +46,7 @@ func (s *Store) recover() error {
 	}
 	was, trusted := s.readFormat()
 	boot := s.fsys.Boot()
-	trusted = trusted && was.version == version && was.boot == boot && boot != ""
+	trusted = trusted && was.version == version && (was.boot == boot || mutant.BootIgnored) && boot != ""
 	var found []ledger.Found
 	var kept []vfs.Entry
 	seen := map[string]incarnation{}

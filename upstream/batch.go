@@ -12,6 +12,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // A batch is the places in a list of digests of one function that travel in one call, or a single
@@ -155,7 +156,7 @@ func (s *Store) getBatch(ctx context.Context, ds []digest.Digest, places []int, 
 		case r.Compressor != repb.Compressor_IDENTITY:
 			continue // it was not asked for
 		default:
-			if got := f.Of(r.Data); got != d {
+			if got := f.Of(r.Data); got != d && !mutant.BatchBelieved {
 				errs[i] = fail("read", d, corrupt(d, got), reading)
 				break
 			}

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // Copy writes the blob to to, a large one by several ranges at once and so in no order. It is verified
@@ -82,7 +83,7 @@ func (s *Store) copyRanges(ctx context.Context, d digest.Digest, to io.WriterAt)
 		err = ctx.Err()
 	}
 	if err == nil {
-		if got := sum(d.Function, hash, d.Size); got != d {
+		if got := sum(d.Function, hash, d.Size); got != d && !mutant.RangesBelieved {
 			err = corrupt(d, got)
 		}
 	}
@@ -96,6 +97,9 @@ func (s *Store) piece(ctx context.Context, d digest.Digest, off int64, to io.Wri
 	defer r.close()
 	if _, err := r.read(data); err != nil {
 		return piece{err: err}
+	}
+	if mutant.RangesSwapped {
+		off = d.Size - off - int64(len(data))
 	}
 	_, err := to.WriteAt(data, off)
 	return piece{data, err}

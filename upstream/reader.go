@@ -12,6 +12,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // A download is one blob, or a range of it, read in order. When its stream breaks it goes on with
@@ -99,7 +100,7 @@ func (r *download) take(data []byte) error {
 	if r.hash != nil {
 		r.hash.Write(data)
 		if r.next == r.end {
-			if got := sum(r.d.Function, r.hash, r.next); got != r.d {
+			if got := sum(r.d.Function, r.hash, r.next); got != r.d && !mutant.StreamBelieved {
 				return corrupt(r.d, got)
 			}
 		}

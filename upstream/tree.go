@@ -120,7 +120,7 @@ func (s *Store) getTree(ctx context.Context, root digest.Digest, into map[digest
 	request := &repb.GetTreeRequest{InstanceName: s.instance, RootDigest: ToProto(root), DigestFunction: function(root.Function)}
 	var bytes int64
 	for p := s.patience(); ; {
-		from := request.PageToken
+		from, had := request.PageToken, len(into)
 		more, err := s.pages(ctx, request, func(directory *repb.Directory) error {
 			data, err := proto.MarshalOptions{Deterministic: true}.Marshal(directory)
 			if err != nil {
@@ -134,6 +134,9 @@ func (s *Store) getTree(ctx context.Context, root digest.Digest, into map[digest
 		})
 		if request.PageToken != from {
 			p.progress()
+		}
+		if err == nil && len(into) == had {
+			return nil // who brings nothing new may go on like that for ever
 		}
 		if err == nil && !more || err != nil && !p.again(ctx, err) {
 			return err

@@ -180,6 +180,22 @@ func (l *liar) Read(r *bspb.ReadRequest, stream bspb.ByteStream_ReadServer) erro
 	return nil
 }
 
+// GetTree says that there is more, for ever.
+func (l *liar) GetTree(_ *repb.GetTreeRequest, stream repb.ContentAddressableStorage_GetTreeServer) error {
+	return stream.Send(&repb.GetTreeResponse{NextPageToken: l.mode})
+}
+
+// A server whose trees never end is asked for directories one by one.
+func TestEndlessTree(t *testing.T) {
+	root := []byte("\x0a\x06\x0a\x04file") // a directory with a file
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	got, err := newLiar(t, &liar{mode: "more", data: root}, upstream.Options{}).Tree(ctx, digest.SHA256.Of(root))
+	if err != nil || len(got) != 1 {
+		t.Errorf("got %v, %v, want the root", got, err)
+	}
+}
+
 func newLiar(t testing.TB, l *liar, o upstream.Options) *upstream.Store {
 	return upstream.New(dial(t, serve(t, func(s *grpc.Server) {
 		repb.RegisterContentAddressableStorageServer(s, l)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -72,7 +73,8 @@ type run struct {
 	news   news
 }
 
-// do returns the result with an error if there is something to report beside it, as after a timeout.
+// do returns the result with an error if there is something to report beside it, as after a timeout or if an output
+// can't be taken.
 func (r *run) do(ctx context.Context) (*repb.ActionResult, error) {
 	f := digest.Function(r.task.DigestFunction)
 	if err := r.stage(ctx, f); err != nil {
@@ -193,7 +195,13 @@ func (r *run) progress() {
 
 // remove removes all that the action left.
 func (r *run) remove() error {
-	return errors.Join(removeAll(r.root), removeAll(r.root+sandbox.OverlaySuffix), removeAll(r.log("stdout")), removeAll(r.log("stderr")))
+	err := errors.Join(removeAll(r.root), removeAll(r.root+sandbox.OverlaySuffix))
+	for _, name := range []string{"stdout", "stderr"} {
+		if gone := os.Remove(r.log(name)); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+	}
+	return err
 }
 
 // statusOf returns what the scheduler is told. What is the machine's fault may be tried elsewhere.

@@ -262,7 +262,7 @@ func testFailures(t *testing.T, r *rig) {
 		{"echo before; exit 7", 0, codes.OK, 7},
 		{"echo before; kill -SEGV $$", 0, codes.OK, 128 + 11},
 		{"echo before; exec sleep 600", 2 * time.Second, codes.DeadlineExceeded, -1},
-		{"echo before; mkfifo out", 0, codes.FailedPrecondition, -1},
+		{"echo before; mkfifo out", 0, codes.FailedPrecondition, 0},
 		{"echo before; mkfifo out; exec sleep 600", 2 * time.Second, codes.DeadlineExceeded, -1},
 	} {
 		d := r.shell(test.script, test.timeout, "out")

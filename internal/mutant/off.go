@@ -46,4 +46,36 @@ const (
 	AmountKept   = false
 	LeaseOnce    = false
 	GraceForgets = false
+
+	LinkUnpinned = false
+	SizeOnly     = false
+	LoserRemoves = false
+	BootIgnored  = false
+
+	TreeBelieved = false
+	NeverLands   = false
+	NoSecondLook = false
+	LogUnsummed  = false
+	NamedTwice   = false
+	FirstMissing = false
+	PublishApart = false
+
+	LinkFollowed  = false
+	PipeAwaited   = false
+	SetuidKept    = false
+	UploadIgnored = false
+	ChangeUnseen  = false
+
+	NetworkShared    = false
+	PrivilegesGained = false
+	FilesOwned       = false
+	LeftBehind       = false
+
+	BatchBelieved  = false
+	StreamBelieved = false
+	RangesBelieved = false
+	RangesSwapped  = false
+
+	AssetHole       = false
+	AssetDropLatest = false
 )

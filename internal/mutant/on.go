@@ -2,9 +2,27 @@
 
 package mutant
 
-import "os"
+import (
+	"fmt"
+	"os"
+	"strings"
+)
 
-var name = os.Getenv("SARSEN_MUTANT")
+var name = chosen()
+
+// chosen returns the mistake to make. A sandbox's runner starts without an environment, and makes its parent's.
+func chosen() string {
+	if name, ok := os.LookupEnv("SARSEN_MUTANT"); ok {
+		return name
+	}
+	parent, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", os.Getppid()))
+	for v := range strings.SplitSeq(string(parent), "\x00") {
+		if name, ok := strings.CutPrefix(v, "SARSEN_MUTANT="); ok {
+			return name
+		}
+	}
+	return ""
+}
 
 var (
 	// FirstWins lets a writer that came second give back the room that the name stands for now, not
@@ -98,4 +116,64 @@ var (
 	LeaseOnce = name == "LeaseOnce"
 	// GraceForgets takes what a worker runs for lost when its connection breaks, though it comes back with it.
 	GraceForgets = name == "GraceForgets"
+
+	// LinkUnpinned gives the pin back before the link is made, so that the cleaner may remove the file in between.
+	LinkUnpinned = name == "LinkUnpinned"
+	// SizeOnly takes bytes of the right length for the blob.
+	SizeOnly = name == "SizeOnly"
+	// LoserRemoves lets the second of two writers remove the file of the first one instead of his own (seed 000).
+	LoserRemoves = name == "LoserRemoves"
+	// BootIgnored trusts files that were never synced after the machine was restarted.
+	BootIgnored = name == "BootIgnored"
+
+	// TreeBelieved takes what Tree returned under a digest for that directory.
+	TreeBelieved = name == "TreeBelieved"
+	// NeverLands leaves a fetch that failed under way for ever, so that nobody takes over (seed 002, poisoned in-flight
+	// entry).
+	NeverLands = name == "NeverLands"
+	// NoSecondLook fetches what another call brought between the look and the claim.
+	NoSecondLook = name == "NoSecondLook"
+	// LogUnsummed reads records of the directory cache's file that do not match their checksum.
+	LogUnsummed = name == "LogUnsummed"
+	// NamedTwice makes trees of directories in which two entries have one name.
+	NamedTwice = name == "NamedTwice"
+	// FirstMissing names one missing input and keeps quiet about the others.
+	FirstMissing = name == "FirstMissing"
+	// PublishApart lets what one fetch learned of a tree enter the cache bit by bit, so that others fetch the rest
+	// again.
+	PublishApart = name == "PublishApart"
+
+	// LinkFollowed opens outputs through symbolic links, which may lead out of the action's root.
+	LinkFollowed = name == "LinkFollowed"
+	// PipeAwaited opens outputs as a reader waits for a writer, which a FIFO never gets.
+	PipeAwaited = name == "PipeAwaited"
+	// SetuidKept records bits above 0777 of an output's mode.
+	SetuidKept = name == "SetuidKept"
+	// UploadIgnored answers with a result though an upload failed (seed 002, tree file not uploaded).
+	UploadIgnored = name == "UploadIgnored"
+	// ChangeUnseen takes a file that changed while it was read.
+	ChangeUnseen = name == "ChangeUnseen"
+
+	// NetworkShared runs actions in the host's network.
+	NetworkShared = name == "NetworkShared"
+	// PrivilegesGained lets programs give an action privileges; the filters that need it otherwise go with it.
+	PrivilegesGained = name == "PrivilegesGained"
+	// FilesOwned gives staged files to the action, which share their inode with the store.
+	FilesOwned = name == "FilesOwned"
+	// LeftBehind lets processes that an action left behind live on where there is no sandbox.
+	LeftBehind = name == "LeftBehind"
+
+	// BatchBelieved does not hash what came in a batch.
+	BatchBelieved = name == "BatchBelieved"
+	// StreamBelieved does not hash what came in one stream.
+	StreamBelieved = name == "StreamBelieved"
+	// RangesBelieved does not hash what came in ranges.
+	RangesBelieved = name == "RangesBelieved"
+	// RangesSwapped puts the ranges of a blob together in another order than they have.
+	RangesSwapped = name == "RangesSwapped"
+
+	// AssetHole serves an asset of which something is gone (seed 002, lost inputs).
+	AssetHole = name == "AssetHole"
+	// AssetDropLatest drops what was pushed last for one that was found incomplete (seed 002, lost update).
+	AssetDropLatest = name == "AssetDropLatest"
 )

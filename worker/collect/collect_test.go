@@ -270,6 +270,8 @@ func TestLinks(t *testing.T) {
 		{"l", "/etc/passwd", seen, ""},
 		{"l", "/etc/passwd", collect.Options{}, ""},
 		{"l", "/etc/passwd", allowed, "/etc/passwd"},
+		{"d/l", "/build/root/f", collect.Options{Absolute: allowed.Absolute, Seen: seen.Seen}, "../f"},
+		{"l", "/build/rooted", collect.Options{Absolute: allowed.Absolute, Seen: seen.Seen}, "/build/rooted"},
 	} {
 		r := newRig(t, c.at+" -> "+c.target)
 		top := strings.Split(c.at, "/")[0]
@@ -282,8 +284,14 @@ func TestLinks(t *testing.T) {
 			t.Errorf("%s -> %s: got %v, %v, want %q", c.at, c.target, got, err, c.want)
 		}
 	}
-	r := newRig(t, "d/l -> none")
-	_, err := r.collect(&repb.Command{OutputPaths: []string{"d"}}, collect.Options{RefuseDangling: true})
+	// What an absolute link leads to is not looked for below the root.
+	r := newRig(t, "l -> /usr/none", "usr/none/f f")
+	got, err := r.collect(&repb.Command{OutputFiles: []string{"l"}}, allowed)
+	if err != nil || len(got.OutputFileSymlinks) != 1 {
+		t.Errorf("an absolute link in output_files: got %v, %v, want the link", got, err)
+	}
+	r = newRig(t, "d/l -> none")
+	_, err = r.collect(&repb.Command{OutputPaths: []string{"d"}}, collect.Options{RefuseDangling: true})
 	wantError(t, err, collect.ErrRefused, `"d/l"`, `"none"`)
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/sim"
 	"github.com/sarsen-build/sarsen/worker/collect"
 )
 
@@ -57,6 +58,36 @@ func TestSwappedWhileCollected(t *testing.T) {
 				t.Error("bytes from outside of the root were stored")
 			}
 			t.Logf("%d results, %d refused", whole, refused)
+		})
+	}
+}
+
+// TestSwappedBeforeOpen: what was looked at is another thing when it is opened.
+func TestSwappedBeforeOpen(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(outside, []byte(secret), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, put := range map[string]func(at string) error{
+		"link": func(at string) error { return os.Symlink(outside, at) },
+		"pipe": func(at string) error { return unix.Mkfifo(at, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "f inside")
+			sim.Install(func(point string) {
+				if point == "collect: looked at" {
+					at := filepath.Join(r.dir, "f")
+					if err := errors.Join(os.Remove(at), put(at)); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			defer sim.Install(nil)
+			_, err := r.collect(&repb.Command{OutputPaths: []string{"f"}}, collect.Options{})
+			wantError(t, err, collect.ErrRefused, `"f"`)
+			if r.holds(secret) {
+				t.Error("bytes from outside of the root were stored")
+			}
 		})
 	}
 }

@@ -28,7 +28,7 @@ func (c *collector) link(dir *os.File, name, at string, st *unix.Stat_t) (*node,
 		return nil, err
 	}
 	if c.options.RefuseDangling {
-		if _, err := c.root.Stat(path.Dir(at) + "/" + target); err != nil {
+		if _, err := c.follow(at, target); err != nil {
 			return nil, refuse(at, "is a link to %q, where nothing is", target)
 		}
 	}
@@ -36,8 +36,16 @@ func (c *collector) link(dir *os.File, name, at string, st *unix.Stat_t) (*node,
 }
 
 // target returns what is recorded as the target of the link at a path. A relative one stays as it is: to
-// take ".." out of it could change what it means.
+// take ".." out of it could change what it means. An absolute one into the root is made relative whatever the strategy:
+// nobody but the action knows the root by that name.
 func (c *collector) target(at, target string) (string, error) {
+	if path.IsAbs(target) {
+		for _, seen := range c.options.Seen {
+			if inside, ok := below(path.Clean(target), path.Clean(seen)); ok {
+				return relative(path.Dir(at), inside), nil
+			}
+		}
+	}
 	if c.options.Absolute == repb.SymlinkAbsolutePathStrategy_ALLOWED {
 		return target, nil
 	}
@@ -46,11 +54,6 @@ func (c *collector) target(at, target string) (string, error) {
 			return "", refuse(at, "is a link to %q, above the input root", target)
 		}
 		return target, nil
-	}
-	for _, seen := range c.options.Seen {
-		if inside, ok := below(path.Clean(target), path.Clean(seen)); ok {
-			return relative(path.Dir(at), inside), nil
-		}
 	}
 	return "", refuse(at, "is a link to %q, an absolute path outside of the input root; make the link relative", target)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // gather puts items into batches until no more come, and has them stored.
@@ -31,7 +32,9 @@ func (l *line) gather() {
 		l.storing <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-l.storing }()
-			l.fail(l.store(batch))
+			if err := l.store(batch); !mutant.UploadIgnored {
+				l.fail(err)
+			}
 			for _, i := range batch {
 				l.drop(i)
 			}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -189,11 +190,15 @@ func TestChangedAfterOpen(t *testing.T) {
 		r.write(names[i], storetest.Bytes(uint64(i), 250_000))
 	}
 	last := filepath.Join(r.dir, "f17")
-	w := &watched{Store: r.store, asked: func() error {
-		for !isOpen(t, last) {
-			time.Sleep(time.Millisecond)
-		}
-		return os.Chtimes(last, time.Unix(1, 0), time.Unix(1, 0))
+	var first sync.Once
+	w := &watched{Store: r.store, asked: func() (err error) {
+		first.Do(func() {
+			for !isOpen(t, last) {
+				time.Sleep(time.Millisecond)
+			}
+			err = os.Chtimes(last, time.Unix(1, 0), time.Unix(1, 0))
+		})
+		return err
 	}}
 	_, err := collect.Collect(t.Context(), r.root, &repb.Command{OutputPaths: names}, digest.SHA256, w, collect.Options{Memory: 1, Parallel: 1})
 	wantError(t, err, collect.ErrRefused, `"f17"`, "changed while it was read")

@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
 // A kind is what a node is.
@@ -94,7 +96,7 @@ func (c *collector) suits(out output, at string, n *node) error {
 	case directory:
 		is = aDirectory
 	case symlink:
-		if info, err := c.root.Stat(path.Dir(at) + "/" + n.target); err == nil && info.IsDir() {
+		if info, err := c.follow(at, n.target); err == nil && info.IsDir() {
 			is = aDirectory
 		} else if err == nil && info.Mode().IsRegular() {
 			is = aFile
@@ -108,6 +110,14 @@ func (c *collector) suits(out output, at string, n *node) error {
 		return refuse(at, "is a directory, and %s says that it is a file", out.field)
 	}
 	return refuse(at, "is a file, and %s says that it is a directory", out.field)
+}
+
+// follow returns what the link at a path leads to, as far as that lies below the root.
+func (c *collector) follow(at, target string) (os.FileInfo, error) {
+	if path.IsAbs(target) {
+		return c.root.Stat(target) // which says that it leads out
+	}
+	return c.root.Stat(path.Dir(at) + "/" + target)
 }
 
 // node returns what is at name in dir.
@@ -129,7 +139,15 @@ func (c *collector) node(dir *os.File, name, at string, depth int) (*node, error
 	default:
 		return nil, refuse(at, "is %s; only files, directories and links can be outputs", kindOf(uint32(st.Mode)))
 	}
-	fd, err := unix.Openat(int(dir.Fd()), name, openFlags, 0)
+	sim.Point("collect: looked at")
+	flags := openFlags
+	if mutant.LinkFollowed {
+		flags &^= unix.O_NOFOLLOW
+	}
+	if mutant.PipeAwaited {
+		flags &^= unix.O_NONBLOCK
+	}
+	fd, err := unix.Openat(int(dir.Fd()), name, flags, 0)
 	if err != nil {
 		return nil, refuse(at, "can't be opened: %v", err)
 	}
@@ -220,6 +238,9 @@ func (c *collector) propertiesOf(st *unix.Stat_t) *repb.NodeProperties {
 	}
 	if c.properties.mode && st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		p.UnixMode = wrapperspb.UInt32(uint32(st.Mode) & permissionBits)
+		if mutant.SetuidKept {
+			p.UnixMode.Value = uint32(st.Mode) & 0o7777
+		}
 	}
 	return p
 }

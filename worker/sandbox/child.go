@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // A jailChild is one command in its sandbox.
@@ -56,7 +58,7 @@ func (c *jailChild) start(s *Spec, stdin, stdout, stderr int) error {
 	defer unix.Close(status)
 	fds := []int{status, gate, stdout, stderr, root}
 	b := &builder{jail: j, spec: s, stdin: fdNull}
-	if !s.Network && !j.without[ownNetwork] {
+	if !s.Network && !j.without[ownNetwork] && !mutant.NetworkShared {
 		if c.network, err = j.networks.take(); err != nil {
 			return err
 		}
@@ -85,7 +87,7 @@ func (c *jailChild) start(s *Spec, stdin, stdout, stderr int) error {
 
 // openRoot returns the mount of what the action sees as its root.
 func (c *jailChild) openRoot(s *Spec) (int, error) {
-	j, overlaid := c.jail, c.jail.overlays() && !s.Private
+	j, overlaid := c.jail, c.jail.overlays() && !s.Private && !mutant.FilesOwned
 	c.host = s.Root
 	if j.asRoot && !overlaid && !s.Owned {
 		if err := own(s.Root, j.options.User); err != nil {
@@ -223,6 +225,9 @@ func own(root string, user int) error {
 		for {
 			entries, err := f.ReadDir(1024)
 			for _, e := range entries {
+				if mutant.FilesOwned {
+					_ = unix.Fchownat(fd, e.Name(), user, user, unix.AT_SYMLINK_NOFOLLOW)
+				}
 				if e.IsDir() {
 					if err := walk(fd, e.Name()); err != nil {
 						return err

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // plain launches commands in a session of their own and no sandbox.
@@ -90,14 +92,15 @@ func notStarted(name string, err error) *end {
 // each directory of the environment's PATH.
 func candidates(s *Spec) []string {
 	name := s.Args[0]
-	if strings.Contains(name, "/") {
-		return []string{name}
-	}
 	path := "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 	for _, v := range s.Env {
 		if p, ok := strings.CutPrefix(v, "PATH="); ok {
 			path = p
 		}
+	}
+	// Linux executes nothing with a longer name or a longer variable, and all combinations of those may be more than memory holds.
+	if strings.Contains(name, "/") || len(name) > 255 || len(path) > 128<<10 {
+		return []string{name}
 	}
 	var names []string
 	for dir := range strings.SplitSeq(path, ":") {
@@ -149,7 +152,9 @@ func (c *plainChild) wait() (end, error) {
 	}
 	awaitExit(c.cmd.Process.Pid)
 	// The group is killed before its leader is reaped: until then no other group can have its number.
-	c.kill()
+	if !mutant.LeftBehind {
+		c.kill()
+	}
 	c.mu.Lock()
 	c.gone = true
 	err := c.cmd.Wait()

@@ -117,6 +117,26 @@ func TestOutputsAreSeen(t *testing.T) {
 	})
 }
 
+// TestTooLong: a command that is longer than anything that can be executed is refused or not found, and the runner, which runs
+// others, lives.
+func TestTooLong(t *testing.T) {
+	both(t, func(t *testing.T, r *Runner) {
+		before := r.process
+		s := newSpec(t, append([]string{"/bin/echo"}, slices.Repeat([]string{strings.Repeat("\x01", 100<<10)}, 120)...)...)
+		if _, err := r.Run(t.Context(), s); !errors.Is(err, ErrSpec) {
+			t.Errorf("12 MiB of arguments: got %v, want %v", err, ErrSpec)
+		}
+		s = newSpec(t, strings.Repeat("n", 1<<20))
+		s.Env = []string{"PATH=" + strings.Repeat("d:", 1<<20)}
+		if got := run(t, r, s); got.ExitCode != 126 && got.ExitCode != 127 {
+			t.Errorf("a million names of a mebibyte: got %+v, want 126 or 127", got.Outcome)
+		}
+		if got := shell(t, r, "echo healthy"); got.stdout != "healthy\n" || r.process != before {
+			t.Errorf("after it: got %+v, same runner: %v", got, r.process == before)
+		}
+	})
+}
+
 func TestBadSpecs(t *testing.T) {
 	r := begin(t, Options{Mode: None})
 	for name, change := range map[string]func(*Spec){
@@ -246,6 +266,33 @@ func TestRunnerKilled(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 	})
+}
+
+// TestNothingLeft: without a sandbox, too, what a command leaves behind dies with it. What sleeps when it is killed
+// never says that it is alive.
+func TestNothingLeft(t *testing.T) {
+	r := begin(t, Options{Mode: None})
+	s := newSpec(t, "/bin/sh", "-c")
+	script := "mkfifo gate; (read x < gate; echo alive > late) & echo done # for " + s.Root // which nobody else's says
+	s.Args = append(s.Args, script)
+	got := run(t, r, s)
+	if got.stdout != "done\n" {
+		t.Errorf("got %+v", got)
+	}
+	gate, err := os.OpenFile(filepath.Join(got.root, "gate"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gate.Close()
+	if _, err := gate.WriteString("x\n"); err != nil {
+		t.Fatal(err)
+	}
+	for slices.Contains(commands(t), "/bin/sh -c "+script) {
+		time.Sleep(time.Millisecond) // the kernel kills it, some time; a test that hangs here fails
+	}
+	if text, err := os.ReadFile(filepath.Join(got.root, "late")); err == nil {
+		t.Errorf("a process that was left behind wrote %q", text)
+	}
 }
 
 // TestProgramBusy executes a program that is still open for writing.

@@ -155,6 +155,9 @@ const (
 	defaultMaxLog = 64 << 20
 	defaultPids   = 4096
 	defaultFiles  = 65536
+	// maxTexts is more than Linux executes, and fits into a message to the runner however it is escaped there: a runner
+	// that gets a longer one ends, and all that it runs with it.
+	maxTexts = 8 << 20
 )
 
 func (o Options) home() string {
@@ -195,10 +198,15 @@ func (s Spec) withDefaults() (Spec, error) {
 	if len(s.Args) == 0 || s.Args[0] == "" {
 		return s, fmt.Errorf("%w: %s: no arguments", ErrSpec, s.ID)
 	}
+	size := 0
 	for _, text := range append(append([]string{s.Dir, s.Root}, s.Args...), s.Env...) {
+		size += len(text) + 9 // with its end and its address, as Linux counts
 		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
 			return s, fmt.Errorf("%w: %s: %q is not UTF-8 or holds a zero byte", ErrSpec, s.ID, text)
 		}
+	}
+	if size > maxTexts {
+		return s, fmt.Errorf("%w: %s: arguments and environment of %d bytes, at most %d", ErrSpec, s.ID, size, maxTexts)
 	}
 	if s.Dir == "" {
 		s.Dir = "."

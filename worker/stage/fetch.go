@@ -8,6 +8,8 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 )
 
@@ -117,6 +119,7 @@ func (f *fetch) count(s *Stats) {
 // run fetches ws, or waits for others who do. It holds a slot only while it fetches.
 func (f *fetch) run(ws []*want) {
 	for len(ws) > 0 && f.ctx.Err() == nil {
+		sim.Point("stage: files looked up")
 		var mine, others []*want
 		var theirs []<-chan struct{}
 		for _, w := range ws {
@@ -174,7 +177,7 @@ func (f *fetch) fetchMine(ws []*want) (again []*want, err error) {
 	var bytes int64
 	for _, w := range ws {
 		// Another call may have been through just before.
-		if f.present(w.digest) && f.settle(w, nil) {
+		if !mutant.NoSecondLook && f.present(w.digest) && f.settle(w, nil) {
 			continue
 		}
 		ask = append(ask, w)
@@ -194,7 +197,8 @@ func (f *fetch) fetchMine(ws []*want) (again []*want, err error) {
 	return nil, f.fetchSmall(ask)
 }
 
-// fetchSmall fetches a batch, and one by one what failed in it.
+// fetchSmall fetches a batch, and one by one what failed in it, up to the first that fails for good: all others of a
+// dead source would take as long again.
 func (f *fetch) fetchSmall(ws []*want) error {
 	ds := make([]digest.Digest, len(ws))
 	for i, w := range ws {
@@ -204,6 +208,9 @@ func (f *fetch) fetchSmall(ws []*want) error {
 	for i, w := range ws {
 		if errs[i] != nil && !errors.Is(errs[i], blob.ErrNotFound) {
 			data[i], errs[i] = f.again(w.digest, errs[i])
+			if errs[i] != nil && !errors.Is(errs[i], blob.ErrNotFound) {
+				return errs[i]
+			}
 		}
 	}
 	return f.arrived(ws, ds, data, errs)

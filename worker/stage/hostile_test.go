@@ -47,7 +47,6 @@ func TestHostile(t *testing.T) {
 		"no digest":           {&repb.Directory{Files: []*repb.FileNode{{Name: "none"}}}, `"none"`},
 		"negative size":       {&repb.Directory{Files: []*repb.FileNode{{Name: "less", Digest: &repb.Digest{Hash: a.Hash, SizeBytes: -1}}}}, `"less"`},
 		"bad hash":            {&repb.Directory{Files: []*repb.FileNode{{Name: "hash", Digest: &repb.Digest{Hash: "../../etc", SizeBytes: 3}}}}, `"hash"`},
-		"absolute link":       {link("abs", "/etc/passwd"), "absolute"},
 		"empty link":          {link("void", ""), "empty"},
 		"link above the root": {link("up", "../x"), "above the root"},
 		"link up and down":    {link("zig", "a/../../x"), "above the root"},
@@ -120,7 +119,7 @@ func TestNoDirectory(t *testing.T) {
 // TestClimbs is what symbolic links may do: anything below the root.
 func TestClimbs(t *testing.T) {
 	for target, want := range map[string]int{
-		"a": 0, "./a//b/": 0, "..": 1, "../../a": 2, "a/..": 0, "a/../..": 1, "../a/../../b": 2, "a/b/../../../c": 1, ".": 0, "...": 0,
+		"a": 0, "./a//b/": 0, "..": 1, "../../a": 2, "a/..": 0, "a/../..": 1, "../a/../../b": 2, "a/b/../../../c": 1, ".": 0, "...": 0, "/etc/../..": 0,
 	} {
 		if got, why := climbs(target); got != want || why != "" {
 			t.Errorf("climbs(%q) = %d, %q, want %d", target, got, why, want)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 const (
@@ -75,7 +76,7 @@ func newNode(d digest.Digest, m *repb.Directory) (*node, error) {
 		if why := badName(name); why != "" {
 			return invalid(d, name, "%s", why)
 		}
-		if _, twice := seen[name]; twice {
+		if _, twice := seen[name]; twice && !mutant.NamedTwice {
 			return invalid(d, name, "named twice")
 		}
 		seen[name] = struct{}{}
@@ -151,12 +152,13 @@ func climbs(target string) (highest int, why string) {
 	switch {
 	case target == "":
 		return 0, "is empty"
-	case target[0] == '/':
-		return 0, "is absolute"
 	case strings.ContainsRune(target, 0):
 		return 0, "contains a NUL"
 	case len(target) > maxPath:
 		return 0, fmt.Sprintf("is longer than %d bytes", maxPath)
+	}
+	if target[0] == '/' {
+		return 0, "" // the server's capabilities allow it, and what it means there is for the sandbox to say
 	}
 	at := 0
 	for part := range strings.SplitSeq(target, "/") {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync"
 	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
@@ -13,8 +14,11 @@ import (
 	"github.com/sarsen-build/sarsen/internal/vfs"
 )
 
-// chunk is how much of a large blob is read at once, in bytes. The source reads it in parallel ranges.
-const chunk = 16 << 20
+const (
+	// chunk is how much of a large blob is read at once, in bytes, in ranges of piece.
+	chunk = 16 << 20
+	piece = 4 << 20
+)
 
 // settle links w, which the store has or had just now, at all its places, and reports whether it did. With
 // data, a place that can't be linked is written instead.
@@ -138,10 +142,7 @@ func (f *fetch) read(d digest.Digest, buf []byte, each func(p []byte, off int64)
 	defer from.Close()
 	for off := int64(0); off < d.Size; {
 		p := buf[:min(int64(len(buf)), d.Size-off)]
-		if n, err := from.ReadAt(p, off); n < len(p) {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if err := readRanges(from, p, off); err != nil {
 			return fmt.Errorf("read %s at %d: %w", d, off, err)
 		}
 		if err := each(p, off); err != nil {
@@ -153,6 +154,26 @@ func (f *fetch) read(d digest.Digest, buf []byte, each func(p []byte, off int64)
 		}
 	}
 	return nil
+}
+
+// readRanges fills p with what lies at off, by several ranges at once.
+func readRanges(from io.ReaderAt, p []byte, off int64) error {
+	errs := make([]error, (len(p)+piece-1)/piece)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() {
+			part := p[i*piece : min(len(p), (i+1)*piece)]
+			n, err := from.ReadAt(part, off+int64(i)*piece)
+			if n < len(part) {
+				if err == io.EOF {
+					err = io.ErrUnexpectedEOF
+				}
+				errs[i] = err
+			}
+		})
+	}
+	wg.Wait()
+	return firstError(errs...)
 }
 
 // writeLarge writes a blob that the store has no room for at each of its places.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
 // TestSingleFlight: eight calls that want one tree fetch each blob once.
@@ -44,6 +46,76 @@ func TestSingleFlight(t *testing.T) {
 	}
 	if len(src.reads) != 201 || src.trees != 1 {
 		t.Errorf("%d blobs and %d trees were fetched, want 201 and 1", len(src.reads), src.trees)
+	}
+}
+
+// TestSecondLook: a call that found a directory or a file absent, and claims it when another one has been through
+// with it, fetches nothing.
+func TestSecondLook(t *testing.T) {
+	for _, point := range []string{"stage: directories looked up", "stage: files looked up"} {
+		t.Run(point, func(t *testing.T) {
+			dir, src := t.TempDir(), newSource()
+			s := openStager(t, dir, src, Options{}, 64<<20)
+			want := tree{"a": {data: "a"}}
+			root := src.store(t, digest.SHA256, want)
+			fetching, looked, through := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			var gets, looks atomic.Int32
+			first := "tree"
+			if point != "stage: directories looked up" {
+				first = "get"
+			}
+			src.before = func(op string, _ ...digest.Digest) error {
+				if op == first && gets.Add(1) == 1 {
+					close(fetching)
+					<-looked
+				}
+				return nil
+			}
+			sim.Install(func(name string) {
+				if name == point && looks.Add(1) == 2 {
+					close(looked)
+					<-through
+				}
+			})
+			defer sim.Install(nil)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				defer close(through)
+				if _, err := s.Stage(ctx, root, filepath.Join(dir, "first")); err != nil {
+					t.Error(err)
+				}
+			})
+			<-fetching
+			if _, err := s.Stage(ctx, root, filepath.Join(dir, "second")); err != nil {
+				t.Error(err)
+			}
+			wg.Wait()
+			if gets := src.reads[digest.SHA256.Of([]byte("a"))]; gets != 1 || src.trees+src.reads[root] != 1 {
+				t.Errorf("the file was fetched %d times and the directory %d times, want once", gets, src.trees+src.reads[root])
+			}
+		})
+	}
+}
+
+// TestPublishedAtOnce: who finds the root of a tree that another call fetched finds all of it.
+func TestPublishedAtOnce(t *testing.T) {
+	dir, src := t.TempDir(), newSource()
+	s := openStager(t, dir, src, Options{}, 64<<20)
+	want := grove(50, 1)
+	root := src.store(t, digest.SHA256, want)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := s.Stage(ctx, root, filepath.Join(dir, "first")); err != nil {
+			t.Error(err)
+		}
+	})
+	for !s.cache.has(root) {
+		runtime.Gosched()
+	}
+	stats, err := s.Stage(ctx, root, filepath.Join(dir, "second"))
+	wg.Wait()
+	if err != nil || stats.Resolved != 0 {
+		t.Errorf("%+v, %v, want no directory to be fetched", stats, err)
 	}
 }
 
@@ -113,6 +185,53 @@ func TestFailuresAreTriedAgain(t *testing.T) {
 	if _, err := os.Lstat(into); err == nil {
 		t.Error("a tree is left")
 	}
+}
+
+// TestDeadSource: when all blobs of a batch fail for good, one is tried again for all of them.
+func TestDeadSource(t *testing.T) {
+	dir, src := t.TempDir(), newSource()
+	s := openStager(t, dir, src, Options{}, 64<<20)
+	root := src.store(t, digest.SHA256, grove(1, 20))
+	var tries atomic.Int32
+	src.before = func(op string, ds ...digest.Digest) error {
+		if op != "get" {
+			return nil
+		}
+		tries.Add(1)
+		return errors.New("the line is dead")
+	}
+	if _, err := s.Stage(ctx, root, filepath.Join(dir, "into")); err == nil || !strings.Contains(err.Error(), "the line is dead") {
+		t.Errorf("Stage = %v, want the source's error", err)
+	}
+	if got := tries.Load(); got != attempts {
+		t.Errorf("the source was asked %d times, want %d", got, attempts)
+	}
+}
+
+// meeting is a blob whose first reader waits for a second one.
+type meeting struct {
+	blob.Reader
+	readers atomic.Int32
+	second  chan struct{}
+}
+
+func (m *meeting) ReadAt(p []byte, off int64) (int, error) {
+	switch m.readers.Add(1) {
+	case 1:
+		<-m.second
+	case 2:
+		close(m.second)
+	}
+	return m.Reader.ReadAt(p, off)
+}
+
+// TestParallelRanges: a large blob comes in several ranges at once, and they are put together in order.
+func TestParallelRanges(t *testing.T) {
+	dir, src := t.TempDir(), newSource()
+	s := openStager(t, dir, src, Options{}, 64<<20)
+	want := tree{"large": {data: strings.Repeat("no two ranges are equal ", 700_000) + strings.Repeat("the end", 300_000)}}
+	src.wrap = func(r blob.Reader) blob.Reader { return &meeting{Reader: r, second: make(chan struct{})} }
+	staged(t, s, src.store(t, digest.SHA256, want), dir, want) // which waits for ever if it reads one after the other
 }
 
 // TestEvictionWhileStaging: a store that holds a part of what eight calls stage at once evicts all the time;

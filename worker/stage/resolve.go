@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
 const (
@@ -33,6 +36,7 @@ func (s *Stager) resolve(ctx context.Context, root digest.Digest) (*plan, error)
 		if len(unknown) == 0 {
 			return p, nil
 		}
+		sim.Point("stage: directories looked up")
 		if int64(len(p.nodes)+len(unknown)) > s.o.MaxNodes {
 			return p, fmt.Errorf("%w: the tree has more than %d directories", blob.ErrInvalid, s.o.MaxNodes)
 		}
@@ -41,7 +45,7 @@ func (s *Stager) resolve(ctx context.Context, root digest.Digest) (*plan, error)
 		for _, d := range unknown {
 			if flight := s.trees.claim(d); flight != nil {
 				theirs = append(theirs, flight)
-			} else if s.cache.has(d) {
+			} else if s.cache.has(d) && !mutant.NoSecondLook {
 				s.trees.land(d) // somebody was through just before
 			} else {
 				mine = append(mine, d)
@@ -50,7 +54,9 @@ func (s *Stager) resolve(ctx context.Context, root digest.Digest) (*plan, error)
 		err := s.fetchNodes(ctx, p, mine, &asked)
 		s.publish(p)
 		for _, d := range mine {
-			s.trees.land(d)
+			if err == nil || !mutant.NeverLands {
+				s.trees.land(d)
+			}
 		}
 		if err != nil {
 			return p, err
@@ -200,7 +206,7 @@ func (s *Stager) fetchTrees(ctx context.Context, p *plan, roots []digest.Digest)
 	for _, tree := range found {
 		for d, m := range tree {
 			data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-			if err != nil || p.nodes[d] != nil || d.Function.Of(data) != d {
+			if err != nil || p.nodes[d] != nil || d.Function.Of(data) != d && !mutant.TreeBelieved {
 				continue // encoded in another way than its blob is, or not what it is said to be
 			}
 			if err := s.learn(p, d, data); err != nil {
@@ -227,7 +233,7 @@ func (s *Stager) learn(p *plan, d digest.Digest, data []byte) error {
 	if p.nodes[d] != nil {
 		return nil
 	}
-	if got := d.Function.Of(data); got != d {
+	if got := d.Function.Of(data); got != d && !mutant.TreeBelieved {
 		return &blob.Error{Op: "get", Digest: d, Err: blob.Mismatch(d, got)}
 	}
 	n, err := decode(d, data)
@@ -243,6 +249,10 @@ func (s *Stager) learn(p *plan, d digest.Digest, data []byte) error {
 // publish puts what the plan learned into the cache, all at one moment: whoever finds a directory there finds
 // what came with it too, and has no reason to fetch that once more.
 func (s *Stager) publish(p *plan) {
+	for i := 0; mutant.PublishApart && i < len(p.fresh); i++ {
+		s.keeper.add(s.cache.putAll(p.nodes, p.fresh[i:i+1]))
+		time.Sleep(time.Millisecond)
+	}
 	s.keeper.add(s.cache.putAll(p.nodes, p.fresh))
 	p.fresh = nil
 }

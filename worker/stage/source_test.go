@@ -26,6 +26,8 @@ type source struct {
 	blob.Batcher
 	// before, if set, is called before each call, and the call then has its error.
 	before func(op string, ds ...digest.Digest) error
+	// wrap, if set, is what Open's answers go through.
+	wrap func(blob.Reader) blob.Reader
 
 	mu    sync.Mutex
 	dirs  map[digest.Digest]*repb.Directory
@@ -96,7 +98,11 @@ func (s *source) Open(ctx context.Context, d digest.Digest) (blob.Reader, error)
 	if s.lacks(d) {
 		return nil, blob.ErrNotFound
 	}
-	return s.Batcher.Open(ctx, d)
+	r, err := s.Batcher.Open(ctx, d)
+	if err == nil && s.wrap != nil {
+		r = s.wrap(r)
+	}
+	return r, err
 }
 
 func (s *source) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) {

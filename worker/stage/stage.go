@@ -20,7 +20,7 @@
 // # Invariants
 //
 //   - A staged tree is exactly its directory messages: fresh directories that may be written to, read-only
-//     files (0444, 0555 if executable), symbolic links that stay below the root. Or there is no tree.
+//     files (0444, 0555 if executable), symbolic links that are absolute or stay below the root. Or there is no tree.
 //   - Nothing is made of a tree that is not valid: errors that wrap blob.ErrInvalid name directory and name.
 //   - Nothing is believed that does not hash to its digest: not the source, not the cache's file.
 //   - HandOver: of several who want one directory or blob one fetches; if he fails, another one does. His
@@ -53,6 +53,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/files"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 )
 
@@ -236,6 +237,9 @@ func (s *Stager) build(ctx context.Context, p *plan, parent vfs.Dir, name string
 // missing returns a blob.MissingError with all that the source lacks of a tree: what was not found, and what the
 // source says when it is asked for the rest.
 func (s *Stager) missing(ctx context.Context, p *plan, found []digest.Digest) error {
+	if mutant.FirstMissing {
+		return &blob.MissingError{Blobs: found[:1]}
+	}
 	all := digest.SetOf(found...)
 	var ask digest.Set
 	for _, n := range p.nodes {
