@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"github.com/dustin/go-humanize"
 )
 
 // A property is a platform property that has to be there as it is.
@@ -78,11 +79,32 @@ func (s *Scheduler) parseNeed(field string, p *repb.Platform) (need, error) {
 	return n, nil
 }
 
-// parseAmount reads a number in decimal as thousandths.
+// Limits returns what its platform lets an action use, where it says so: processors and bytes of memory, 0 if there is
+// no limit. Less than a mebibyte of memory is in units of the workers' own, and limits nothing.
+func Limits(p *repb.Platform) (cpu float64, memory int64) {
+	for _, prop := range p.GetProperties() {
+		v, err := parseAmount(prop.GetValue(), math.Ceil)
+		switch {
+		case err != nil:
+		case prop.Name == "cpu":
+			cpu = float64(v) / 1000
+		case prop.Name == "memory" && v/1000 >= 1<<20:
+			memory = v / 1000
+		}
+	}
+	return cpu, memory
+}
+
+// parseAmount reads a number in decimal, or one of bytes with a unit like 512MiB or 4GB, as thousandths.
 func parseAmount(text string, round func(float64) float64) (int64, error) {
 	v, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		if bytes, sizeErr := humanize.ParseBytes(text); sizeErr == nil {
+			v, err = float64(bytes), nil
+		}
+	}
 	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
-		return 0, fmt.Errorf("%q is not a number from 0 up", text)
+		return 0, fmt.Errorf("%q is not a number from 0 up, nor a size like 512MiB", text)
 	}
 	// A product like 0.29·1000 is a little more than what was meant.
 	if v = math.Round(v*1e6) / 1e3; v > 1<<53 {

@@ -22,7 +22,7 @@ func TestPlatforms(t *testing.T) {
 		}{
 			{"OSFamily=linux", linux}, {"OSFamily=macos", mac}, {"tool=gcc", linux}, {"tool=clang", linux},
 			{"OSFamily=macos persistentWorkerKey=k persistentWorkerProtocol=json", mac}, {"OSFamily=linux supports-workers=1 requires-worker-protocol=json", linux},
-			{"tool=clang tool=gcc", linux}, {"cpu=2", linux}, {"memory=10 OSFamily=linux", linux},
+			{"tool=clang tool=gcc", linux}, {"cpu=2", linux}, {"memory=10 OSFamily=linux", linux}, {"memory=900MB", linux},
 			{"container-image=docker://a", mac}, {"cpu=0.25 OSFamily=macos", mac},
 		} {
 			w := r.execute(r.action(c.platform, nil, strings.Fields(c.platform)...))
@@ -173,4 +173,23 @@ func TestUnsatisfiableTimeout(t *testing.T) {
 			t.Errorf("got %v, want FAILED_PRECONDITION after ten minutes", a.resp)
 		}
 	})
+}
+
+func TestLimits(t *testing.T) {
+	for text, want := range map[string]struct {
+		cpu    float64
+		memory int64
+	}{
+		"": {}, "tool=gcc": {}, "cpu=1.5": {cpu: 1.5}, "memory=4GB": {memory: 4e9}, "memory=512MiB cpu=2": {2, 512 << 20}, "memory=1048576": {memory: 1 << 20},
+		"memory=4": {}, "memory=none cpu=much": {},
+	} {
+		p := new(repb.Platform)
+		for _, f := range strings.Fields(text) {
+			name, value, _ := strings.Cut(f, "=")
+			p.Properties = append(p.Properties, &repb.Platform_Property{Name: name, Value: value})
+		}
+		if cpu, memory := Limits(p); cpu != want.cpu || memory != want.memory {
+			t.Errorf("%q: got %v processors and %d bytes, want %+v", text, cpu, memory, want)
+		}
+	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/execution"
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
 	"github.com/sarsen-build/sarsen/upstream"
 	"github.com/sarsen-build/sarsen/worker/collect"
@@ -158,6 +159,7 @@ func (r *run) command(ctx context.Context, s sandbox.Spec) (sandbox.Outcome, err
 		//lint:ignore SA1019 Clients of before version 2.2 say it there.
 		platform = r.task.Command.GetPlatform()
 	}
+	s.CPU, s.Memory = execution.Limits(platform)
 	if !persist.Asked(platform) {
 		return r.worker.Runner.Run(ctx, s)
 	}

@@ -195,7 +195,10 @@ func platform(texts []string) ([]*repb.Platform_Property, error) {
 		}
 		add(name, value)
 	}
-	for name, values := range map[string][]string{"OSFamily": {osFamily(runtime.GOOS)}, "ISA": isa(runtime.GOARCH), "cpu": {fmt.Sprint(runtime.NumCPU())}} {
+	own := map[string][]string{
+		"OSFamily": {osFamily(runtime.GOOS)}, "ISA": isa(runtime.GOARCH), "cpu": {fmt.Sprint(runtime.NumCPU())}, "memory": memory(),
+	}
+	for name, values := range own {
 		if has[name] {
 			continue
 		}
@@ -204,6 +207,19 @@ func platform(texts []string) ([]*repb.Platform_Property, error) {
 		}
 	}
 	return ps, nil
+}
+
+// memory returns how many bytes the machine has, where the system tells.
+func memory() []string {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return nil
+	}
+	var kib int64
+	if _, err := fmt.Sscanf(string(text), "MemTotal: %d kB", &kib); err != nil {
+		return nil
+	}
+	return []string{fmt.Sprint(kib << 10)}
 }
 
 // osFamily returns the system's name as the Remote Execution API's platform.md has it.

@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"unsafe"
 
@@ -17,7 +18,7 @@ type builder struct {
 	jail    *jail
 	spec    *Spec
 	network bool // a network namespace comes with it
-	stdin   int  // the number of the descriptor that becomes standard input
+	stdin   int  // the number of the descriptor that becomes standard input; -1 for an empty one
 	steps   [3][]step
 }
 
@@ -119,8 +120,16 @@ func (b *builder) settle(s *script) {
 func (b *builder) enter(s *script) {
 	j := b.jail
 	s.add("session", unix.SYS_SETSID)
-	for i, fd := range []int{b.stdin, fdStdout, fdStderr} {
-		s.add("standard streams", unix.SYS_DUP3, fd, i, 0)
+	if b.stdin < 0 {
+		// The view's, so that it can be opened once more as /dev/stdin: the host's lies outside of all that is granted.
+		const null = register(0)
+		s.add("open /dev/null", unix.SYS_OPENAT, unix.AT_FDCWD, os.DevNull, unix.O_RDONLY).to(null)
+		s.add("standard input", unix.SYS_DUP3, null, 0, 0)
+	} else {
+		s.add("standard input", unix.SYS_DUP3, b.stdin, 0, 0)
+	}
+	for i, fd := range []int{fdStdout, fdStderr} {
+		s.add("standard streams", unix.SYS_DUP3, fd, i+1, 0)
 	}
 	s.add("wait at the gate", unix.SYS_READ, fdGate, raw(uint64(0)), 8)
 	s.add("close descriptors", unix.SYS_CLOSE_RANGE, 3, int(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
@@ -198,7 +207,7 @@ func (b *builder) limit(s *script) {
 	}
 	// In a user namespace of its own an action's processes are counted by themselves.
 	set("processes", unix.RLIMIT_NPROC, uint64(b.spec.Pids))
-	if b.spec.Memory > 0 && b.jail.without[groupLimits] {
+	if b.spec.Memory > 0 && (b.jail.without[groupLimits] || !b.jail.cgroup.limits("memory")) {
 		set("memory", unix.RLIMIT_DATA, uint64(b.spec.Memory))
 	}
 }

@@ -18,11 +18,31 @@ import (
 // A cgroup is a directory of cgroup v2 in which every action gets one of its own.
 type cgroup struct {
 	dir   string
+	has   []string // controllers
 	count atomic.Uint64
 }
 
-// controllers are those without which limits mean nothing.
+// controllers are those that are of use here.
 var controllers = []string{"memory", "pids", "cpu"}
+
+// limits reports whether actions can be limited in what a controller controls.
+func (c *cgroup) limits(controller string) bool {
+	return c != nil && slices.Contains(c.has, controller)
+}
+
+// lacks says which controllers are missing, or returns nil.
+func (c *cgroup) lacks() error {
+	var names []string
+	for _, name := range controllers {
+		if !c.limits(name) {
+			names = append(names, name)
+		}
+	}
+	if names == nil {
+		return nil
+	}
+	return fmt.Errorf("%s has no controller %s", filepath.Dir(c.dir), strings.Join(names, " and no "))
+}
 
 // findCgroup returns the given directory, or this process's own or the one above it, whichever may hold groups with limits.
 func findCgroup(dir string) (*cgroup, error) {
@@ -43,14 +63,48 @@ func findCgroup(dir string) (*cgroup, error) {
 			own = p
 		}
 	}
-	c, err := newCgroup(filepath.Join(mount, own))
-	if errors.Is(err, unix.EBUSY) && own != "/" {
-		// A group that holds processes can't share out; the service manager may have delegated the one above.
-		if above, err := newCgroup(filepath.Join(mount, filepath.Dir(own))); err == nil {
-			return above, nil
+	own = filepath.Join(mount, own)
+	c, err := newCgroup(own)
+	if !errors.Is(err, unix.EBUSY) {
+		return c, err
+	}
+	// A group that holds processes can't share out. If it was delegated to the worker (Delegate=yes of a systemd unit), they are
+	// the worker's and may move down; else the one above may have been.
+	if moved := moveDown(own); moved == nil {
+		if c, err := newCgroup(own); err == nil {
+			return c, nil
 		}
 	}
-	return c, err
+	if above, err := newCgroup(filepath.Dir(own)); own != mount && err == nil {
+		return above, nil
+	}
+	return nil, err
+}
+
+// moveDown moves the worker and its runner from a group into one below it, if there is nobody else in it.
+func moveDown(dir string) error {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	ours, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+	known := append(strings.Fields(string(ours)), strconv.Itoa(os.Getpid()), strconv.Itoa(os.Getppid()))
+	pids := strings.Fields(string(text))
+	for _, pid := range pids {
+		if !slices.Contains(known, pid) {
+			return fmt.Errorf("process %s is in %s too", pid, dir)
+		}
+	}
+	leaf := filepath.Join(dir, "sarsen-worker")
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	for _, pid := range pids {
+		if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(pid), 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func cgroupMount() (string, error) {
@@ -67,44 +121,69 @@ func cgroupMount() (string, error) {
 	return "", errors.New("cgroup v2 is not mounted")
 }
 
-// newCgroup makes a directory for this runner's actions, with the controllers that they need.
+// newCgroup makes a directory for this runner's actions, with the controllers that there are, and removes those of
+// runners that are gone.
 func newCgroup(dir string) (*cgroup, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return nil, err
 	}
+	c := &cgroup{dir: filepath.Join(dir, fmt.Sprintf("sarsen-%d", os.Getpid()))}
 	have := strings.Fields(string(text))
 	for _, name := range controllers {
-		if !slices.Contains(have, name) {
-			return nil, fmt.Errorf("%s has no controller %q", dir, name)
+		if slices.Contains(have, name) {
+			c.has = append(c.has, name)
 		}
 	}
-	own := filepath.Join(dir, fmt.Sprintf("sarsen-%d", os.Getpid()))
-	enable := []byte("+" + strings.Join(controllers, " +"))
+	if c.has == nil {
+		return nil, c.lacks()
+	}
+	enable := []byte("+" + strings.Join(c.has, " +"))
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), enable, 0); err != nil {
 		return nil, fmt.Errorf("share out controllers (delegate a group to the worker): %w", err)
 	}
-	if err := os.Mkdir(own, 0o755); err != nil {
+	removeStale(dir)
+	if err := os.Mkdir(c.dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(own, "cgroup.subtree_control"), enable, 0); err != nil {
+	if err := os.WriteFile(filepath.Join(c.dir, "cgroup.subtree_control"), enable, 0); err != nil {
 		return nil, err
 	}
-	return &cgroup{dir: own}, nil
+	return c, nil
+}
+
+// removeStale removes the groups of runners that are gone: they could not do that themselves. What still lives in one keeps it.
+func removeStale(dir string) {
+	groups, _ := filepath.Glob(filepath.Join(dir, "sarsen-[0-9]*"))
+	for _, group := range groups {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(group), "sarsen-"))
+		if err != nil || pid != os.Getpid() && unix.Kill(pid, 0) != unix.ESRCH {
+			continue
+		}
+		below, _ := filepath.Glob(filepath.Join(group, "[0-9]*"))
+		for _, action := range below {
+			_ = os.Remove(action)
+		}
+		_ = os.Remove(group)
+	}
 }
 
 // A cgroupChild is one action's group.
 type cgroupChild struct {
-	dir string
-	fd  int
+	dir    string
+	fd     int
+	memory int64 // its limit; 0 is none
 }
 
 func (c *cgroup) child(s *Spec) (*cgroupChild, error) {
-	g := &cgroupChild{dir: filepath.Join(c.dir, strconv.FormatUint(c.count.Add(1), 10)), fd: -1}
+	g := &cgroupChild{dir: filepath.Join(c.dir, strconv.FormatUint(c.count.Add(1), 10)), fd: -1, memory: s.Memory}
 	if err := os.Mkdir(g.dir, 0o755); err != nil {
 		return nil, err
 	}
 	for name, value := range limits(s) {
+		if controller, _, _ := strings.Cut(name, "."); !c.limits(controller) {
+			continue
+		}
 		if err := os.WriteFile(filepath.Join(g.dir, name), []byte(value), 0o644); err != nil && !(name == "memory.swap.max" && errors.Is(err, os.ErrNotExist)) {
 			g.remove()
 			return nil, err

@@ -57,7 +57,7 @@ func (c *jailChild) start(s *Spec, stdin, stdout, stderr int) error {
 	c.status = os.NewFile(uintptr(read), "status")
 	defer unix.Close(status)
 	fds := []int{status, gate, stdout, stderr, root}
-	b := &builder{jail: j, spec: s, stdin: fdNull}
+	b := &builder{jail: j, spec: s, stdin: -1}
 	if !s.Network && !j.without[ownNetwork] && !mutant.NetworkShared {
 		if c.network, err = j.networks.take(); err != nil {
 			return err
@@ -165,7 +165,7 @@ func (c *jailChild) wait() (end, error) {
 	c.mu.Unlock()
 	e := end{usage: usageOf(&usage), code: 128 + int(unix.SIGKILL)}
 	if c.group != nil && c.group.outOfMemory() {
-		e.killed = "memory"
+		e.killed, e.message = "memory", fmt.Sprintf("killed: it used more memory than the %d bytes that it may", c.group.memory)
 	}
 	c.release()
 	if err != nil {

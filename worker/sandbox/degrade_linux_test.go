@@ -64,17 +64,34 @@ func TestCgroup(t *testing.T) {
 	if _, err := newCgroup(dir); err == nil {
 		t.Error("a directory that is no group: got no error")
 	}
+	writeFile(t, filepath.Join(dir, "cgroup.controllers"), "io\n", 0o644)
+	if _, err := newCgroup(dir); err == nil || !strings.Contains(err.Error(), "no controller memory and no pids and no cpu") {
+		t.Errorf("got %v, want the names of the controllers", err)
+	}
 	writeFile(t, filepath.Join(dir, "cgroup.controllers"), "cpu io pids\n", 0o644)
-	if _, err := newCgroup(dir); err == nil || !strings.Contains(err.Error(), `no controller "memory"`) {
-		t.Errorf("got %v, want the name of the controller", err)
+	some, err := newCgroup(dir)
+	if err != nil || some.lacks() == nil || !strings.HasSuffix(some.lacks().Error(), "no controller memory") {
+		t.Fatalf("got %v, lacking %v, want a group without the controller memory", err, some.lacks())
+	}
+	g, err := some.child(&Spec{Memory: 1 << 30, CPU: 1.5, Pids: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(g.dir, "memory.max")); err == nil {
+		t.Error("there is a limit of memory, for which there is no controller")
+	}
+	if got := read(t, filepath.Join(g.dir, "pids.max")); got != "101" {
+		t.Errorf("pids.max: got %q, want 101", got)
+	}
+	if err := os.RemoveAll(some.dir); err != nil {
+		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(dir, "cgroup.controllers"), "cpu io memory pids\n", 0o644)
 	c, err := newCgroup(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := c.child(&Spec{Memory: 1 << 30, CPU: 1.5, Pids: 100})
-	if err != nil {
+	if g, err = c.child(&Spec{Memory: 1 << 30, CPU: 1.5, Pids: 100}); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{"memory.max": "1073741824", "memory.swap.max": "0", "memory.oom.group": "1", "cpu.max": "150000 100000", "pids.max": "101"} {

@@ -40,7 +40,7 @@ var missing = [parts]string{
 	callFilter:   "no seccomp filter, so every system call is open to actions: %v",
 	secondFence:  "no Landlock, so mounts alone keep actions from other files: %v",
 	ownInputs:    "no mount with other owners, so actions that are root can't change their inputs in place: %v",
-	groupLimits:  "no cgroup limits; memory is limited per process and processor time not at all: %v",
+	groupLimits:  "cgroup limits are missing, without which memory is limited per process and processor time not at all: %v",
 }
 
 // tolerable are the parts without which mode Strict starts too. They bound what an action may use, stand behind another fence, or are
@@ -147,6 +147,8 @@ func (j *jail) prepare() ([parts]error, error) {
 	}
 	if j.cgroup, err = findCgroup(j.options.Cgroup); err != nil {
 		lack(groupLimits, err)
+	} else {
+		lacks[groupLimits] = j.cgroup.lacks()
 	}
 	for {
 		err := j.probe()

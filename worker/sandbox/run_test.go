@@ -61,6 +61,7 @@ func TestEnds(t *testing.T) {
 		{name: "not executable", args: []string{"./text"}, prepare: notExecutable, code: 126, stderr: "./text: can't be executed: permission denied"},
 		{name: "a directory", args: []string{"/usr"}, code: 126, stderr: "can't be executed"},
 		{name: "no standard input", args: []string{"/bin/cat"}},
+		{name: "no standard input by its name", args: []string{"/bin/sh", "-c", "cat </dev/stdin"}},
 		{name: "environment", args: []string{"env"}, prepare: func(_ *testing.T, s *Spec) { s.Env = []string{"B=2", "PATH=/usr/bin:/bin", "A=x y"} },
 			stdout: "B=2\nPATH=/usr/bin:/bin\nA=x y\n"},
 		{name: "no environment", args: []string{"/usr/bin/env"}, prepare: func(_ *testing.T, s *Spec) { s.Env = nil }},

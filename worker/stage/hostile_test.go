@@ -31,38 +31,30 @@ func TestHostile(t *testing.T) {
 		m    *repb.Directory
 		want string
 	}{
-		"empty name":          {file(""), `""`},
-		"dot":                 {file("."), `"."`},
-		"dot dot":             {file(".."), `".."`},
-		"slash":               {file("a/b"), `"a/b"`},
-		"absolute":            {file("/etc/passwd"), `"/etc/passwd"`},
-		"trailing slash":      {file("a/"), `"a/"`},
-		"NUL":                 {file("a\x00b"), `"a\x00b"`},
-		"long name":           {file(strings.Repeat("n", 256)), "255 bytes"},
-		"directory dot dot":   {&repb.Directory{Directories: []*repb.DirectoryNode{{Name: "..", Digest: empty}}}, `".."`},
-		"link slash":          {link("a/b", "c"), `"a/b"`},
-		"twice":               {&repb.Directory{Files: []*repb.FileNode{{Name: "same", Digest: a}, {Name: "same", Digest: a}}}, `"same"`},
-		"file and directory":  {&repb.Directory{Files: file("same").Files, Directories: []*repb.DirectoryNode{{Name: "same", Digest: empty}}}, `"same"`},
-		"link and file":       {&repb.Directory{Files: file("same").Files, Symlinks: link("same", "x").Symlinks}, `"same"`},
-		"no digest":           {&repb.Directory{Files: []*repb.FileNode{{Name: "none"}}}, `"none"`},
-		"negative size":       {&repb.Directory{Files: []*repb.FileNode{{Name: "less", Digest: &repb.Digest{Hash: a.Hash, SizeBytes: -1}}}}, `"less"`},
-		"bad hash":            {&repb.Directory{Files: []*repb.FileNode{{Name: "hash", Digest: &repb.Digest{Hash: "../../etc", SizeBytes: 3}}}}, `"hash"`},
-		"empty link":          {link("void", ""), "empty"},
-		"link above the root": {link("up", "../x"), "above the root"},
-		"link up and down":    {link("zig", "a/../../x"), "above the root"},
-		"link NUL":            {link("nul", "a\x00"), "NUL"},
+		"empty name":         {file(""), `""`},
+		"dot":                {file("."), `"."`},
+		"dot dot":            {file(".."), `".."`},
+		"slash":              {file("a/b"), `"a/b"`},
+		"absolute":           {file("/etc/passwd"), `"/etc/passwd"`},
+		"trailing slash":     {file("a/"), `"a/"`},
+		"NUL":                {file("a\x00b"), `"a\x00b"`},
+		"long name":          {file(strings.Repeat("n", 256)), "255 bytes"},
+		"directory dot dot":  {&repb.Directory{Directories: []*repb.DirectoryNode{{Name: "..", Digest: empty}}}, `".."`},
+		"link slash":         {link("a/b", "c"), `"a/b"`},
+		"twice":              {&repb.Directory{Files: []*repb.FileNode{{Name: "same", Digest: a}, {Name: "same", Digest: a}}}, `"same"`},
+		"file and directory": {&repb.Directory{Files: file("same").Files, Directories: []*repb.DirectoryNode{{Name: "same", Digest: empty}}}, `"same"`},
+		"link and file":      {&repb.Directory{Files: file("same").Files, Symlinks: link("same", "x").Symlinks}, `"same"`},
+		"no digest":          {&repb.Directory{Files: []*repb.FileNode{{Name: "none"}}}, `"none"`},
+		"negative size":      {&repb.Directory{Files: []*repb.FileNode{{Name: "less", Digest: &repb.Digest{Hash: a.Hash, SizeBytes: -1}}}}, `"less"`},
+		"bad hash":           {&repb.Directory{Files: []*repb.FileNode{{Name: "hash", Digest: &repb.Digest{Hash: "../../etc", SizeBytes: 3}}}}, `"hash"`},
+		"empty link":         {link("void", ""), "empty"},
+		"link NUL":           {link("nul", "a\x00"), "NUL"},
 	} {
 		t.Run(name, func(t *testing.T) { refused(t, src, src.directory(t, digest.SHA256, test.m), test.want) })
 		t.Run(name+" below", func(t *testing.T) {
 			bad := src.directory(t, digest.SHA256, test.m)
-			want := bad.String()
-			if strings.Contains(test.want, "above the root") {
-				test.m.Symlinks[0].Target = "../" + test.m.Symlinks[0].Target
-				bad = src.directory(t, digest.SHA256, test.m)
-				want = bad.String()
-			}
 			top := &repb.Directory{Directories: []*repb.DirectoryNode{{Name: "below", Digest: wire(bad)}}}
-			refused(t, src, src.directory(t, digest.SHA256, top), want)
+			refused(t, src, src.directory(t, digest.SHA256, top), bad.String())
 		})
 	}
 }
@@ -114,17 +106,6 @@ func TestNoDirectory(t *testing.T) {
 	src := newSource()
 	refused(t, src, src.put(t, digest.SHA256, []byte("\xff\xff\xffno message")), "no directory")
 	refused(t, src, digest.Digest{Size: 3}, "digest function")
-}
-
-// TestClimbs is what symbolic links may do: anything below the root.
-func TestClimbs(t *testing.T) {
-	for target, want := range map[string]int{
-		"a": 0, "./a//b/": 0, "..": 1, "../../a": 2, "a/..": 0, "a/../..": 1, "../a/../../b": 2, "a/b/../../../c": 1, ".": 0, "...": 0, "/etc/../..": 0,
-	} {
-		if got, why := climbs(target); got != want || why != "" {
-			t.Errorf("climbs(%q) = %d, %q, want %d", target, got, why, want)
-		}
-	}
 }
 
 // TestLyingTree: what Tree returns under a digest that is not its own is not believed.

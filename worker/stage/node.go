@@ -46,10 +46,7 @@ type file struct {
 // toolProperty is the node property by which Bazel marks a file of the tool.
 const toolProperty = "bazel_tool_input"
 
-type symlink struct {
-	name, target string
-	climb        int // how far above its directory the target gets at most, in directories
-}
+type symlink struct{ name, target string }
 
 // decode makes a node of the directory message d.
 func decode(d digest.Digest, data []byte) (*node, error) {
@@ -102,11 +99,10 @@ func newNode(d digest.Digest, m *repb.Directory) (*node, error) {
 		if err := check(l.GetName()); err != nil {
 			return nil, err
 		}
-		climb, why := climbs(l.Target)
-		if why != "" {
+		if why := badTarget(l.Target); why != "" {
 			return nil, invalid(d, l.Name, "the target %q of the symbolic link %s", l.Target, why)
 		}
-		n.links = append(n.links, symlink{l.Name, l.Target, climb})
+		n.links = append(n.links, symlink{l.Name, l.Target})
 	}
 	return n, nil
 }
@@ -146,30 +142,16 @@ func badName(name string) string {
 	return ""
 }
 
-// climbs returns how many directories above its own a symbolic link gets on its way, or what is wrong with
-// its target. It takes names for directories; what they really are is for whoever follows the link.
-func climbs(target string) (highest int, why string) {
+// badTarget says what is wrong with the target of a symbolic link, or "". It may be absolute, as the server's
+// capabilities say, and lead anywhere: what is there is for the sandbox to say. Nothing here follows it.
+func badTarget(target string) string {
 	switch {
 	case target == "":
-		return 0, "is empty"
+		return "is empty"
 	case strings.ContainsRune(target, 0):
-		return 0, "contains a NUL"
+		return "contains a NUL"
 	case len(target) > maxPath:
-		return 0, fmt.Sprintf("is longer than %d bytes", maxPath)
+		return fmt.Sprintf("is longer than %d bytes", maxPath)
 	}
-	if target[0] == '/' {
-		return 0, "" // the server's capabilities allow it, and what it means there is for the sandbox to say
-	}
-	at := 0
-	for part := range strings.SplitSeq(target, "/") {
-		switch part {
-		case "", ".":
-		case "..":
-			at++
-			highest = max(highest, at)
-		default:
-			at--
-		}
-	}
-	return highest, ""
+	return ""
 }

@@ -20,7 +20,6 @@ type plan struct {
 // A shape is what a directory and all below it come to, expanded.
 type shape struct {
 	nodes  int64 // directories, files and links
-	climb  int   // how far above the directory the links below it get
 	path   int   // the longest path below it, in bytes
 	height int
 }
@@ -36,8 +35,6 @@ func (p *plan) check(maxNodes int64) error {
 		return fmt.Errorf("%w: the tree has %d files and directories, at most %d are staged", blob.ErrInvalid, sh.nodes, maxNodes)
 	case sh.path > maxPath:
 		return p.longest()
-	case sh.climb > 0:
-		return p.escape(p.root, 0)
 	}
 	return nil
 }
@@ -56,7 +53,6 @@ func (p *plan) measure(d digest.Digest, depth int, known map[digest.Digest]shape
 	}
 	for i := range n.links {
 		sh.path = max(sh.path, len(n.links[i].name))
-		sh.climb = max(sh.climb, n.links[i].climb)
 	}
 	for i := range n.dirs {
 		below, err := p.measure(n.dirs[i].digest, depth+1, known)
@@ -67,7 +63,6 @@ func (p *plan) measure(d digest.Digest, depth int, known map[digest.Digest]shape
 			sh.nodes = math.MaxInt64 / 2
 		}
 		sh.nodes = min(sh.nodes, math.MaxInt64/2)
-		sh.climb = max(sh.climb, below.climb-1)
 		sh.path = max(sh.path, len(n.dirs[i].name)+1+below.path)
 		sh.height = max(sh.height, below.height+1)
 	}
@@ -78,32 +73,4 @@ func (p *plan) measure(d digest.Digest, depth int, known map[digest.Digest]shape
 // longest names a directory on the longest path.
 func (p *plan) longest() error {
 	return fmt.Errorf("%w: directory %s: a path below it is longer than %d bytes", blob.ErrInvalid, p.root, maxPath)
-}
-
-// escape finds the link that climbs above the root. It looks at each directory at each depth once.
-func (p *plan) escape(root digest.Digest, depth int) error {
-	type place struct {
-		d     digest.Digest
-		depth int
-	}
-	seen := map[place]bool{}
-	todo := []place{{root, depth}}
-	for len(todo) > 0 {
-		at := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if seen[at] {
-			continue
-		}
-		seen[at] = true
-		n := p.nodes[at.d]
-		for _, l := range n.links {
-			if l.climb > at.depth {
-				return invalid(at.d, l.name, "the target %q of the symbolic link climbs above the root", l.target)
-			}
-		}
-		for _, c := range n.dirs {
-			todo = append(todo, place{c.digest, at.depth + 1})
-		}
-	}
-	return nil
 }

@@ -20,7 +20,7 @@
 // # Invariants
 //
 //   - A staged tree is exactly its directory messages: fresh directories that may be written to, read-only
-//     files (0444, 0555 if executable), symbolic links that are absolute or stay below the root. Or there is no tree.
+//     files (0444, 0555 if executable), symbolic links as they are. Or there is no tree.
 //   - Nothing is made of a tree that is not valid: errors that wrap blob.ErrInvalid name directory and name.
 //   - Nothing is believed that does not hash to its digest: not the source, not the cache's file.
 //   - HandOver: of several who want one directory or blob one fetches; if he fails, another one does. His
