@@ -27,8 +27,10 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -81,8 +83,10 @@ type handler struct {
 	scrape    http.Handler // answers /metrics
 	started   time.Time
 	stall     time.Duration
-	checking  atomic.Bool  // a check is running
-	spoolLeft atomic.Int64 // bytes that bodies of unknown size may still take; negative while one is refused
+	checking  atomic.Bool // a check is running
+	turns     turns
+	calls     chan struct{} // one for each call of the store for a dialect that is under way
+	spoolLeft atomic.Int64  // bytes that bodies of unknown size may still take; negative while one is refused
 }
 
 // New returns the handler of everything that the package serves.
@@ -107,6 +111,7 @@ func newHandler(o Options) *handler {
 		scrape:  promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}),
 		started: time.Now(),
 		stall:   stall,
+		calls:   make(chan struct{}, maxCalls),
 	}
 	h.spoolLeft.Store(o.MaxBlobSize)
 	return h
@@ -129,7 +134,11 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 				"received", w.body.received, "sent", w.sent, "took", time.Since(start), "from", r.RemoteAddr)
 		}
 	}()
-	if err == nil {
+	switch {
+	case err != nil:
+	case n.dialect != nil:
+		err = h.converse(w, r, n)
+	default:
 		err = h.dispatch(w, r, n)
 	}
 	if err != nil {
@@ -208,6 +217,9 @@ func (h *handler) fail(w *response, r *http.Request, err error) {
 		h.logFailure(r, err)
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
+	case http.StatusTooManyRequests:
+		// Who was sent away together should not come back together.
+		w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(10)))
 	case http.StatusRequestEntityTooLarge, http.StatusRequestTimeout:
 		// Otherwise net/http would read on, in the hope of keeping the connection.
 		w.Header().Set("Connection", "close")

@@ -8,7 +8,7 @@
 
 # libblake3-0 is asked for by name because Debian's Bazel does not depend on it,
 # yet knows no --digest_function=BLAKE3 without it.
-packages="bazel-bootstrap buildbox buildstream bubblewrap busybox-static gcc g++ default-jdk-headless libblake3-0 make ca-certificates dpkg-dev"
+packages="bazel-bootstrap buildbox buildstream bubblewrap busybox-static gcc g++ default-jdk-headless libblake3-0 make ca-certificates dpkg-dev ccache sccache gradle nix-bin curl"
 recipe=1 # raise it when the steps below change
 root=$cache/sid-$(echo "$recipe $packages" | sha256sum | cut -c1-12)
 
