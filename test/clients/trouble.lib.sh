@@ -87,7 +87,7 @@ when_failing() {
 	grep -q 'level=ERROR' "$work/sarsen.log" || fail "failing: the server had no trouble at all ($errors)"
 	crash "$sarsen" 2>/dev/null
 	umount "$work/disk"
-	umount "$work/outer"
+	umount -l "$work/outer" # the loop device is given back a moment later
 	say "failing: builds"
 }
 
