@@ -16,10 +16,11 @@ hits_all() {
 	say "$1: $made made, then $hits hits"
 }
 
-# restart FLAGS... starts Sarsen on a directory that is empty.
+# restart FLAGS... starts Sarsen on a directory that is empty, and runs the command on_start, if there is one.
 restart() {
 	rm -rf "$work/data"
 	start_sarsen "$@"
+	${on_start:-}
 }
 
 # in_trouble runs build with a server that is full, failing, slow, and gone in the middle.
@@ -77,14 +78,14 @@ when_failing() {
 	mount -o loop "$work/outer/image" "$work/disk"
 	: >"$work/sarsen.out"
 	launch up --dir "$work/disk/data" --max-size 400MB --grpc "$grpc" --http "$http"
+	${on_start:-}
 	build failing-before
 	made=$misses
 	dd if=/dev/zero of="$work/outer/ballast" bs=1M 2>/dev/null || true # until the tmpfs is full
 	build failing-before
 	say "failing: $hits of $made hits of what was there before"
 	build failing-after
-	errors=$(curl -sS "http://$http/status" | tr -d ' \n' | grep -c '"damaged\|bad' || true)
-	grep -q 'level=ERROR' "$work/sarsen.log" || fail "failing: the server had no trouble at all ($errors)"
+	grep -q 'level=ERROR' "$work/sarsen.log" || fail "failing: the server had no trouble at all"
 	crash "$sarsen" 2>/dev/null
 	umount "$work/disk"
 	umount -l "$work/outer" # the loop device is given back a moment later
