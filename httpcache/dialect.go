@@ -94,6 +94,9 @@ type exchange struct {
 
 // converse answers a request in a dialect.
 func (h *handler) converse(w *response, r *http.Request, n name) error {
+	if err := crossOrigin.Check(r); err != nil {
+		return refuse(http.StatusForbidden, "%v", err)
+	}
 	x := &exchange{handler: h, answers: n.dialect.answers, w: w, r: r, space: n.space}
 	var err error
 	if r.Method == http.MethodDelete && n.rest == "" && n.space.namespace != "" {
@@ -120,7 +123,17 @@ func (x *exchange) soften(err error) error {
 	if err == nil || x.w.code != 0 {
 		return err
 	}
-	code, put := statusOf(err), x.r.Method == http.MethodPut || x.r.Method == http.MethodPost
+	read, put := false, false
+	switch x.r.Method {
+	case http.MethodGet, http.MethodHead, "PROPFIND":
+		read = true
+	case http.MethodPut, http.MethodPost:
+		put = true
+	}
+	code := statusOf(err)
+	if !read && !put { // what could not be deleted must not look deleted
+		return err
+	}
 	if code == http.StatusInternalServerError {
 		x.logFailure(x.r, err)
 	}
@@ -128,18 +141,14 @@ func (x *exchange) soften(err error) error {
 	case http.StatusRequestEntityTooLarge:
 		code = x.large
 	case http.StatusInsufficientStorage:
-		x.noRoom = true
-		code = x.full
-		if !put {
-			code = x.failing
-		}
+		x.noRoom, code = true, x.full
 	case http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusPreconditionFailed:
 		code = x.unstored
-		if !put {
-			code = x.failing
-		}
 	default:
 		return err
+	}
+	if read {
+		code = x.failing
 	}
 	return refuse(code, "%v", err)
 }

@@ -178,6 +178,7 @@ func TestFailing(t *testing.T) {
 			f.get(s.path).must(t, s.failing)
 			f.do("HEAD", s.path, nil).must(t, s.failing)
 			f.send(s.put, s.path, []byte("another")).must(t, s.unstored)
+			f.do("DELETE", s.clean, nil).must(t, 500)
 			b.err = nil
 			f.get(s.path).must(t, 200, "entry")
 		})
@@ -192,9 +193,11 @@ func TestHanging(t *testing.T) {
 			f, b := newBroken(t)
 			f.send(s.put, s.path, []byte("entry")).must(t, s.stored)
 			b.hang = make(chan struct{})
+			f.handler.hurry = 50
 			f.get(s.path).must(t, s.failing)
 			f.send(s.put, s.path, noise(1, 300_000)).must(t, s.unstored)
 			close(b.hang)
+			f.handler.hurry = 1
 			f.get(s.path).must(t, 200)
 			f.server.Close()
 			for range cap(f.handler.calls) { // what hung has ended
@@ -366,6 +369,8 @@ func TestDialectPaths(t *testing.T) {
 		f.get(path).must(t, code)
 	}
 	f.do("POST", "/gradle/team/a", nil).must(t, 405).wantHeader(t, "Allow", "GET, HEAD, PUT, DELETE")
+	// What a web page of somebody else's makes a browser send is not taken.
+	f.send("POST", "/api/cache/cas/x"+kuraQuery, []byte("x"), "Sec-Fetch-Site", "cross-site").must(t, 403)
 	f.put("/gradle/team/a", []byte("x"), "Content-Encoding", "gzip").must(t, 415)
 	// Bazel's caches lie beside them, and one below a reserved name that has another instance before it.
 	hash := digest.SHA256.Of([]byte("x")).Hex()

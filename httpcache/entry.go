@@ -43,7 +43,7 @@ func (s space) key(parts ...string) action.Key {
 // It is stored as an action result with one output file, so it is there complete or absent.
 type entry struct {
 	digest digest.Digest
-	kept   []*repb.NodeProperty // sorted by nothing; names are as the dialect gave them
+	kept   []*repb.NodeProperty
 }
 
 // value returns what was kept under name, or "".
@@ -56,71 +56,73 @@ func (e *entry) value(name string) string {
 	return ""
 }
 
-// generation returns what every name in s has in common until s is cleaned, or blob.ErrNotFound if nothing was
-// ever put there. It is drawn at random: so should its own record be evicted, which reading it prevents for long,
-// the next one is another, and nothing of before comes back.
-func (h *handler) generation(ctx context.Context, s space) (string, error) {
-	result, err := h.Actions.Get(ctx, s.key("generation"))
+// epoch returns what every name in s has in common until s is cleaned, or blob.ErrNotFound if nothing was
+// ever put there. It is drawn at random: should its own record be evicted, which every look at it defers, the next one is
+// another, and nothing of before comes back.
+func (h *handler) epoch(ctx context.Context, s space) (string, error) {
+	result, err := h.Actions.Get(ctx, s.key("epoch"))
 	if err != nil {
 		return "", err
 	}
 	if links := result.GetOutputSymlinks(); len(links) == 1 {
 		return links[0].GetTarget(), nil
 	}
-	return "", fmt.Errorf("%w: the generation of %s is malformed", blob.ErrCorrupt, s.instance())
+	return "", fmt.Errorf("%w: the epoch of %s is malformed", blob.ErrCorrupt, s.instance())
 }
 
-// generationToPut is generation for a caller who is about to put an entry: it draws the first one.
-func (h *handler) generationToPut(ctx context.Context, s space) (string, error) {
-	g, err := h.generation(ctx, s)
+// epochToPut is epoch for a caller who is about to put an entry: it draws the first one.
+func (h *handler) epochToPut(ctx context.Context, s space) (string, error) {
+	g, err := h.epoch(ctx, s)
 	if !errors.Is(err, blob.ErrNotFound) {
 		return g, err
 	}
 	// Of two who draw, the second would take from the first what was just acknowledged.
-	release, err := h.turns.take(ctx, s.key("generation"))
+	release, err := h.turns.take(ctx, s.key("epoch"))
 	if err != nil {
 		return "", err
 	}
 	defer release()
-	if g, err = h.generation(ctx, s); !errors.Is(err, blob.ErrNotFound) {
+	if g, err = h.epoch(ctx, s); !errors.Is(err, blob.ErrNotFound) {
 		return g, err
 	}
 	return h.draw(ctx, s)
 }
 
-// draw begins a generation. The caller has the turn.
+// draw begins an epoch. The caller has the turn.
 func (h *handler) draw(ctx context.Context, s space) (string, error) {
 	g := rand.Text()
-	link := &repb.OutputSymlink{Path: "generation", Target: g}
-	return g, h.Actions.Put(ctx, s.key("generation"), &repb.ActionResult{OutputSymlinks: []*repb.OutputSymlink{link}})
+	link := &repb.OutputSymlink{Path: "epoch", Target: g}
+	return g, h.Actions.Put(ctx, s.key("epoch"), &repb.ActionResult{OutputSymlinks: []*repb.OutputSymlink{link}})
 }
 
-// clean makes everything in s absent, durably, at once: names get another generation. What lay there is evicted
+// clean makes everything in s absent, durably, at once: names get another epoch. What lay there is evicted
 // as all else that nobody asks for. A put that is under way may still be acknowledged, and is then gone too.
 func (h *handler) clean(ctx context.Context, s space) error {
-	release, err := h.turns.take(ctx, s.key("generation"))
+	release, err := h.turns.take(ctx, s.key("epoch"))
 	if err != nil {
 		return err
 	}
 	defer release()
-	if _, err := h.generation(ctx, s); errors.Is(err, blob.ErrNotFound) {
-		return nil
+	if _, err = h.epoch(ctx, s); errors.Is(err, blob.ErrNotFound) {
+		return nil // there is nothing
 	}
-	_, err = h.draw(ctx, s)
+	if err == nil {
+		_, err = h.draw(ctx, s)
+	}
 	return err
 }
 
 // find returns the entry at path with its bytes leased, or blob.ErrNotFound.
 func (h *handler) find(ctx context.Context, s space, path string) (*entry, error) {
-	g, err := h.generation(ctx, s)
+	g, err := h.epoch(ctx, s)
 	if err != nil {
 		return nil, err
 	}
 	return h.findIn(ctx, s, g, path)
 }
 
-func (h *handler) findIn(ctx context.Context, s space, generation, path string) (*entry, error) {
-	result, err := h.Actions.Get(ctx, s.key("entry", generation, path))
+func (h *handler) findIn(ctx context.Context, s space, epoch, path string) (*entry, error) {
+	result, err := h.Actions.Get(ctx, s.key("entry", epoch, path))
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +141,7 @@ func (h *handler) findIn(ctx context.Context, s space, generation, path string) 
 // keep makes e, whose bytes are in the store, the entry at path. If once is set, what is there stays, and stored
 // is false.
 func (h *handler) keep(ctx context.Context, s space, path string, e *entry, once bool) (stored bool, err error) {
-	g, err := h.generationToPut(ctx, s)
+	g, err := h.epochToPut(ctx, s)
 	if err != nil {
 		return false, err
 	}
@@ -164,7 +166,7 @@ func (h *handler) keep(ctx context.Context, s space, path string, e *entry, once
 // remove makes the entry at path absent. A result without files takes its place, which outlives a restart as the
 // entry did; to drop it might not.
 func (h *handler) remove(ctx context.Context, s space, path string) error {
-	g, err := h.generation(ctx, s)
+	g, err := h.epoch(ctx, s)
 	if err == nil {
 		_, err = h.findIn(ctx, s, g, path)
 	}

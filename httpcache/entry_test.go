@@ -181,31 +181,31 @@ func TestSeededEvicted(t *testing.T) {
 	})
 }
 
-// TestGenerationEvicted loses what says which generation a namespace is in. Then all of it is gone, and stays gone.
-func TestGenerationEvicted(t *testing.T) {
+// TestEpochEvicted loses what says which epoch a namespace is in. Then all of it is gone, and stays gone.
+func TestEpochEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEntries(t)
-		if _, err := e.generationToPut(t.Context(), e.space); err != nil {
+		if _, err := e.epochToPut(t.Context(), e.space); err != nil {
 			t.Fatal(err)
 		}
-		generation := maps.Clone(e.store.keys)
-		if len(generation) != 1 {
-			t.Fatalf("got %d records, want 1", len(generation))
+		epoch := maps.Clone(e.store.keys)
+		if len(epoch) != 1 {
+			t.Fatalf("got %d records, want 1", len(epoch))
 		}
 		e.put("old", "old", false)
 		time.Sleep(2 * time.Hour)
-		for key := range generation {
+		for key := range epoch {
 			e.store.ForgetRecord(key)
 		}
 		if got := e.get("old"); got != "" {
-			t.Errorf("without its generation: got %q", got)
+			t.Errorf("without its epoch: got %q", got)
 		}
 		e.put("new", "new", false)
 		if got := e.get("new"); got != "new" {
-			t.Errorf("in another generation: got %q", got)
+			t.Errorf("in another epoch: got %q", got)
 		}
 		if got := e.get("old"); got != "" {
-			t.Errorf("in another generation: got %q of the one before", got)
+			t.Errorf("in another epoch: got %q of the one before", got)
 		}
 	})
 }

@@ -166,12 +166,8 @@ func (x *exchange) completeModule(query url.Values) error {
 	if _, err := x.commit(path, keptSum(order.Sum), body); err != nil {
 		return err
 	}
-	// The parts are evicted in time: nothing names them any more.
-	if err := x.remove(x.r.Context(), x.space, "upload/"+id); err != nil {
-		return err
-	}
-	x.w.WriteHeader(http.StatusNoContent)
-	return nil
+	// The parts are evicted in time: nobody asks for them again.
+	return x.finish(func(ctx context.Context) error { return x.remove(ctx, x.space, "upload/"+id) })
 }
 
 // assemble returns the parts of an upload, one after the other.

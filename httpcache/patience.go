@@ -21,7 +21,7 @@ func await[T any](ctx context.Context, h *handler, d time.Duration, do func(cont
 		err   error
 	}
 	var none T
-	ctx, cancel := context.WithTimeoutCause(ctx, d, errSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, d/h.hurry, errSlow)
 	defer cancel()
 	select {
 	case h.calls <- struct{}{}:

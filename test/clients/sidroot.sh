@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes a Debian sid root with the real clients in it (Bazel, buildbox, BuildStream, compilers,
-# the source of zstd) and prints its folder. About a minute and 1.4 GB the first
+# ccache, sccache, Gradle, Nix, the source of zstd) and prints its folder. About a minute and 1.7 GB the first
 # time, nothing after that. Nobody writes into it later, so tests may share it.
 #
 # To remove it: rm -rf --one-file-system ~/.cache/sarsen-test
