@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -14,7 +15,6 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
 	"github.com/sarsen-build/sarsen/blob"
-	"github.com/sarsen-build/sarsen/digest"
 )
 
 // A dialect is how one build tool talks to its cache. All of them keep entries (entry.go); what differs is what a
@@ -153,13 +153,13 @@ func (x *exchange) soften(err error) error {
 	return refuse(code, "%v", err)
 }
 
-// entry answers GET, HEAD, PUT and DELETE of the entry at path. kept are the headers that come with it and go with it.
-func (x *exchange) entry(path string, kept ...string) error {
+// entry answers GET, HEAD, PUT and DELETE of the entry at path.
+func (x *exchange) entry(path string) error {
 	switch x.r.Method {
 	case http.MethodGet, http.MethodHead:
 		return x.get(path, "application/octet-stream")
 	case http.MethodPut:
-		return x.put(path, kept...)
+		return x.put(path)
 	case http.MethodDelete:
 		return x.delete(path)
 	}
@@ -189,9 +189,9 @@ func (h *handler) open(ctx context.Context, s space, path string) (*opened, erro
 		return &opened{e, io.NewSectionReader(b, 0, b.Size()), b}, nil
 	}
 	data := make([]byte, e.digest.Size)
-	if _, err := b.ReadAt(data, 0); err != nil && err != io.EOF {
+	if n, err := b.ReadAt(data, 0); n < len(data) {
 		b.Close()
-		return nil, err
+		return nil, fmt.Errorf("%w: %d of %d bytes: %w", blob.ErrCorrupt, n, len(data), err)
 	}
 	return &opened{e, bytes.NewReader(data), b}, nil
 }
@@ -223,8 +223,8 @@ func (x *exchange) get(path, contentType string) error {
 }
 
 // put answers PUT of the entry at path.
-func (x *exchange) put(path string, kept ...string) error {
-	stored, _, err := x.take(path, x.headers(kept))
+func (x *exchange) put(path string) error {
+	stored, err := x.take(path, nil)
 	if err != nil {
 		return err
 	}
@@ -246,25 +246,13 @@ func (x *exchange) done(stored bool) {
 	x.w.WriteHeader(code)
 }
 
-// headers returns those of the request that are to be kept.
-func (x *exchange) headers(names []string) []*repb.NodeProperty {
-	var kept []*repb.NodeProperty
-	for _, name := range names {
-		if v := x.r.Header.Get(name); v != "" {
-			kept = append(kept, &repb.NodeProperty{Name: name, Value: v})
-		}
-	}
-	return kept
-}
-
 // take receives the body as the entry at path. stored is false if the dialect lets what is there stay.
-func (x *exchange) take(path string, kept []*repb.NodeProperty) (stored bool, d digest.Digest, err error) {
+func (x *exchange) take(path string, kept []*repb.NodeProperty) (stored bool, err error) {
 	body, err := x.receive(path)
 	if err != nil || body == nil {
-		return false, d, err
+		return false, err
 	}
-	stored, err = x.commit(path, kept, body)
-	return stored, body.digest, err
+	return x.commit(path, kept, body)
 }
 
 // receive returns the body whole, or nil if the entry at path is there and stays.

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sarsen-build/sarsen/action"
@@ -390,4 +392,51 @@ func TestConnectionGoesOn(t *testing.T) {
 	// Who waits to be asked for the body is told at once.
 	_, r = f.wire("PUT /nx/team/v1/cache/1 HTTP/1.1", "Expect: 100-continue", "Content-Length: 6")
 	receive(t, r).must(t, 409)
+}
+
+// TestEvictedEntries turns a ring round while leases end. Each entry is there whole or not at all, and namespaces that are in
+// use stay in their epochs: what was put lately is there.
+func TestEvictedEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const lease = time.Minute
+		ring, err := segment.Open(t.Context(), new(vfs.Mem), "ring", segment.Options{MaxSize: segment.MinSize, Lease: lease})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ring.Close()
+		h := newHandler(Options{Store: ring, Actions: action.New(ring, ring), SpoolDir: t.TempDir(), Lease: lease})
+		do := func(method, path string, data []byte) *httptest.ResponseRecorder {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(method, path, bytes.NewReader(data)))
+			return w
+		}
+		const n, namespaces, size = 1000, 20, 200_000
+		team := func(i int) space { return space{routeGradle, fmt.Sprint(i % namespaces)} }
+		path := func(i int) string { return fmt.Sprintf("/gradle/%d/%d", i%namespaces, i) }
+		epochs := map[space]string{}
+		for i := range n {
+			if w := do("PUT", path(i), noise(uint64(i), size)); w.Code != 200 {
+				t.Fatalf("PUT: got %d: %s", w.Code, w.Body)
+			}
+			g, err := h.epoch(t.Context(), team(i))
+			if was := epochs[team(i)]; err != nil || was != "" && g != was {
+				t.Fatalf("after %d puts: got epoch %s, %v, want %s", i+1, g, err, was)
+			}
+			epochs[team(i)] = g
+			time.Sleep(lease / 100)
+		}
+		gone := 0
+		for i := range n {
+			w := do("GET", path(i), nil)
+			if w.Code == 404 {
+				gone++
+			} else if w.Code != 200 || !bytes.Equal(w.Body.Bytes(), noise(uint64(i), size)) {
+				t.Errorf("%s: got %d with %d bytes", path(i), w.Code, w.Body.Len())
+			}
+		}
+		if gone < n/2 || gone == n {
+			t.Errorf("gone: got %d of %d", gone, n)
+		}
+		synctest.Wait()
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
@@ -57,9 +58,18 @@ func (e *entry) value(name string) string {
 }
 
 // epoch returns what every name in s has in common until s is cleaned, or blob.ErrNotFound if nothing was
-// ever put there. It is drawn at random: should its own record be evicted, which every look at it defers, the next one is
-// another, and nothing of before comes back.
+// ever put there. It is drawn at random: should its own record be evicted, because nobody used s for long, the next one
+// is another, and nothing of before comes back.
 func (h *handler) epoch(ctx context.Context, s space) (string, error) {
+	g, err := h.readEpoch(ctx, s)
+	if err == nil && h.epochDue(s) {
+		// Whoever reads doesn't wait for a write.
+		go func() { _ = h.renew(context.WithoutCancel(ctx), s) }()
+	}
+	return g, err
+}
+
+func (h *handler) readEpoch(ctx context.Context, s space) (string, error) {
 	result, err := h.Actions.Get(ctx, s.key("epoch"))
 	if err != nil {
 		return "", err
@@ -70,9 +80,43 @@ func (h *handler) epoch(ctx context.Context, s space) (string, error) {
 	return "", fmt.Errorf("%w: the epoch of %s is malformed", blob.ErrCorrupt, s.instance())
 }
 
+// epochDue reports whether the epoch of s should be put again, so that its lease does not end while s is in use: all
+// entries hang on it, and what is merely used may be evicted. It says so to one caller.
+func (h *handler) epochDue(s space) bool {
+	if h.Lease <= 0 {
+		return false
+	}
+	now := time.Now()
+	last, known := h.renewed.LoadOrStore(s, now)
+	if !known {
+		return true
+	}
+	return now.Sub(last.(time.Time)) >= h.Lease/4 && h.renewed.CompareAndSwap(s, last, now)
+}
+
+// renew puts the epoch of s again as it is.
+func (h *handler) renew(ctx context.Context, s space) error {
+	release, err := h.turns.take(ctx, s.key("epoch"))
+	if err != nil {
+		return err
+	}
+	defer release()
+	g, err := h.readEpoch(ctx, s) // s may have been cleaned
+	if err == nil {
+		err = h.putEpoch(ctx, s, g)
+	}
+	if err != nil {
+		h.renewed.Delete(s) // the next one tries again
+	}
+	return err
+}
+
 // epochToPut is epoch for a caller who is about to put an entry: it draws the first one.
 func (h *handler) epochToPut(ctx context.Context, s space) (string, error) {
-	g, err := h.epoch(ctx, s)
+	g, err := h.readEpoch(ctx, s)
+	if err == nil && h.epochDue(s) {
+		err = h.renew(ctx, s)
+	}
 	if !errors.Is(err, blob.ErrNotFound) {
 		return g, err
 	}
@@ -82,7 +126,7 @@ func (h *handler) epochToPut(ctx context.Context, s space) (string, error) {
 		return "", err
 	}
 	defer release()
-	if g, err = h.epoch(ctx, s); !errors.Is(err, blob.ErrNotFound) {
+	if g, err = h.readEpoch(ctx, s); !errors.Is(err, blob.ErrNotFound) {
 		return g, err
 	}
 	return h.draw(ctx, s)
@@ -91,8 +135,16 @@ func (h *handler) epochToPut(ctx context.Context, s space) (string, error) {
 // draw begins an epoch. The caller has the turn.
 func (h *handler) draw(ctx context.Context, s space) (string, error) {
 	g := rand.Text()
+	err := h.putEpoch(ctx, s, g)
+	if err == nil {
+		h.renewed.Store(s, time.Now())
+	}
+	return g, err
+}
+
+func (h *handler) putEpoch(ctx context.Context, s space, g string) error {
 	link := &repb.OutputSymlink{Path: "epoch", Target: g}
-	return g, h.Actions.Put(ctx, s.key("epoch"), &repb.ActionResult{OutputSymlinks: []*repb.OutputSymlink{link}})
+	return h.Actions.Put(ctx, s.key("epoch"), &repb.ActionResult{OutputSymlinks: []*repb.OutputSymlink{link}})
 }
 
 // clean makes everything in s absent, durably, at once: names get another epoch. What lay there is evicted
@@ -103,7 +155,7 @@ func (h *handler) clean(ctx context.Context, s space) error {
 		return err
 	}
 	defer release()
-	if _, err = h.epoch(ctx, s); errors.Is(err, blob.ErrNotFound) {
+	if _, err = h.readEpoch(ctx, s); errors.Is(err, blob.ErrNotFound) {
 		return nil // there is nothing
 	}
 	if err == nil {

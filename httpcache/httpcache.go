@@ -5,7 +5,7 @@
 // # Invariants
 //
 //   - No answer says that a blob, a result or an entry is here unless the store just said so in a call that
-//     leases the bytes. Nothing is remembered between requests.
+//     leases the bytes. Nothing of what is here is remembered between requests.
 //   - 200 to a PUT means that the store has verified, published and leased the bytes. Whatever else
 //     comes of a PUT, a body that was cut off included, nothing is visible. The exception is Metro, which
 //     bears no other answer.
@@ -38,6 +38,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,6 +65,8 @@ type Options struct {
 	// MaxBlobSize is the largest blob in bytes that may be put. Larger ones are refused before they
 	// are read. Zero leaves the limit to the store.
 	MaxBlobSize int64
+	// Lease is how long the store's yes stands. Zero means that entries of dialects depend on use alone.
+	Lease time.Duration
 	// GRPCAddr returns HOST:PORT of the gRPC server, which messages name. It may be nil.
 	GRPCAddr func() string
 	// Status returns what /status prints beside version and uptime; it must be fit for
@@ -91,6 +94,7 @@ type handler struct {
 	stall     time.Duration
 	checking  atomic.Bool // a check is running
 	turns     turns
+	renewed   sync.Map      // by space: when its epoch was put last
 	calls     chan struct{} // one for each call of the store for a dialect that is under way
 	hurry     time.Duration // what the waits for such calls are divided by; tests are in a hurry
 	spoolLeft atomic.Int64  // bytes that bodies of unknown size may still take; negative while one is refused

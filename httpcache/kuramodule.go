@@ -127,8 +127,7 @@ func (x *exchange) takePart(query url.Values) error {
 		return err
 	}
 	x.once = false
-	_, _, err = x.take(partPath(id, n), nil)
-	if err != nil {
+	if _, err = x.take(partPath(id, n), nil); err != nil {
 		return err
 	}
 	x.done(true)

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strconv"
 
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+
 	"github.com/sarsen-build/sarsen/blob"
 )
 
@@ -61,8 +63,13 @@ func (x *exchange) turboPut(hash string) error {
 	if err != nil {
 		return err
 	}
-	kept := x.headers([]string{artifactDuration, artifactTag, artifactSHA, artifactDirty})
-	if _, _, err := x.take(path, kept); err != nil {
+	var kept []*repb.NodeProperty
+	for _, name := range []string{artifactDuration, artifactTag, artifactSHA, artifactDirty} {
+		if v := x.r.Header.Get(name); v != "" {
+			kept = append(kept, &repb.NodeProperty{Name: name, Value: v})
+		}
+	}
+	if _, err := x.take(path, kept); err != nil {
 		return err
 	}
 	x.w.Header().Set("Content-Type", "application/json")
