@@ -130,7 +130,12 @@ func bazelName(instance []string, r route, function, hash string) (name, error) 
 
 // String returns the one canonical path of n.
 func (n name) String() string {
-	if !n.isBazel() {
+	switch {
+	case n.route == routeKura:
+		return strings.TrimSuffix("/api/cache/"+n.rest, "/")
+	case n.dialect != nil:
+		return strings.TrimSuffix("/"+n.space.instance()+"/"+n.rest, "/")
+	case !n.isBazel():
 		return "/" + string(n.route)
 	}
 	path := "/" + string(n.route) + "/" + n.digest.String()
