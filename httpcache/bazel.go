@@ -46,27 +46,34 @@ func (h *handler) getBlob(w *response, r *http.Request, n name) error {
 		return err
 	}
 	defer b.Close()
-	content := &content{SectionReader: io.NewSectionReader(b, 0, b.Size())}
-	head, etag := w.Header(), `"`+n.digest.Hex()+`"`
+	content := &content{ReadSeeker: io.NewSectionReader(b, 0, b.Size())}
+	head := w.Header()
 	head.Set("Content-Type", "application/octet-stream")
 	head.Set("Vary", "Accept-Encoding")
 	if b.Size() > 0 && plainGet(r) && wantsZstd(r.Header) {
 		// The bytes on the wire may differ from one time to the next, so the tag is a weak one.
-		head.Set("ETag", "W/"+etag)
+		head.Set("ETag", "W/"+etag(n.digest))
 		head.Set("Content-Encoding", "zstd")
 		if err := compress(w, content); err != nil && content.err == nil {
 			return context.Canceled // the client takes no more
 		}
 		return content.err
 	}
-	head.Set("ETag", etag)
+	return serve(w, r, n.digest, content)
+}
+
+func etag(d digest.Digest) string { return `"` + d.Hex() + `"` }
+
+// serve answers GET or HEAD with d's bytes, or with the range of them that is asked for.
+func serve(w *response, r *http.Request, d digest.Digest, c *content) error {
+	w.Header().Set("ETag", etag(d))
 	if strings.Contains(r.Header.Get("Range"), ",") {
 		// Several ranges at once may be answered with everything (RFC 9110 section 14.2). ServeContent
 		// would read them in a goroutine that can outlive this call, and so the open blob.
 		r.Header.Del("Range")
 	}
-	http.ServeContent(w, r, "", time.Time{}, content)
-	return content.err
+	http.ServeContent(w, r, "", time.Time{}, c)
+	return c.err
 }
 
 // plainGet reports whether a request wants all of a blob whatever it has already. Only such answers
@@ -83,12 +90,12 @@ func plainGet(r *http.Request) bool {
 
 // content remembers the store's failure, which http.ServeContent keeps to itself.
 type content struct {
-	*io.SectionReader
+	io.ReadSeeker
 	err error
 }
 
 func (c *content) Read(p []byte) (int, error) {
-	n, err := c.SectionReader.Read(p)
+	n, err := c.ReadSeeker.Read(p)
 	if err != nil && err != io.EOF {
 		c.err = err
 	}

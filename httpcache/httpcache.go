@@ -1,25 +1,31 @@
 // Package httpcache serves the HTTP build caches from one content-addressed store, one dialect a
-// file: bazel.go has Bazel's, which moon and ccache speak too. Beside them stand /healthz, /metrics,
-// /status and /fsck.
+// file. bazel.go has Bazel's, which moon speaks too: blobs and results. The others (dialect.go) keep
+// opaque entries under paths of their own (entry.go). Beside them stand /healthz, /metrics, /status and /fsck.
 //
 // # Invariants
 //
-//   - No answer says that a blob or a result is here unless the store just said so in a call that
-//     leases it. Nothing is remembered between requests.
+//   - No answer says that a blob, a result or an entry is here unless the store just said so in a call that
+//     leases the bytes. Nothing of what is here is remembered between requests.
 //   - 200 to a PUT means that the store has verified, published and leased the bytes. Whatever else
-//     comes of a PUT, a body that was cut off included, nothing is visible.
+//     comes of a PUT, a body that was cut off included, nothing is visible. The exception is Metro, which
+//     bears no other answer.
+//   - WholeEntry: an entry is an action result with one output file: complete or absent, the last PUT or the first,
+//     as the dialect has it.
+//   - A failure of the store becomes the status that the dialect's client bears, within the time that it waits.
 //   - A GET that can't be finished never looks finished: the connection is cut.
 //   - Memory for one request is bounded by a buffer, but for action results, which are bounded by
-//     maxResult. Bodies of unknown size take disk, of which all of them share MaxBlobSize.
+//     maxResult, and a dialect's messages, which are bounded by 4 MiB. Bodies of unknown size or digest take
+//     disk, of which all of them share MaxBlobSize.
 //
 // # Concurrency
 //
-// The handler serves any number of requests at once. All that they share is the room for bodies of
-// unknown size.
+// The handler serves any number of requests at once. They share the room for spooled bodies, the number of calls of the
+// store that dialects have under way, and turns: who looks whether an entry is there before it is put, or begins an epoch
+// of a namespace, does so alone.
 //
 // # Crashes
 //
-// Bodies of unknown size wait in files without a name, which end with the process.
+// Spooled bodies wait in files without a name, which end with the process. Entries and epochs are as durable as results.
 package httpcache
 
 import (
@@ -27,9 +33,12 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -56,6 +65,8 @@ type Options struct {
 	// MaxBlobSize is the largest blob in bytes that may be put. Larger ones are refused before they
 	// are read. Zero leaves the limit to the store.
 	MaxBlobSize int64
+	// Lease is how long the store's yes stands. Zero means that entries of dialects depend on use alone.
+	Lease time.Duration
 	// GRPCAddr returns HOST:PORT of the gRPC server, which messages name. It may be nil.
 	GRPCAddr func() string
 	// Status returns what /status prints beside version and uptime; it must be fit for
@@ -81,8 +92,12 @@ type handler struct {
 	scrape    http.Handler // answers /metrics
 	started   time.Time
 	stall     time.Duration
-	checking  atomic.Bool  // a check is running
-	spoolLeft atomic.Int64 // bytes that bodies of unknown size may still take; negative while one is refused
+	checking  atomic.Bool // a check is running
+	turns     turns
+	renewed   sync.Map      // by space: when its epoch was put last
+	calls     chan struct{} // one for each call of the store for a dialect that is under way
+	hurry     time.Duration // what the waits for such calls are divided by; tests are in a hurry
+	spoolLeft atomic.Int64  // bytes that bodies of unknown size may still take; negative while one is refused
 }
 
 // New returns the handler of everything that the package serves.
@@ -107,6 +122,8 @@ func newHandler(o Options) *handler {
 		scrape:  promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}),
 		started: time.Now(),
 		stall:   stall,
+		calls:   make(chan struct{}, maxCalls),
+		hurry:   1,
 	}
 	h.spoolLeft.Store(o.MaxBlobSize)
 	return h
@@ -129,7 +146,11 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 				"received", w.body.received, "sent", w.sent, "took", time.Since(start), "from", r.RemoteAddr)
 		}
 	}()
-	if err == nil {
+	switch {
+	case err != nil:
+	case n.dialect != nil:
+		err = h.converse(w, r, n)
+	default:
 		err = h.dispatch(w, r, n)
 	}
 	if err != nil {
@@ -208,6 +229,9 @@ func (h *handler) fail(w *response, r *http.Request, err error) {
 		h.logFailure(r, err)
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
+	case http.StatusTooManyRequests:
+		// Who was sent away together should not come back together.
+		w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(10)))
 	case http.StatusRequestEntityTooLarge, http.StatusRequestTimeout:
 		// Otherwise net/http would read on, in the hope of keeping the connection.
 		w.Header().Set("Connection", "close")

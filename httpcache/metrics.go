@@ -2,6 +2,8 @@ package httpcache
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,7 +32,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"route"})),
 	}
 	// What was never counted would not be printed, and a rate over it would miss its first step.
-	for _, r := range []route{routeCAS, routeAC, routeHealthz, routeMetrics, routeStatus, routeFsck, routeOther} {
+	routes := []route{routeCAS, routeAC, routeHealthz, routeMetrics, routeStatus, routeFsck, routeOther}
+	for _, r := range slices.AppendSeq(routes, maps.Keys(dialects)) {
 		m.requests.WithLabelValues(string(r), "GET", "200")
 		m.received.WithLabelValues(string(r))
 		m.sent.WithLabelValues(string(r))

@@ -27,8 +27,10 @@ type response struct {
 	control *http.ResponseController
 	stall   time.Duration
 	body    *body // of the request
-	code    int   // of the final header, 0 before it
-	sent    int64 // bytes of the response's body
+	// form makes the body of a failure, where that is not plain text. It may be nil.
+	form func(code int, what string) (contentType string, body []byte)
+	code int   // of the final header, 0 before it
+	sent int64 // bytes of the response's body
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -64,17 +66,21 @@ func whole(w *response, data []byte) {
 	_, _ = w.Write(data) // the client is gone; net/http closes the connection
 }
 
-// text answers with plain text.
+// text answers with plain text, or in w's form.
 func text(w *response, code int, what string) {
+	contentType, body := "text/plain; charset=utf-8", []byte(what+"\n")
+	if w.form != nil {
+		contentType, body = w.form(code, what)
+	}
 	head := w.Header()
-	head.Set("Content-Type", "text/plain; charset=utf-8")
+	head.Set("Content-Type", contentType)
 	head.Set("X-Content-Type-Options", "nosniff")
 	// What was said about a blob is not true of the text.
 	head.Del("ETag")
 	head.Del("Content-Encoding")
-	head.Set("Content-Length", strconv.Itoa(len(what)+1))
+	head.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(code)
-	_, _ = io.WriteString(w, what+"\n") // the client is gone; net/http closes the connection
+	_, _ = w.Write(body) // the client is gone; net/http closes the connection
 }
 
 // A body is a request's body. It counts what is received, marks errors as the client's, and ends the

@@ -172,6 +172,7 @@ func (s *services) wire() {
 			Actions:     actions,
 			SpoolDir:    filepath.Join(s.config.Dir, "spool"),
 			MaxBlobSize: s.store.MaxBlobSize(),
+			Lease:       s.config.Lease,
 			GRPCAddr:    s.grpcAddr,
 			Status:      s.status,
 			Fsck:        s.fsck(stopping),

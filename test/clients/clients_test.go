@@ -85,6 +85,30 @@ func TestExecution(t *testing.T) {
 	}
 }
 
+// TestHTTPCaches has the build tools that speak a dialect of their own over HTTP.
+func TestHTTPCaches(t *testing.T) {
+	require(t, "node", "npm", "git")
+	sid := script(t, 20*time.Minute, "sidroot.sh")
+	npm := script(t, 5*time.Minute, "npmroot.sh")
+	for _, tt := range []struct {
+		name, root string
+		timeout    time.Duration
+	}{
+		{"ccache.sh", sid, 10 * time.Minute},
+		{"sccache.sh", sid, 10 * time.Minute},
+		{"gradle.sh", sid, 20 * time.Minute},
+		{"nix.sh", sid, 5 * time.Minute},
+		{"turbo.sh", npm, 10 * time.Minute},
+		{"nx.sh", npm, 10 * time.Minute},
+		{"metro.sh", npm, 5 * time.Minute},
+		{"curl.sh", sid, 2 * time.Minute},
+	} {
+		t.Run(strings.TrimSuffix(tt.name, ".sh"), func(t *testing.T) {
+			script(t, tt.timeout, tt.name, "SARSEN_TEST_ROOT="+tt.root)
+		})
+	}
+}
+
 func TestMoon(t *testing.T) {
 	require(t, "node", "npm", "git")
 	root := script(t, 5*time.Minute, "moonroot.sh")

@@ -1,5 +1,6 @@
 // Package clients runs other people's clients against Sarsen: Bazel, buildbox,
-// BuildStream and moon, as their makers ship them, each with no network but its own loopback.
+// BuildStream, moon, ccache, sccache, Gradle, Nx, Turborepo, Nix and Metro's cache, as their makers ship them,
+// each with no network but its own loopback.
 //
 // The tests need root, because each client gets its own mount, network and process
 // namespaces, and they download Debian and npm packages once, so they stand behind

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes a Debian sid root with the real clients in it (Bazel, buildbox, BuildStream, compilers,
-# the source of zstd) and prints its folder. About a minute and 1.4 GB the first
+# ccache, sccache, Gradle, Nix, the source of zstd) and prints its folder. About a minute and 1.7 GB the first
 # time, nothing after that. Nobody writes into it later, so tests may share it.
 #
 # To remove it: rm -rf --one-file-system ~/.cache/sarsen-test
@@ -8,7 +8,7 @@
 
 # libblake3-0 is asked for by name because Debian's Bazel does not depend on it,
 # yet knows no --digest_function=BLAKE3 without it.
-packages="bazel-bootstrap buildbox buildstream bubblewrap busybox-static gcc g++ default-jdk-headless libblake3-0 make ca-certificates dpkg-dev"
+packages="bazel-bootstrap buildbox buildstream bubblewrap busybox-static gcc g++ default-jdk-headless libblake3-0 make ca-certificates dpkg-dev ccache sccache gradle nix-bin curl"
 recipe=1 # raise it when the steps below change
 root=$cache/sid-$(echo "$recipe $packages" | sha256sum | cut -c1-12)
 

@@ -1,0 +1,36 @@
+package httpcache
+
+import (
+	"net/http"
+)
+
+// ccacheKey is how many digits a ccache key has.
+const ccacheKey = 40
+
+// serveCcache serves ccache's built-in HTTP storage, http://HOST/ccache/NAMESPACE, in its three layouts:
+// flat KEY, subdirs KE/Y, and bazel ac/KEY with the key's first digits again to make it 64. They are three names of one
+// entry, so machines with different layouts share. To a GET all that is not 2xx is a miss. After a failed PUT a
+// ccache process leaves the server alone. An empty entry, which ccache never makes, would be an error to it.
+func serveCcache(x *exchange, rest []string) error {
+	key, ok := ccachePath(rest)
+	if !ok {
+		return x.unknown()
+	}
+	if x.r.Method == http.MethodPut && x.r.ContentLength == 0 {
+		return refuse(http.StatusBadRequest, "an entry of ccache has some bytes")
+	}
+	return x.entry(key)
+}
+
+// ccachePath returns the key that a path names.
+func ccachePath(rest []string) (key string, ok bool) {
+	switch {
+	case len(rest) == 1:
+		key = rest[0]
+	case len(rest) == 2 && rest[0] == "ac" && isHex(rest[1], 64) && rest[1][ccacheKey:] == rest[1][:64-ccacheKey]:
+		key = rest[1][:ccacheKey]
+	case len(rest) == 2 && len(rest[0]) == 2:
+		key = rest[0] + rest[1]
+	}
+	return key, isHex(key, ccacheKey)
+}
