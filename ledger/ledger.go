@@ -250,12 +250,18 @@ func (l *Ledger) Supersede(k Key, size int64, p Place, admit Admit) (Outcome, Qu
 		return Refused, 0
 	}
 	// COMMIT: the record is what readers see from here on.
-	if e := s.find(k); e != nil {
+	e, due := s.find(k), Quarter(0)
+	if e != nil {
 		s.unlend(e)
 		s.set(e, size, p)
-		return Won, s.stamp(e, l.Now(), written)
+		due = s.stamp(e, l.Now(), written)
+	} else {
+		due = s.insert(k, size, p, l.Now(), written)
+		e = s.find(k)
 	}
-	return Won, s.insert(k, size, p, l.Now(), written)
+	// Whoever puts a record asked for all that it names just before, which is used therefore. It goes with that, not earlier.
+	e.flags |= used
+	return Won, due
 }
 
 // Move makes to the place of k if it lies at from, with the same lease and pins, and reports whether

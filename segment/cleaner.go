@@ -268,7 +268,9 @@ func (w *sweep) look(l line) {
 // judge condemns a record, or adds it to what is moved and reports that.
 func (w *sweep) judge(l line) bool {
 	p := placeOf(w.seg.generation, l.off)
-	switch w.ring.ledger.Condemn(l.key, p, w.force || w.warm >= w.seg.charge()/8*7) {
+	// An eighth goes in any case, but not records: they are small, and lie behind what they name.
+	full := w.warm >= w.seg.charge()/8*7 && l.key.Kind != ledger.Record
+	switch w.ring.ledger.Condemn(l.key, p, w.force || full) {
 	case ledger.Held:
 		w.add(l, true)
 		return true

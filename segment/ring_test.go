@@ -311,6 +311,39 @@ func TestLeaseOutlivesRestart(t *testing.T) {
 	}
 }
 
+// TestRecordsStay: a record goes with the blobs that were asked for when it was put, not before them.
+func TestRecordsStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := openRing(t, &vfs.Mem{}, small)
+		defer closeRing(t, r)
+		var blobs []digest.Digest
+		key := func(i int) [32]byte { return [32]byte{byte(i), byte(i >> 8)} }
+		for i := range 200 {
+			d := mustPut(t, r, storetest.Bytes(uint64(i), int(r.segmentSize/8)))
+			mustLease(t, r, d)
+			if err := r.Put(t.Context(), key(i), []byte{1}); err != nil {
+				t.Fatal(err)
+			}
+			blobs = append(blobs, d)
+			time.Sleep(2 * small.Lease)
+		}
+		there, gone := 0, 0
+		for i, d := range blobs {
+			if _, ok := r.ledger.SizeOf(keyOf(d)); !ok {
+				gone++
+				continue
+			}
+			there++
+			if _, err := r.Get(t.Context(), key(i)); err != nil {
+				t.Errorf("blob %d is there and its record is not: %v", i, err)
+			}
+		}
+		if there == 0 || gone == 0 {
+			t.Errorf("%d blobs are there and %d are gone, want some of both", there, gone)
+		}
+	})
+}
+
 func TestTooLarge(t *testing.T) {
 	r := openRing(t, &vfs.Mem{}, small)
 	defer closeRing(t, r)
