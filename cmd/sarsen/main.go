@@ -51,6 +51,13 @@ func main() {
 	if sandbox.Main() { // this is the process that runs a worker's actions
 		return
 	}
+	if isCcacheStorage() {
+		if err := runCcacheStorage(); err != nil {
+			fmt.Fprintf(os.Stderr, "sarsen: %v\n", err)
+			os.Exit(statusError)
+		}
+		return
+	}
 	cobra.EnableCommandSorting = false // what most people need comes first
 	os.Exit(execute(newRootCommand()))
 }
@@ -113,7 +120,7 @@ func newRootCommand() *cobra.Command {
 	}
 	add("serve", newUpCommand(), newServeCommand(), newConfigCommand(), newFsckCommand())
 	add("execute", newWorkerCommand(), newWorkersCommand(), newDrainCommand())
-	add("build", newGocacheprogCommand())
+	add("build", newGocacheprogCommand(), newCcacheStorageCommand())
 	add("look", newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())
 	add("", newVersionCommand())
 	return root
