@@ -201,11 +201,28 @@ func (c *connection) put(ctx context.Context, r request) error {
 		_, err := io.CopyN(io.Discard, c.in, int64(r.size))
 		return errors.Join(err, c.answer(false, fmt.Errorf("the value has more than %d bytes", maxValue)))
 	}
-	body := &io.LimitedReader{R: c.in, N: int64(r.size)}
+	body := &exactly{c.in, int64(r.size)}
 	done, err := c.server.put(ctx, r, body)
 	// What the remote server did not want has to be read, for the next request stands behind it.
-	if _, broken := io.Copy(io.Discard, body); broken != nil || body.N > 0 {
-		return errors.Join(broken, io.ErrUnexpectedEOF)
+	if _, broken := io.Copy(io.Discard, body); broken != nil {
+		return broken
 	}
 	return c.answer(done, err)
+}
+
+// exactly reads left bytes, and takes an earlier end for an error.
+type exactly struct {
+	in   io.Reader
+	left int64
+}
+
+func (e *exactly) Read(p []byte) (int, error) {
+	if e.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := e.in.Read(p[:min(int64(len(p)), e.left)])
+	if e.left -= int64(n); e.left > 0 {
+		err = whole(err)
+	}
+	return n, err
 }

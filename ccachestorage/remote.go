@@ -37,7 +37,8 @@ type Attribute struct{ Name, Value string }
 func NewRemote(text string, attributes []Attribute) (Remote, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return Remote{}, fmt.Errorf("the URL can't be read: %w", errors.Unwrap(err))
+		// What is wrong with it may be a part of a password.
+		return Remote{}, errors.New("the URL can't be read: want http://HOST/PATH or https://HOST/PATH")
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return Remote{}, fmt.Errorf("%q: want http://HOST/PATH or https://HOST/PATH", u.Redacted())

@@ -14,19 +14,20 @@ alone "$@"
 scratch "$root/work"
 mkdir "$work/tmp"
 
-# go_build LOCAL FOLDER PACKAGE FLAGS... builds PACKAGE of the module in FOLDER with the local directory LOCAL, and an
+# go_build NEAR FOLDER PACKAGE FLAGS... builds PACKAGE of the module in FOLDER with the local directory NEAR, and an
 # empty cache of Go's own. It sets compiles to how many packages were compiled, and says to what gocacheprog says.
 go_build() {
-	local=$1 folder=$2 package=$3
+	near=$1 folder=$2 package=$3
 	shift 3
-	own=$work/own.$(basename "$local")
-	log=$work/log.$(basename "$local")
-	rm -rf "$own"
+	own=$work/own$tag
+	log=$work/log$tag
+	program=$work/program$tag
+	rm -rf "$own" "$program"
 	status=0
 	(cd "$folder" && timeout -k 5 1200 env -i PATH="$PATH" HOME="$work/home" TMPDIR="$work/tmp" LC_ALL=C GOMODCACHE="$modules" GOPROXY=off \
-		GOFLAGS=-mod=mod GOTOOLCHAIN=local GOTELEMETRY=off CGO_ENABLED=0 GOCACHE="$own" SARSEN_GOCACHE_DIR="$local" SARSEN_GOCACHE_VERBOSE=true \
+		GOFLAGS=-mod=mod GOTOOLCHAIN=local GOTELEMETRY=off CGO_ENABLED=0 GOCACHE="$own" SARSEN_GOCACHE_DIR="$near" SARSEN_GOCACHE_VERBOSE=true \
 		GOCACHEPROG="$SARSEN gocacheprog --server grpc://$grpc --timeout 1s $*" \
-		go build -x -trimpath -buildvcs=false -o "$work/program.$(basename "$local")" "$package") >"$log" 2>&1 || status=$?
+		go build -x -trimpath -buildvcs=false -o "$program" "$package") >"$log" 2>&1 || status=$?
 	if [ $status != 0 ]; then
 		tail -n 30 "$log" >&2
 		fail "go build: got status $status, want 0"
@@ -36,11 +37,12 @@ go_build() {
 }
 
 packages=12
+tag= # what tells several at once apart
 
 # module SALT writes a module of a few packages that SALT changes.
 module() {
 	salt=$1
-	project=$work/module.$salt
+	project=$work/module$tag
 	rm -rf "$project"
 	mkdir -p "$project"
 	printf 'module example.com/salt\n\ngo 1.21\n' >"$project/go.mod"
@@ -63,13 +65,13 @@ module() {
 	} >"$project/main.go"
 }
 
-# build SALT LOCAL FLAGS... writes the module, builds it and runs it.
+# build SALT NEAR FLAGS... writes the module, builds it and runs it.
 build() {
 	module "$1"
-	local=$2
+	near=$2
 	shift 2
-	go_build "$local" "$project" . "$@"
-	got=$("$work/program.$(basename "$local")")
+	go_build "$near" "$project" . "$@"
+	got=$("$program")
 	[ "$got" = "$salt $((packages * (packages + 1) / 2))" ] || fail "$salt: the program says '$got'"
 }
 
@@ -88,14 +90,15 @@ start_sarsen --worker-slots 0
 go_build "$work/first" "$repository" ./cmd/sarsen
 [ "$compiles" -gt 200 ] || fail "first build: got $compiles packages compiled, want hundreds"
 say "Sarsen, first: $compiles packages compiled; $says"
+mv "$program" "$work/made"
 go_build "$work/second" "$repository" ./cmd/sarsen
 [ "$compiles" = 0 ] || fail "second build, on another machine: got $compiles packages compiled, want 0"
 say "Sarsen, second, with nothing but the server: $says"
-cmp "$work/program.first" "$work/program.second" || fail "the two programs differ"
+cmp "$program" "$work/made" || fail "the two programs differ"
 go_build "$work/second" "$repository" ./cmd/sarsen --server none
 [ "$compiles" = 0 ] || fail "third build, with nothing but the directory: got $compiles packages compiled, want 0"
 say "Sarsen, third, with nothing but the directory: $says"
-rm -rf "$work/first" "$work/second" "$work"/program.* "$work"/own.*
+rm -rf "$work/first" "$work/second" "$work/made"
 
 build seed "$work/seed"
 mine seed
@@ -103,7 +106,7 @@ build seed "$work/empty"
 [ "$compiles" = 0 ] || fail "seed, again: got $compiles packages compiled, want 0"
 
 for i in 1 2 3 4; do
-	(build several$((i / 2)) "$work/empty") &
+	(tag=$i && build several$((i / 2)) "$work/empty") &
 	eval "pid$i=$!"
 done
 # shellcheck disable=SC2154 # eval sets them
