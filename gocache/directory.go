@@ -2,6 +2,7 @@ package gocache
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -26,6 +28,7 @@ const (
 // A directory keeps entries for any number of processes.
 type directory struct {
 	name  string
+	alias string // another name of it, for the go command
 	start time.Time
 	run   string
 	alive *os.File
@@ -35,8 +38,8 @@ type directory struct {
 	busyUntil atomic.Int64 // when the lock may be waited for again, in nanoseconds since 1970
 }
 
-// openDirectory opens a directory, which it makes if need be, as one more process.
-func openDirectory(name string) (*directory, error) {
+// openDirectory opens a directory, which it makes if need be, as one more process. goCache is Go's own, or "".
+func openDirectory(name, goCache string) (*directory, error) {
 	name, err := filepath.Abs(name)
 	if err != nil {
 		return nil, err
@@ -46,11 +49,31 @@ func openDirectory(name string) (*directory, error) {
 			return nil, err
 		}
 	}
-	d := &directory{name: name, start: time.Now(), run: rand.Text()}
+	d := &directory{name: name, alias: name, start: time.Now(), run: rand.Text()}
 	if err := d.register(); err != nil {
 		return nil, err
 	}
+	d.link(goCache)
 	return d, nil
+}
+
+// link gives the directory a name inside Go's own cache. 'go build -o x.a' and 'go install' copy what has a name that
+// begins so, and move anything else away, as if it were a file of their own.
+func (d *directory) link(goCache string) {
+	if goCache == "" || strings.HasPrefix(d.name, goCache) {
+		return
+	}
+	hash := sha256.Sum256([]byte(d.name))
+	alias := filepath.Join(goCache, fmt.Sprintf("sarsen-%x", hash[:8]))
+	if os.MkdirAll(goCache, 0o777) != nil {
+		return
+	}
+	// Somebody else may have made it.
+	if err := os.Symlink(d.name, alias); err == nil || errors.Is(err, fs.ErrExist) {
+		if to, err := os.Readlink(alias); err == nil && to == d.name {
+			d.alias = alias
+		}
+	}
 }
 
 // register makes this process known to trimmers.
@@ -78,12 +101,12 @@ func (d *directory) unregister() error {
 }
 
 // openTemporary opens a directory that lasts as long as the process. No trimmer knows it.
-func openTemporary() (*directory, error) {
+func openTemporary(goCache string) (*directory, error) {
 	name, err := os.MkdirTemp("", "sarsen-gocache-")
 	if err != nil {
 		return nil, err
 	}
-	d, err := openDirectory(name)
+	d, err := openDirectory(name, goCache)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(name))
 	}
@@ -94,6 +117,9 @@ func openTemporary() (*directory, error) {
 func (d *directory) remove() {
 	d.alive.Close()
 	os.RemoveAll(d.name)
+	if d.alias != d.name {
+		os.Remove(d.alias)
+	}
 }
 
 func (d *directory) begin() (*part, error) {
@@ -130,8 +156,11 @@ func (d *directory) get(action id) (e entry, name string, ok bool) {
 		return e, "", false
 	}
 	name = d.outputName(e)
-	return e, name, d.use(name, e)
+	return e, d.public(name), d.use(name, e)
 }
+
+// public returns the name of a file for the go command.
+func (d *directory) public(name string) string { return d.alias + strings.TrimPrefix(name, d.name) }
 
 // publish gives p the name of its content, unless there is such a file, and makes it the output of e.action.
 // It returns the file's name. p is gone then.
@@ -149,18 +178,18 @@ func (d *directory) publish(p *part, e entry) (string, error) {
 	}
 	index, err := d.begin()
 	if err != nil {
-		return name, nil // the next go command will do without
+		return d.public(name), nil // the next go command will do without
 	}
 	defer index.discard()
 	if _, err := index.file.WriteString(e.text()); err != nil {
-		return name, nil
+		return d.public(name), nil
 	}
 	if rename(index.file.Name(), d.indexName(e.action)) == nil {
 		index.file.Close()
 		index.file = nil
 		d.published.Add(block)
 	}
-	return name, nil
+	return d.public(name), nil
 }
 
 // settle gives p, which has the bytes of e, its name. What is there under that name is damaged.

@@ -50,6 +50,8 @@ import (
 type Options struct {
 	// Dir is the local directory, which is made if need be.
 	Dir string
+	// GoCache is Go's own cache: files that are named to the go command seem to lie there (directory.go). None if "".
+	GoCache string
 	// MaxSize is how many bytes of disk the directory is trimmed to.
 	MaxSize int64
 	// Conn leads to the server, whose instance is Instance. Without it, there is the directory alone.
@@ -95,7 +97,7 @@ func Open(o Options) *Cache {
 	}
 	c := &Cache{o: o}
 	var err error
-	if c.near, err = openDirectory(o.Dir); err != nil {
+	if c.near, err = openDirectory(o.Dir, o.GoCache); err != nil {
 		o.Log.Warn("the directory can't be used", "dir", o.Dir, "error", err)
 	}
 	if o.Conn != nil {
@@ -133,7 +135,7 @@ func (c *Cache) substitute() (*directory, error) {
 	var err error
 	c.spareOnce.Do(func() {
 		var d *directory
-		if d, err = openTemporary(); err == nil {
+		if d, err = openTemporary(c.o.GoCache); err == nil {
 			c.spare.Store(d)
 		}
 	})

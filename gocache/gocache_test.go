@@ -6,11 +6,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -218,6 +220,38 @@ func TestAgain(t *testing.T) {
 		t.Errorf("the same output again: got %s, want %s", got, name)
 	}
 	two.close()
+}
+
+// TestGoMovesFiles has the names that the go command would otherwise take for its own, and move away.
+func TestGoMovesFiles(t *testing.T) {
+	base := t.TempDir()
+	goCache := filepath.Join(base, "go-build")
+	for dir, want := range map[string]string{
+		filepath.Join(base, "elsewhere"):       filepath.Join(goCache, "sarsen-"),
+		filepath.Join(base, "go-build-sarsen"): filepath.Join(base, "go-build-sarsen", outputDir),
+	} {
+		for range 2 { // the second finds the link
+			g := run(t, Options{Dir: dir, GoCache: goCache, MaxSize: 1 << 30})
+			g.put(1, []byte("x"))
+			if got := g.hit(1, []byte("x")).DiskPath; !strings.HasPrefix(got, want) {
+				t.Errorf("got %s, want %s...", got, want)
+			}
+			g.close()
+		}
+	}
+	// A link that leads elsewhere is not used.
+	other := run(t, Options{Dir: filepath.Join(base, "other"), MaxSize: 1 << 30})
+	other.cache.near.link(goCache)
+	alias := other.cache.near.alias
+	if err := errors.Join(os.Remove(alias), os.Symlink(base, alias)); err != nil {
+		t.Fatal(err)
+	}
+	other.cache.near.alias = other.cache.near.name
+	other.cache.near.link(goCache)
+	if got := other.put(1, []byte("x")); !strings.HasPrefix(got, other.cache.near.name) {
+		t.Errorf("got %s, want it below %s", got, other.cache.near.name)
+	}
+	other.close()
 }
 
 func TestReadOnly(t *testing.T) {

@@ -91,7 +91,7 @@ func (g *gocacheprog) run(cmd *cobra.Command) error {
 		log = slog.New(newTerminalHandler(cmd.ErrOrStderr(), slog.LevelDebug))
 	}
 	o := gocache.Options{
-		Dir: cmp.Or(g.dir, defaultGocacheDir()), Instance: g.instance, ReadOnly: g.readOnly,
+		Dir: cmp.Or(g.dir, defaultGocacheDir()), GoCache: goCache(), Instance: g.instance, ReadOnly: g.readOnly,
 		Timeout: g.timeout, Flush: g.flush, Log: log,
 	}
 	var err error
@@ -127,10 +127,17 @@ func (g *gocacheprog) run(cmd *cobra.Command) error {
 	return err
 }
 
-// defaultGocacheDir returns a folder whose path begins with GOCACHE, which the go command gives to those whom it
-// starts. It takes a file elsewhere for its own, and may move it away instead of copying it.
-func defaultGocacheDir() string {
+// goCache returns GOCACHE, which the go command gives to those whom it starts, or "".
+func goCache() string {
 	if dir := os.Getenv("GOCACHE"); filepath.IsAbs(dir) {
+		return filepath.Clean(dir)
+	}
+	return ""
+}
+
+// defaultGocacheDir returns a folder beside GOCACHE.
+func defaultGocacheDir() string {
+	if dir := goCache(); dir != "" {
 		return dir + "-sarsen"
 	}
 	dir, err := os.UserCacheDir()

@@ -98,6 +98,11 @@ cmp "$program" "$work/made" || fail "the two programs differ"
 go_build "$work/second" "$repository" ./cmd/sarsen --server none
 [ "$compiles" = 0 ] || fail "third build, with nothing but the directory: got $compiles packages compiled, want 0"
 say "Sarsen, third, with nothing but the directory: $says"
+# An archive is the cached file itself, which the go command must not move away.
+for time in first second; do
+	go_build "$work/second" "$repository" ./digest --server none
+	[ "$compiles" = 0 ] || fail "an archive, $time time: got $compiles packages compiled, want 0"
+done
 rm -rf "$work/first" "$work/second" "$work/made"
 
 build seed "$work/seed"
