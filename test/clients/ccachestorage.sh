@@ -58,6 +58,8 @@ hits_all http
 [ "$(helpers | wc -l)" = 1 ] || fail "http: got $(helpers | wc -l) helpers, want 1"
 build http
 [ "$hits" = $files ] || fail "http, another helper: got $hits hits, want $files"
+with_ccache ccache --stop-storage-helpers
+[ -z "$(helpers)" ] || fail "a helper that was stopped runs on"
 storage="http://$http/ccache/team helper=_builtin_"
 rebuild http
 [ "$hits" = $files ] || fail "ccache's own HTTP storage after the helper: got $hits hits, want $files"
@@ -66,8 +68,6 @@ rebuild builtin
 storage="http://$http/ccache/team @layout=flat @bearer-token=secret"
 build builtin
 [ "$hits" = $files ] || fail "the helper after ccache's own HTTP storage: got $hits hits, want $files"
-with_ccache ccache --stop-storage-helpers
-[ -z "$(helpers)" ] || fail "a helper that was stopped runs on"
 
 # TLS ends in a proxy of a few lines.
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
