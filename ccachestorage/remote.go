@@ -113,6 +113,9 @@ func (r *Remote) url(key []byte) (string, error) {
 	return u.String(), nil
 }
 
+// slow is the part of the timeout within which a request without a body should be answered.
+const slow = 4
+
 // errAway says that the server was not asked.
 var errAway = errors.New("the server did not answer a moment ago")
 
@@ -137,6 +140,7 @@ func (s *Server) ask(ctx context.Context, method string, key []byte, body io.Rea
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	c := &call{server: s, cancel: cancel}
+	begun := time.Now()
 	c.stalled = time.AfterFunc(s.o.Timeout, func() { c.late.Store(true); cancel() })
 	var sent io.Reader
 	if body != nil {
@@ -172,7 +176,11 @@ func (s *Server) ask(ctx context.Context, method string, key []byte, body io.Rea
 		}
 		return nil, err
 	}
-	s.breaker.Well()
+	if size > 0 {
+		s.breaker.Well() // a body takes what it takes
+	} else {
+		s.breaker.Answered(time.Since(begun), s.o.Timeout/slow)
+	}
 	return c, nil
 }
 

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What is in a directory.
@@ -35,6 +37,7 @@ type directory struct {
 
 	parts     atomic.Uint64
 	published atomic.Int64 // bytes of disk
+	full      atomic.Bool  // the disk, not this directory
 	busyUntil atomic.Int64 // when the lock may be waited for again, in nanoseconds since 1970
 }
 
@@ -120,6 +123,15 @@ func (d *directory) remove() {
 	if d.alias != d.name {
 		os.Remove(d.alias)
 	}
+}
+
+// failed takes note of an error, and reports whether it is one of the file system.
+func (d *directory) failed(err error) bool {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		d.full.Store(true)
+	}
+	var of *fs.PathError
+	return errors.As(err, &of)
 }
 
 func (d *directory) begin() (*part, error) {

@@ -174,7 +174,12 @@ func (c *Cache) fetch(ctx context.Context, action id) (e entry, name string, ok 
 		return e, "", false
 	}
 	defer func() { p.discard() }()
-	if !c.far.copy(ctx, found, p.file) {
+	if err = c.far.copy(ctx, found, p.file); p.dir.failed(err) {
+		if p, err = c.move(p, 0); err == nil {
+			err = c.far.copy(ctx, found, p.file)
+		}
+	}
+	if err != nil {
 		return e, "", false
 	}
 	e = entry{action: action, output: found.output, content: found.output, size: found.size, time: found.time}
@@ -210,6 +215,7 @@ func (c *Cache) publish(p *part, e entry) (*part, string, error) {
 	if err == nil {
 		return p, name, nil
 	}
+	p.dir.failed(err)
 	c.o.Log.Warn("an entry can't be kept", "dir", p.dir.name, "error", err)
 	q, moved := c.move(p, e.size)
 	if moved != nil {

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/internal/breaker"
 	"github.com/sarsen-build/sarsen/internal/model"
 	"github.com/sarsen-build/sarsen/internal/storetest"
 	"github.com/sarsen-build/sarsen/server"
@@ -158,9 +160,9 @@ func newServer(t testing.TB, lease time.Duration) (*model.Store, *grpc.ClientCon
 	return store, dial(t, l.Addr().String())
 }
 
-func dial(t testing.TB, addr string) *grpc.ClientConn {
+func dial(t testing.TB, addr string, options ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(addr, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,6 +309,27 @@ func TestServerIsAway(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestServerIsSlow has a server that answers each lookup, but late: soon it is asked no more.
+func TestServerIsSlow(t *testing.T) {
+	_, conn := newServer(t, time.Hour)
+	var asked atomic.Int64
+	late := dial(t, conn.Target(), grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
+		if strings.HasSuffix(method, "/GetActionResult") {
+			asked.Add(1)
+			time.Sleep(50 * time.Millisecond)
+		}
+		return call(ctx, method, req, reply, cc, o...)
+	}))
+	g := run(t, Options{Dir: t.TempDir(), MaxSize: 1 << 30, Conn: late, Timeout: 100 * time.Millisecond})
+	for i := range 4 * breaker.Strikes {
+		g.miss(i)
+	}
+	if got := asked.Load(); got == 0 || got > breaker.Strikes {
+		t.Errorf("the server was asked %d times, want %d at most", got, breaker.Strikes)
+	}
+	g.close()
 }
 
 func TestDirectoryCannotBeUsed(t *testing.T) {

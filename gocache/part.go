@@ -27,22 +27,22 @@ func (c *Cache) begin() (*part, error) {
 	return d.begin()
 }
 
-// move copies the first n bytes of p to a part in the temporary directory, and discards p.
+// move copies the first n bytes of p to a part in the temporary directory, and discards p. If it fails, it returns p.
 func (c *Cache) move(p *part, n int64) (*part, error) {
 	d, err := c.substitute()
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	if p.file == nil || p.dir == d {
-		return nil, errors.New("there is no other directory")
+		return p, errors.New("there is no other directory")
 	}
 	q, err := d.begin()
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	if _, err := io.Copy(io.NewOffsetWriter(q.file, 0), io.NewSectionReader(p.file, 0, n)); err != nil {
 		q.discard()
-		return nil, err
+		return p, err
 	}
 	p.discard()
 	return q, nil
@@ -83,6 +83,7 @@ func (c *Cache) append(p *part, data []byte, n int64) (*part, error) {
 	if err == nil {
 		return p, nil
 	}
+	p.dir.failed(err)
 	q, moved := c.move(p, n)
 	if moved != nil {
 		return p, errors.Join(err, moved)

@@ -1,8 +1,8 @@
 package gocache
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"sync/atomic"
@@ -52,6 +52,9 @@ func newRemote(o Options) *remote {
 	return r
 }
 
+// slow is the part of the timeout within which a lookup should be answered.
+const slow = 4
+
 // outputPath is the path of the one output file of a result.
 const outputPath = "output"
 
@@ -77,13 +80,21 @@ func (r *remote) find(ctx context.Context, action id) (f found, ok bool) {
 	if !r.breaker.Allow() {
 		return f, false
 	}
+	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	result, err := r.results.GetActionResult(ctx, &repb.GetActionResultRequest{
 		InstanceName: r.instance, ActionDigest: upstream.ToProto(keyOf(action)),
 		DigestFunction: repb.DigestFunction_SHA256, InlineOutputFiles: []string{outputPath},
 	})
-	if r.answered("look up an action", err); err != nil {
+	if away(err) {
+		r.answered("look up an action", err)
+		return f, false
+	}
+	if r.breaker.Answered(time.Since(begun), r.timeout/slow) {
+		r.log.Warn("the server is slow", "took", time.Since(begun))
+	}
+	if err != nil {
 		return f, false
 	}
 	return parseResult(result)
@@ -124,23 +135,26 @@ func newResult(e entry) *repb.ActionResult {
 // speed is how fast an output must come on the whole to be worth it, in bytes a second.
 const speed = 1 << 20
 
+// errNotAsked says that the server was not asked, since it is away.
+var errNotAsked = errors.New("the server is away")
+
 // copy writes the output to to, verified.
-func (r *remote) copy(ctx context.Context, f found, to io.WriterAt) bool {
+func (r *remote) copy(ctx context.Context, f found, to io.WriterAt) error {
 	if f.data != nil {
-		_, err := io.Copy(io.NewOffsetWriter(to, 0), bytes.NewReader(f.data))
-		return err == nil
+		_, err := to.WriteAt(f.data, 0)
+		return err
 	}
 	if f.size == 0 {
-		return true
+		return nil
 	}
 	if !r.breaker.Allow() {
-		return false
+		return errNotAsked
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.timeout+time.Duration(f.size/speed)*time.Second)
 	defer cancel()
 	err := r.blobs.Copy(ctx, f.digest(), to)
 	r.answered("read an output", err)
-	return err == nil
+	return err
 }
 
 // answered takes note of what became of a call.

@@ -30,7 +30,8 @@ const (
 // errTime says that a trimmer had to leave some for the next one.
 var errTime = errors.New("there is more to trim than a minute allows")
 
-// close ends this process's part in the directory, and trims it if it has grown beyond maxSize.
+// close ends this process's part in the directory, and trims it if it has grown beyond maxSize, or
+// what the disk has room for.
 func (d *directory) close(maxSize int64) error {
 	if err := d.unregister(); err != nil {
 		return err
@@ -42,6 +43,9 @@ func (d *directory) close(maxSize int64) error {
 	oldest, crashed := d.bury()
 	size, known := d.readSize()
 	size += d.published.Load()
+	if d.full.Load() {
+		maxSize = min(maxSize, size-size/slack-1)
+	}
 	err := d.writeSize(size, known)
 	unlock()
 	if crashed || size > maxSize || time.Since(known) > between {

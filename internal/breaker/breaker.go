@@ -1,7 +1,8 @@
 // Package breaker decides whether a server is worth asking, for clients that can do without it.
 //
 // A server that did not answer is away for a while, in which nobody waits for it. Then one call may try
-// again, and the others go without until that one is answered.
+// again, and the others go without until that one is answered. One that answers slowly many times in a row is
+// away too: a build asks a thousand times.
 //
 // # Concurrency
 //
@@ -19,12 +20,16 @@ const (
 	Last  = time.Minute
 )
 
+// Strikes is how many slow answers in a row are too many.
+const Strikes = 8
+
 // A Breaker is what was seen of one server. The zero value trusts it.
 type Breaker struct {
 	mu     sync.Mutex
 	pause  time.Duration // 0 while the server is well
 	until  time.Time     // when one may try again
 	trying bool          // one is trying
+	slow   int           // answers in a row
 }
 
 // Allow reports whether a call may be made. Who was allowed one must say how it went, by Well or Away.
@@ -52,13 +57,33 @@ func (b *Breaker) IsAway() bool {
 func (b *Breaker) Well() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.pause, b.trying = 0, false
+	b.well()
+}
+
+func (b *Breaker) well() { b.pause, b.trying = 0, false }
+
+// Answered is Well for a call whose answer should not have taken longer than limit. It reports whether that makes
+// the server away, and is news.
+func (b *Breaker) Answered(took, limit time.Duration) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if took <= limit {
+		b.slow = 0
+	} else if b.slow++; b.slow >= Strikes {
+		return b.away()
+	}
+	b.well()
+	return false
 }
 
 // Away says that the server did not answer a call, and reports whether that is news.
 func (b *Breaker) Away() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.away()
+}
+
+func (b *Breaker) away() bool {
 	first := b.pause == 0
 	switch {
 	case first:

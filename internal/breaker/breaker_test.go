@@ -53,3 +53,39 @@ func TestPauseIsBounded(t *testing.T) {
 		}
 	})
 }
+
+func TestSlowAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b Breaker
+		slow := func() { b.Answered(2*time.Second, time.Second) }
+		for range 3 * Strikes {
+			for range Strikes - 1 {
+				slow()
+			}
+			b.Answered(time.Second, time.Second)
+		}
+		if b.IsAway() {
+			t.Error("slow answers with a quick one among them: got away")
+		}
+		for range Strikes {
+			slow()
+		}
+		if !b.IsAway() || b.Allow() {
+			t.Errorf("%d slow answers: got a server to ask", Strikes)
+		}
+		time.Sleep(First)
+		if !b.Allow() {
+			t.Fatal("after the pause: got nobody to try")
+		}
+		if slow(); b.Allow() {
+			t.Error("slow again: got a server to ask")
+		}
+		time.Sleep(2 * First)
+		if !b.Allow() {
+			t.Fatal("after two pauses: got nobody to try")
+		}
+		if b.Answered(0, time.Second); !b.Allow() || !b.Allow() {
+			t.Error("quick again: got away")
+		}
+	})
+}
