@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -201,6 +202,28 @@ func TestTrim(t *testing.T) {
 	size, _ := one.cache.near.readSize()
 	if _, got := one.cache.near.outputs(); got > 1_000_000 || size != got {
 		t.Errorf("after the trim: %d bytes, and %d noted, want the same and at most 1000000", got, size)
+	}
+}
+
+// TestDiskIsFull has an error that says so: at the end some room is made, though MaxSize has room.
+func TestDiskIsFull(t *testing.T) {
+	o := Options{Dir: t.TempDir(), MaxSize: 1 << 30}
+	one := run(t, o)
+	names := map[int]string{}
+	for n := range 32 {
+		names[n] = one.put(n, storetest.Bytes(uint64(n), 100_000))
+		age(t, names[n], time.Duration(40-n)*time.Hour)
+	}
+	one.close()
+	two := run(t, o)
+	if !two.cache.near.failed(&os.PathError{Op: "write", Err: syscall.ENOSPC}) {
+		t.Error("got no error of the file system")
+	}
+	two.close()
+	for n, want := range map[int]bool{0: false, 20: true, 31: true} {
+		if _, err := os.Stat(names[n]); want != (err == nil) {
+			t.Errorf("output %d: got %v, want it to stay: %t", n, err, want)
+		}
 	}
 }
 

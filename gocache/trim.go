@@ -43,12 +43,9 @@ func (d *directory) close(maxSize int64) error {
 	oldest, crashed := d.bury()
 	size, known := d.readSize()
 	size += d.published.Load()
-	if d.full.Load() {
-		maxSize = min(maxSize, size-size/slack-1)
-	}
 	err := d.writeSize(size, known)
 	unlock()
-	if crashed || size > maxSize || time.Since(known) > between {
+	if crashed || d.full.Load() || size > maxSize || time.Since(known) > between {
 		return errors.Join(err, d.trim(maxSize, oldest))
 	}
 	return err
@@ -130,6 +127,9 @@ func (d *directory) trim(maxSize int64, oldest time.Time) error {
 		spared = oldest
 	}
 	outputs, size := d.outputs()
+	if d.full.Load() {
+		maxSize = min(maxSize, size-size/slack)
+	}
 	goal := maxSize
 	if size > maxSize {
 		goal = maxSize - maxSize/slack
