@@ -66,6 +66,19 @@ func (c *cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// seen returns what was asked so far, and the last request's headers.
+func (c *cache) seen() (calls int, last http.Header) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calls, c.headers
+}
+
+func (c *cache) has(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.values[name] != nil
+}
+
 func (c *cache) misbehave(answer func(w http.ResponseWriter, r *http.Request) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -205,12 +218,13 @@ func TestStorage(t *testing.T) {
 		}
 	}
 	key := hex.EncodeToString(keyOf(1))
-	if name := "/ccache/team/" + key[:2] + "/" + key[2:]; r.cache.values[name] == nil {
+	if name := "/ccache/team/" + key[:2] + "/" + key[2:]; !r.cache.has(name) {
 		t.Errorf("got no value at %s", name)
 	}
-	user, pass, _ := (&http.Request{Header: r.cache.headers}).BasicAuth()
-	if user != "user" || pass != "pass~?" || r.cache.headers.Get("X-Extra") != "a=b" {
-		t.Errorf("headers: got user %q, password %q, X-Extra %q", user, pass, r.cache.headers.Get("X-Extra"))
+	_, headers := r.cache.seen()
+	user, pass, _ := (&http.Request{Header: headers}).BasicAuth()
+	if user != "user" || pass != "pass~?" || headers.Get("X-Extra") != "a=b" {
+		t.Errorf("headers: got user %q, password %q, X-Extra %q", user, pass, headers.Get("X-Extra"))
 	}
 	c.send(message(requestRemove, keyOf(1))...)
 	c.want("remove", c.outcome(), "ok")
@@ -227,8 +241,9 @@ func TestLayouts(t *testing.T) {
 	for layout, want := range map[string]string{"flat": key, "subdirs": key[:2] + "/" + key[2:], "bazel": "ac/" + key + key[:24]} {
 		r := newRig(t, Options{}, Attribute{"layout", layout}, Attribute{"bearer-token", "secret"})
 		r.connect().put(1, []byte("x"), flagOverwrite)
-		if r.cache.values["/ccache/team/"+want] == nil || r.cache.headers.Get("Authorization") != "Bearer secret" {
-			t.Errorf("%s: got %v, authorization %q", layout, r.cache.values, r.cache.headers.Get("Authorization"))
+		_, headers := r.cache.seen()
+		if got := headers.Get("Authorization"); !r.cache.has("/ccache/team/"+want) || got != "Bearer secret" {
+			t.Errorf("%s: got authorization %q, and want a value at %s", layout, got, want)
 		}
 	}
 }
@@ -326,14 +341,14 @@ func TestServerIsSilent(t *testing.T) {
 	r.cache.misbehave(func(http.ResponseWriter, *http.Request) bool { <-over; return true })
 	is, _ := c.get(1)
 	c.want("get", is, "error")
-	before := r.cache.calls
+	before, _ := r.cache.seen()
 	for i := range 20 {
 		is, _ := c.get(i)
 		c.want("get", is, "error")
 		c.want("put", c.put(i, []byte("x"), 0), "error")
 	}
-	if got := r.cache.calls - before; got != 0 {
-		t.Errorf("the server was asked %d times more", got)
+	if got, _ := r.cache.seen(); got != before {
+		t.Errorf("the server was asked %d times more", got-before)
 	}
 	c.send(requestInfo)
 	c.read(int(c.read(1)[0]))
