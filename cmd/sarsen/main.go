@@ -51,6 +51,13 @@ func main() {
 	if sandbox.Main() { // this is the process that runs a worker's actions
 		return
 	}
+	if isCcacheStorage() {
+		if err := runCcacheStorage(); err != nil {
+			fmt.Fprintf(os.Stderr, "sarsen: %v\n", err)
+			os.Exit(statusError)
+		}
+		return
+	}
 	cobra.EnableCommandSorting = false // what most people need comes first
 	os.Exit(execute(newRootCommand()))
 }
@@ -104,7 +111,7 @@ func newRootCommand() *cobra.Command {
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddGroup(&cobra.Group{ID: "serve", Title: "Run a cache:"},
-		&cobra.Group{ID: "execute", Title: "Run actions:"}, &cobra.Group{ID: "look", Title: "Look inside a running one:"})
+		&cobra.Group{ID: "execute", Title: "Run actions:"}, &cobra.Group{ID: "build", Title: "Serve a build tool:"}, &cobra.Group{ID: "look", Title: "Look inside a running one:"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
 			c.GroupID = group
@@ -113,6 +120,7 @@ func newRootCommand() *cobra.Command {
 	}
 	add("serve", newUpCommand(), newServeCommand(), newConfigCommand(), newFsckCommand())
 	add("execute", newWorkerCommand(), newWorkersCommand(), newDrainCommand())
+	add("build", newGocacheprogCommand(), newCcacheStorageCommand())
 	add("look", newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())
 	add("", newVersionCommand())
 	return root
