@@ -31,7 +31,9 @@ type peer struct {
 	mu sync.Mutex // held while a message is sent
 }
 
-func newPeer(conn *net.UnixConn) *peer { return &peer{conn: conn, r: bufio.NewReaderSize(conn, 16<<10)} }
+func newPeer(conn *net.UnixConn) *peer {
+	return &peer{conn: conn, r: bufio.NewReaderSize(conn, 16<<10)}
+}
 
 // receive returns the next message; 0 waits until the launcher has gone.
 func (p *peer) receive(limit time.Duration) (launch.Kind, []byte, error) {

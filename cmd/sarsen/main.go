@@ -114,6 +114,7 @@ func newRootCommand() *cobra.Command {
 	add("serve", newUpCommand(), newServeCommand(), newConfigCommand(), newFsckCommand())
 	add("execute", newWorkerCommand(), newWorkersCommand(), newDrainCommand())
 	add("look", newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())
+	add("", newCCCommand())
 	add("", newVersionCommand())
 	return root
 }
