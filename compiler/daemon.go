@@ -50,6 +50,7 @@ type Options struct {
 	Remote         grpc.ClientConnInterface
 	Instance       string        // of the remote
 	RemoteReadOnly bool          // nothing is uploaded
+	Mode           string        // ModeDepend if ""; SARSEN_CC_MODE of a compile comes first
 	Idle           time.Duration // without work the daemon ends after it; never if 0
 	Log            *slog.Logger
 }

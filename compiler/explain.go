@@ -1,9 +1,14 @@
 package compiler
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
+
+	"github.com/sarsen-build/sarsen/compiler/args"
+	"github.com/sarsen-build/sarsen/compiler/launch"
 )
 
 // maxPast bounds how many sources are remembered for explanations.
@@ -88,4 +93,26 @@ func difference(old, now []field) []string {
 		}
 	}
 	return lines
+}
+
+// Check returns why a command, with the compiler as its first word, can't be cached when it runs in dir with that
+// environment.
+func Check(argv []string, dir string, env []string) error {
+	j := &job{ask: &launch.Ask{Dir: dir}, env: map[string]string{}}
+	for _, entry := range env {
+		name, value, _ := strings.Cut(entry, "=")
+		j.env[name] = value
+	}
+	dialect, ok := args.DialectOf(argv[0])
+	if !ok {
+		return fmt.Errorf("%s is no compiler that is known", argv[0])
+	}
+	c, err := args.Parse(dialect, argv[1:], j)
+	if err != nil {
+		return err
+	}
+	if len(c.Sources) != 1 {
+		return errors.New("several sources")
+	}
+	return nil
 }

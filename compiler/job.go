@@ -60,7 +60,7 @@ func (d *Daemon) compile(ctx context.Context, p *peer, ask *launch.Ask) {
 	}
 	e, counter := j.find(ctx)
 	rest()
-	if e == nil && j.mode() == modePreprocess {
+	if e == nil && j.mode() == ModePreprocess {
 		e, counter = j.preprocess(ctx)
 	}
 	if e != nil {
@@ -74,15 +74,19 @@ func (d *Daemon) compile(ctx context.Context, p *peer, ask *launch.Ask) {
 
 // The modes: what happens when the headers of no result match.
 const (
-	modeDepend     = "depend"     // the compiler runs
-	modePreprocess = "preprocess" // the preprocessor does, and what it prints is looked up
+	ModeDepend     = "depend"     // the compiler runs
+	ModePreprocess = "preprocess" // the preprocessor does, and what it prints is looked up
 )
 
 func (j *job) mode() string {
-	if j.env["SARSEN_CC_MODE"] == modePreprocess && j.command.PreprocessArgv() != nil {
-		return modePreprocess
+	mode := j.env["SARSEN_CC_MODE"]
+	if mode == "" {
+		mode = j.daemon.o.Mode
 	}
-	return modeDepend
+	if mode == ModePreprocess && j.command.PreprocessArgv() != nil {
+		return ModePreprocess
+	}
+	return ModeDepend
 }
 
 // prepare reads the command line and makes the manifest's key. It returns the counter of the reason if
@@ -117,7 +121,7 @@ func (j *job) prepare() string {
 	if j.source.traits&(hasIncbin|hasEmbed) != 0 {
 		return passHidden
 	}
-	if j.timed(j.source.traits) && j.mode() == modeDepend {
+	if j.timed(j.source.traits) && j.mode() == ModeDepend {
 		return passTime
 	}
 	if j.identity, err = d.ids.of(j); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -167,7 +166,7 @@ func ReadCounters(path string) (map[string]uint64, error) {
 const (
 	hitDirect       = "hit.direct"
 	hitPreprocessed = "hit.preprocessed"
-	hitRemote       = "from_remote" // hits that were not here before; they are counted in hit.* too
+	hitRemote       = "remote.fetched" // entries that were not here before
 
 	missNew     = "miss.new"            // nothing was compiled with this source and these arguments
 	missHeader  = "miss.header"         // a header differs from every time before
@@ -200,20 +199,3 @@ const (
 	uploadFailed = "remote.upload_failed"
 	lookupFailed = "remote.lookup_failed"
 )
-
-// groupsOf parts counters by what stands before the point.
-func groupsOf(all map[string]uint64) (groups []string, of map[string][]string) {
-	of = map[string][]string{}
-	for name := range all {
-		group, _, _ := strings.Cut(name, ".")
-		if of[group] == nil {
-			groups = append(groups, group)
-		}
-		of[group] = append(of[group], name)
-	}
-	slices.Sort(groups)
-	for _, names := range of {
-		slices.Sort(names)
-	}
-	return groups, of
-}

@@ -42,6 +42,19 @@ func connect(dir string) (*conn, error) {
 	return nil, err
 }
 
+// Connect returns a connection to the daemon in dir. If there is none, one is started if begin says so.
+func Connect(dir string, begin bool) (*os.File, error) {
+	open := connect
+	if !begin {
+		open = func(dir string) (*conn, error) { return dial(SocketIn(dir)) }
+	}
+	c, err := open(dir)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(c.fd), SocketIn(dir)), nil
+}
+
 func dial(path string) (*conn, error) {
 	fd, err := socket()
 	if err != nil {
