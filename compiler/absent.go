@@ -122,9 +122,7 @@ func (j *job) gapsOf(s *search, names []string, contents []content) []gap {
 				g.add(append([]string{dir}, chain...), probed)
 			}
 		}
-		if !strings.HasSuffix(name, ".gch") && i < 2 { // only what comes first may be precompiled
-			g.add([]string{dir}, filepath.Base(name)+".gch")
-		}
+		g.add([]string{dir}, filepath.Base(name)+".gch") // it would be read instead
 	}
 	for _, name := range j.command.Includes {
 		g.add([]string{filepath.Dir(name)}, filepath.Base(name)+".gch")

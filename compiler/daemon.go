@@ -27,6 +27,7 @@ package compiler
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -34,6 +35,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -122,6 +124,41 @@ func Open(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	d.entries = newEntries(ring, far)
 	return d, nil
+}
+
+// The files that a launcher gives the daemon that it starts.
+const (
+	socketFile = 3
+	lockFile   = 4
+)
+
+// backlog is how many launchers may wait to be accepted.
+const backlog = 1024
+
+// Run is the life of the process that a launcher started: it serves the socket that it was given until ctx
+// ends or it has been idle for long enough. The lock that it was given ends with it.
+func Run(ctx context.Context, o Options) error {
+	socket, lock := os.NewFile(socketFile, "socket"), os.NewFile(lockFile, "lock")
+	defer lock.Close() // last: who has it may start another one
+	l, err := net.FileListener(socket)
+	if err != nil {
+		return fmt.Errorf("the launcher starts the daemon itself: %w", err)
+	}
+	// The process that listens is the one that launchers see at the other end.
+	if err := syscall.Listen(int(socket.Fd()), backlog); err != nil {
+		return err
+	}
+	socket.Close()
+	defer l.Close()
+	// A launcher that comes when there is nobody to accept it waits in vain.
+	defer os.Remove(launch.SocketIn(o.Dir))
+	d, err := Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	err = d.Serve(ctx, l.(*net.UnixListener))
+	os.Remove(launch.SocketIn(o.Dir))
+	return errors.Join(err, d.Close())
 }
 
 // drainTime is how long an ending daemon goes on with uploads.

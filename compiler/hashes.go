@@ -38,7 +38,7 @@ const (
 	hasTime      trait = 1 << iota // __TIME__
 	hasDate                        // __DATE__
 	hasTimestamp                   // __TIMESTAMP__
-	hasIncbin                      // .incbin: reads a file that no dependency list names
+	hasIncbin                      // .incbin or .include: the assembler reads a file that no dependency list names
 	hasEmbed                       // #embed, __has_embed: likewise for some compilers
 )
 
@@ -147,7 +147,7 @@ func traitsOf(text []byte) trait {
 	if bytes.Contains(text, []byte("__DATE__")) {
 		t |= hasDate
 	}
-	if bytes.Contains(text, []byte(".incbin")) {
+	if bytes.Contains(text, []byte(".incbin")) || bytes.Contains(text, []byte(".include")) {
 		t |= hasIncbin
 	}
 	if bytes.Contains(text, []byte("embed")) && embeds(text) {

@@ -3,8 +3,10 @@ package compiler
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,7 +102,7 @@ func (j *job) prepare() string {
 	if !ok {
 		return passCompiler
 	}
-	command, err := args.Parse(dialect, j.ask.Args, j)
+	command, err := args.Parse(dialect, j.rebase(j.ask.Args), j)
 	var uncacheable *args.Uncacheable
 	if errors.As(err, &uncacheable) {
 		return "pass." + string(uncacheable.Reason)
@@ -124,6 +126,11 @@ func (j *job) prepare() string {
 	if j.timed(j.source.traits) && j.mode() == ModeDepend {
 		return passTime
 	}
+	for _, name := range command.ExtraFiles {
+		if _, err := d.files.digest(j.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return passExtra
+		}
+	}
 	if j.identity, err = d.ids.of(j); err != nil {
 		d.log.Warn("compiler", "error", err)
 		return passCompiler
@@ -134,6 +141,37 @@ func (j *job) prepare() string {
 	k.add("source", j.source.digest.String())
 	j.key, j.fields = k.digest(), k.fields
 	return ""
+}
+
+// rebase makes paths under SARSEN_CC_BASE_DIR relative to the compiler's directory, so that checkouts in several
+// places share entries. The compiler is run with them too: its messages and dependency files have them.
+func (j *job) rebase(arguments []string) []string {
+	base := j.env["SARSEN_CC_BASE_DIR"]
+	if base == "" || base == "/" || !filepath.IsAbs(base) {
+		return arguments
+	}
+	base = filepath.Clean(base)
+	rebased := make([]string, len(arguments))
+	for i, a := range arguments {
+		rebased[i] = a
+		at := strings.Index(a, base)
+		if at < 0 || at > 0 && !slices.Contains(rebasable, a[:at]) {
+			continue
+		}
+		if rest := a[at+len(base):]; rest != "" && rest[0] != '/' {
+			continue
+		}
+		if relative, err := filepath.Rel(j.ask.Dir, a[at:]); err == nil {
+			rebased[i] = a[:at] + relative
+		}
+	}
+	return rebased
+}
+
+// rebasable are options that are written together with the path that they take.
+var rebasable = []string{
+	"-I", "-F", "-L", "-B", "-o", "-MF", "-MT", "-MQ", "-iquote", "-isystem", "-idirafter", "-include", "-imacros", "-iframework",
+	"--sysroot=", "-isysroot", "/I", "/Fo", "/FI", "-Fo", "-FI", "-imsvc", "/external:I",
 }
 
 // timed reports whether a file with these traits gives another result at another time of day.

@@ -71,7 +71,7 @@ func (j *job) common(k *key, withPreprocessor bool) {
 			k.add("variable "+name, value)
 		}
 	}
-	if c.Flags.HashDir {
+	if c.Flags.HashDir && j.env["SARSEN_CC_IGNORE_DIR"] == "" {
 		k.add("directory", j.ask.Dir)
 	}
 	j.outputNames(k)
@@ -115,7 +115,7 @@ func (j *job) contentOf(name string) string {
 
 // colour says whether the compiler is told to colour its messages.
 func (j *job) colour() string {
-	if j.command.Color == args.ColorAuto && j.ask.Terminal {
+	if j.command.Color == args.ColorAuto && j.ask.Terminal && !j.command.Dialect.Microsoft() {
 		return "terminal"
 	}
 	return ""

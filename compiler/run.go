@@ -210,7 +210,9 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 		if j.fresh(c.stamp, began) {
 			return nil, notFresh
 		}
-		if c.traits&(hasIncbin|hasEmbed) != 0 || filepath.Ext(name) == ".gch" || filepath.Ext(name) == ".pch" {
+		// A precompiled header is read instead of the header beside it, and is not named.
+		gch := !d.dirs.lacks(j.path(filepath.Dir(name)), filepath.Base(name)+".gch")
+		if gch || c.traits&(hasIncbin|hasEmbed) != 0 || filepath.Ext(name) == ".gch" || filepath.Ext(name) == ".pch" {
 			return nil, notHidden
 		}
 		traits |= c.traits

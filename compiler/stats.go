@@ -192,6 +192,7 @@ const (
 	passOutput   = "pass.output_not_a_file"
 	passCompiler = "pass.compiler_unknown"
 	passSource   = "pass.source_unreadable"
+	passExtra    = "pass.extra_file_unreadable"
 	passTime     = "pass.time_macro"
 	passHidden   = "pass.hidden_input"
 	passError    = "pass.error"

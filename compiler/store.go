@@ -269,6 +269,9 @@ func (s *entries) fetch(ctx context.Context, r *repb.ActionResult) error {
 	}
 	data, errs := s.remote.blobs.GetAll(ctx, missing.List())
 	if err := errors.Join(errs...); err != nil {
+		if !errors.Is(err, blob.ErrNotFound) {
+			s.remote.failed(lookupFailed)
+		}
 		return err
 	}
 	return errors.Join(s.ring.PutAll(ctx, missing.List(), data)...)

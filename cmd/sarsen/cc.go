@@ -23,12 +23,6 @@ import (
 	"github.com/sarsen-build/sarsen/config"
 )
 
-// The files that the launcher gives a daemon.
-const (
-	socketFile = 3
-	lockFile   = 4
-)
-
 func newCCCommand() *cobra.Command {
 	r := &ccReport{}
 	var daemon, maxSize, explain, dryRun string
@@ -152,28 +146,13 @@ func runCompilerDaemon(dir string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	signal.Ignore(syscall.SIGHUP)
-	socket, lock := os.NewFile(socketFile, "socket"), os.NewFile(lockFile, "lock")
-	defer lock.Close() // last: who has it may start another one
-	l, err := net.FileListener(socket)
-	if err != nil {
-		return fmt.Errorf("sarsen cc starts its daemon itself: %w", err)
-	}
-	socket.Close()
-	// A launcher that comes when there is nobody to accept it waits in vain.
-	defer os.Remove(launch.SocketIn(dir))
 	o, closeConn, err := compilerOptions(dir)
 	if err != nil {
 		return err
 	}
 	defer closeConn()
 	o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	d, err := compiler.Open(ctx, o)
-	if err != nil {
-		return err
-	}
-	err = d.Serve(ctx, l.(*net.UnixListener))
-	os.Remove(launch.SocketIn(dir))
-	return errors.Join(err, d.Close())
+	return compiler.Run(ctx, o)
 }
 
 // askCompilerDaemon asks the daemon of a folder, and starts one if there is none.

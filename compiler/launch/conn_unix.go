@@ -60,7 +60,7 @@ func dial(path string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	limit := syscall.NsecToTimeval(int64(Patience))
+	limit := syscall.NsecToTimeval(int64(patience()))
 	syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &limit)
 	syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &limit)
 	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: short(path)}); err != nil {

@@ -31,8 +31,15 @@ import (
 )
 
 // Patience is how long a launcher waits for the daemon's next word before it looks whether the daemon
-// still runs.
+// still runs. SARSEN_CC_PATIENCE changes it.
 const Patience = 100 * time.Millisecond
+
+func patience() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("SARSEN_CC_PATIENCE")); err == nil && d > 0 {
+		return d
+	}
+	return Patience
+}
 
 // Program is the subcommand that the launcher answers to: `sarsen cc`.
 const Program = "cc"
