@@ -40,6 +40,23 @@ func (c *Command) Split() []*Command {
 	return parts
 }
 
+// distinct refuses a command whose sources would write one file, as a.c and b/a.c do.
+func (c *Command) distinct() error {
+	if len(c.sources) == 1 {
+		return nil
+	}
+	seen := map[string]bool{}
+	for _, p := range c.Split() {
+		for _, o := range p.Outputs {
+			if seen[o.Path] {
+				return refuse(TooHard, "several sources write "+o.Path)
+			}
+			seen[o.Path] = true
+		}
+	}
+	return nil
+}
+
 // place derives what depends on the one source: language, outputs and flags.
 func (c *Command) place() {
 	c.Outputs = nil
@@ -66,8 +83,11 @@ func (c *Command) PreprocessArgv() []string {
 		return nil
 	}
 	argv := c.rebuild(func(it item) bool { return it.role != roleOther && it.role != roleSource })
-	if c.Dialect.Microsoft() {
+	switch {
+	case c.Dialect.Microsoft():
 		return append([]string{"/E"}, argv...)
+	case c.out.comments:
+		return append([]string{"-E", "-C"}, argv...)
 	}
 	return append([]string{"-E"}, argv...)
 }

@@ -19,6 +19,7 @@ type outputs struct {
 	bitcode     bool // clang's -emit-llvm
 	named       bool // -c or -S stands beside -fsyntax-only or a header
 	verbose     bool // -fverbose-asm
+	comments    bool // there are warnings of comments
 	profileUse  bool // -fprofile-use without a path: .gcda beside the output, or clang's default
 	diagnostics string
 	json        string // /sourceDependencies
@@ -30,6 +31,7 @@ func (p *gccParser) effect(name, value string) {
 	switch name {
 	case "-g":
 		f.Debug = value != "0"
+		f.HashPreprocessor = f.HashPreprocessor || strings.HasSuffix(value, "3") // macros are debug information
 	case "-march=", "-mtune=", "-mcpu=":
 		f.Native = f.Native || strings.HasPrefix(value, "native")
 	case "-gsplit-dwarf", "-gsplit-dwarf=":
@@ -49,6 +51,7 @@ func (p *gccParser) effect(name, value string) {
 		out.callGraph = true
 	case "-flto", "-flto=":
 		f.LTO = true
+		f.HashDir = f.HashDir || !p.c.Dialect.Clang() // gcc's intermediate code has it
 	case "-fworking-directory":
 		f.HashDir = true
 	case "-fverbose-asm":
@@ -70,6 +73,8 @@ func (p *gccParser) effect(name, value string) {
 		if value != "" {
 			p.c.ExtraFiles = append(p.c.ExtraFiles, value)
 		}
+	case "-Wdocumentation", "-Weverything", "-fparse-all-comments":
+		out.comments = true
 	case "-fdiagnostics-format=":
 		if strings.HasSuffix(value, "-file") {
 			p.refuse(TooHard, name+value) // messages go to a file
@@ -142,7 +147,7 @@ func (p *gccParser) finish() error {
 	c.Flags.HashDir = c.Flags.HashDir || c.Flags.Debug || c.Flags.Coverage
 	c.Flags.HashOutput = c.Flags.HashOutput || c.Flags.Coverage
 	c.place()
-	return nil
+	return c.distinct()
 }
 
 // combinations refuses options that do not go together, or not with several sources.
@@ -164,6 +169,8 @@ func (p *gccParser) combinations() {
 		p.refuse(BadArguments, "-MF without -MD")
 	case (c.Mode == SyntaxOnly || c.Mode == Header) && (aux || unnamed):
 		p.refuse(TooHard, "other files without an object") // gcc names them as if it linked
+	case c.Mode != Compile && slices.ContainsFunc(c.sources, func(s source) bool { return strings.HasPrefix(s.language, "assembler") }):
+		p.refuse(BadArguments, "assembly that is not assembled")
 	case c.Mode == Assembly && out.verbose:
 		p.refuse(TooHard, "-fverbose-asm") // the output lists the arguments
 	case out.bitcode && c.Mode > Assembly:

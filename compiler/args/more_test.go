@@ -68,7 +68,7 @@ func TestGCCFlags(t *testing.T) {
 	}{
 		{GCC, "-c a.c", Flags{}},
 		{GCC, "-c a.c -g", Flags{Debug: true, HashDir: true}},
-		{GCC, "-c a.c -ggdb3 -gdwarf-4", Flags{Debug: true, HashDir: true}},
+		{GCC, "-c a.c -ggdb3 -gdwarf-4", Flags{Debug: true, HashDir: true, HashPreprocessor: true}},
 		{GCC, "-c a.c -g -g0", Flags{}},
 		{GCC, "-c a.c -gsplit-dwarf", Flags{HashDir: true, HashOutput: true}},
 		{GCC, "-c a.c -march=native", Flags{Native: true}},
@@ -84,7 +84,9 @@ func TestGCCFlags(t *testing.T) {
 		{Clang, "-c a.c -Xclang -include-pch -Xclang x.pch", Flags{UsesPCH: true}},
 		{Clang, "-c a.c -fdebug-macro", Flags{HashPreprocessor: true}},
 		{GCC, "h.h", Flags{CreatesPCH: true}},
-		{GCC, "-c a.c -flto=auto", Flags{LTO: true}},
+		{GCC, "-c a.c -flto=auto", Flags{LTO: true, HashDir: true}},
+		{Clang, "-c a.c -flto=thin", Flags{LTO: true}},
+		{GCC, "-c a.c -g3", Flags{Debug: true, HashDir: true, HashPreprocessor: true}},
 		{GCC, "-c a.c -fworking-directory", Flags{HashDir: true}},
 		{GCC, "-c a.c -frecord-gcc-switches", Flags{HashDir: true, HashOutput: true, HashPreprocessor: true}},
 		{GCC, "-c a.i", Flags{NoPreprocessor: true, HashPreprocessor: true}},
@@ -181,6 +183,7 @@ func TestGCCBuild(t *testing.T) {
 		{"-O2 -c a.c -o x -MD -MF y -MT z -DX", "-E -O2 a.c -DX", "-O2 -c a.c -o x -MD -MF y -MT z -DX"},
 		{"-S a.c -Wp,-MD,x -Wp,-DY", "-E a.c -Wp,-DY", "-S a.c -Wp,-MD,x -Wp,-DY"},
 		{"-c a.s", "", "-c a.s"},
+		{"-c a.c -Wdocumentation-pedantic", "-E -C a.c -Wdocumentation-pedantic", "-MD -MF D -c a.c -Wdocumentation-pedantic"},
 		{"-fsyntax-only a.c", "-E a.c", "-MD -MF D -fsyntax-only a.c"},
 		{"-c -x c strange", "-E -x c strange", "-MD -MF D -c -x c strange"},
 	} {
@@ -234,6 +237,7 @@ func TestHashedAlike(t *testing.T) {
 		{MSVC, "/c a.c /Fox.obj", "-c -Foy.obj a.c"},
 		{MSVC, "/c a.c /MP8 /O2", "/c -O2 a.c"},
 		{MSVC, "/c /Tca.c", "/c a.c"},
+		{ClangCL, "/c a.c /clang:-MD /clang:-MF /clang:x /clang:-MTy", "/c a.c"},
 	} {
 		a, b := parse(t, test.dialect, test.a, nil), parse(t, test.dialect, test.b, nil)
 		if !slices.Equal(a.Hashed, b.Hashed) || !slices.Equal(a.Preprocessor, b.Preprocessor) {

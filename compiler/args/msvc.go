@@ -214,8 +214,9 @@ func (p *msvcParser) option(o option, value string, i, n int) {
 		p.hash(words...)
 	case pass:
 		p.clangArgs = append(p.clangArgs, value)
-		p.hash(words...)
-		r = p.clangRole(value)
+		if r = p.clangRole(value); r != roleDep {
+			p.hash(words...)
+		}
 	case effect:
 		if o.name == "Tp" || o.name == "Tc" {
 			p.input(i, n, value, map[string]string{"Tp": "c++", "Tc": "c"}[o.name])

@@ -68,6 +68,7 @@ func TestMSVCRefused(t *testing.T) {
 		{MSVC, "/c a.cpp b.lib", UnknownLanguage},
 		{MSVC, "/c a.cpp b.cpp /Fox.obj", BadArguments},
 		{MSVC, "/c a.cpp /FAcs", TooHard},
+		{MSVC, `/c a.cpp sub\a.c`, TooHard},
 		{MSVC, "/c a.cpp /Fax.asm", TooHard},
 		{MSVC, "/c a.cpp /FR", TooHard},
 		{MSVC, "/c a.cpp /analyze", TooHard},

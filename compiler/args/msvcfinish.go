@@ -119,7 +119,7 @@ func (p *msvcParser) finish() error {
 	f.HashOutput = f.HashOutput || f.Debug || f.Coverage
 	f.HashPreprocessor = f.HashPreprocessor || f.Debug
 	c.place()
-	return nil
+	return c.distinct()
 }
 
 // placeMSVC derives the outputs of a command with the one source s.

@@ -143,6 +143,41 @@ func agree(t *testing.T, d Dialect, compiler string, before, argv []string) {
 		t.Errorf("%s %q in parts wrote %q, want %q", d, argv, got, want)
 	}
 	agreeBuilt(t, d, compiler, before, c)
+	agreeElsewhere(t, d, compiler, before, c)
+}
+
+// agreeElsewhere compiles in another directory and to another name, and compares the objects if c says
+// that neither is part of them.
+func agreeElsewhere(t *testing.T, d Dialect, compiler string, before []string, c *Command) {
+	t.Helper()
+	if c.Mode != Compile || len(c.Sources) != 1 || c.Flags.HashDir {
+		return
+	}
+	dir, dir2 := lay(t), lay(t)
+	argv, name := c.Argv, c.Output
+	if !c.Flags.HashOutput {
+		name = "elsewhere.other"
+		argv = append([]string{"-o", name}, c.rebuild(func(it item) bool { return it.role == roleOutput || it.role == roleDep })...)
+	}
+	switch { // What makes each object another even if nothing else does.
+	case d == ClangCL:
+		before = append(slices.Clip(before), "/Brepro") // the time
+	case c.Flags.LTO:
+		before = append(slices.Clip(before), "-frandom-seed=1")
+	}
+	run(t, dir, compiler, slices.Concat(before, c.Argv))
+	run(t, dir2, compiler, slices.Concat(before, argv))
+	got, err := os.ReadFile(filepath.Join(dir2, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(filepath.Join(dir, c.Output))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s %q gives another object than %q", d, argv, c.Argv)
+	}
 }
 
 // agreeBuilt runs the command lines that are built from c.
@@ -202,7 +237,7 @@ var clangLines = []string{
 	"-emit-llvm -c a.c", "-emit-llvm -S a.c", "-emit-llvm -S a.c -o out/a.o", "-emit-llvm -c a.c --coverage -o out/q.bc",
 	"-c a.c --serialize-diagnostics out/a.dia", "-c a.c -Xclang -fno-pch-timestamp", "-c a.c -mllvm -inline-threshold=1",
 	"-c a.c --target=x86_64-linux-gnu", "-c a.c -target i386-linux-gnu", "-c a.c -flto=thin", "-c a.c -fcolor-diagnostics -Qunused-arguments",
-	"-c a.c -fprofile-instr-generate -fcoverage-mapping", "-c a.c -gline-tables-only -gsplit-dwarf",
+	"-c a.c -Weverything -Wdocumentation", "-c a.c -fprofile-instr-generate -fcoverage-mapping", "-c a.c -gline-tables-only -gsplit-dwarf",
 }
 
 var clangCLLines = []string{
