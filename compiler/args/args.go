@@ -12,8 +12,6 @@
 // Concurrency: functions share nothing; a Command is not changed after Parse.
 package args
 
-import "slices"
-
 // A Source gives Parse what lies outside of the command line.
 type Source interface {
 	// ReadFile returns a response file. A relative name is relative to the directory in which the
@@ -37,13 +35,13 @@ const (
 	Diagnostics        Kind = "diagnostics"         // clang's serialised diagnostics
 	PrecompiledHeader  Kind = "precompiled-header"  // .gch, .pch
 	SourceDependencies Kind = "source-dependencies" // cl's JSON
-	Listing            Kind = "listing"             // cl's assembly listing (/FA)
 )
 
 // An Output is a file that the compiler writes.
 type Output struct {
-	Kind Kind
-	Path string // relative to the compiler's directory, or absolute
+	Kind  Kind
+	Path  string // relative to the compiler's directory, or absolute
+	Maybe bool   // the compiler may succeed without writing it, and its absence is part of the result
 }
 
 // A Mode says how far the compiler goes.
@@ -56,6 +54,21 @@ const (
 	SyntaxOnly                 // -fsyntax-only, /Zs: nothing but messages and dependencies
 	Header                     // a header is precompiled
 )
+
+// String returns the mode in a word, which is stable.
+func (m Mode) String() string {
+	switch m {
+	case Compile:
+		return "compile"
+	case Assembly:
+		return "assembly"
+	case SyntaxOnly:
+		return "syntax"
+	case Header:
+		return "header"
+	}
+	return "unknown"
+}
 
 // A DirKind says for which includes a directory is searched.
 type DirKind uint8
@@ -109,8 +122,8 @@ type Command struct {
 	// DepArgs are the arguments that change the dependency file only: -MMD, -MP, -MT x …
 	DepArgs []string
 
-	// Hashed are the arguments that can change the result, in the order of the command.
-	// Option and value are two strings, however they were written.
+	// Hashed are the arguments that can change the result, in the order of the command, and then
+	// dialect, mode and language in words. Option and value are two strings where they may be apart.
 	Hashed []string
 	// Preprocessor are those that only the preprocessor reads. What it prints has their effect, so
 	// they are hashed only if that is not. Their order is that of the command.
@@ -121,7 +134,8 @@ type Command struct {
 	// Includes are the headers that arguments include (-include, -imacros, /FI). If NAME.gch or
 	// NAME.pch lies beside one or in the include directories, it is read instead.
 	Includes []string
-	// IncludeDirs are the directories that arguments name, in the order of the command.
+	// IncludeDirs are the directories that arguments name, in the order of the command, and then those
+	// of CPATH, INCLUDE and their like. The compiler's own come after them and are not here.
 	IncludeDirs []IncludeDir
 	// PrefixMaps are the pairs of -fdebug-prefix-map and its like. They are hashed too.
 	PrefixMaps []PrefixMap
@@ -131,6 +145,10 @@ type Command struct {
 	// Argv is the command as the compiler sees it, without the compiler: response files are
 	// expanded, and CL and _CL_ are merged.
 	Argv []string
+	// Unset names the variables that are in Argv and must not be set where it is run.
+	Unset []string
+	// Jobs is how many sources are compiled at once (/MP): 0 is one, -1 one on each processor.
+	Jobs int
 
 	Color Color
 	Flags Flags
@@ -144,7 +162,8 @@ type Command struct {
 type Flags struct {
 	// Native: the processor that the compiler runs on changes the result (-march=native).
 	Native bool
-	// HashDir: the result contains the directory in which the compiler runs. PrefixMaps may undo it.
+	// HashDir: the result contains the directory in which the compiler runs, as $PWD has it if that is
+	// the same directory. PrefixMaps may undo it.
 	HashDir bool
 	// HashOutput: the result contains the output's name. Hash Output.
 	HashOutput bool
@@ -181,7 +200,8 @@ const (
 	roleMode        // -c, -S
 	roleOutput      // where the main output goes
 	roleDep         // what is said of the dependency file
-	roleShow        // /showIncludes and what else prints headers
+	roleShow        // /showIncludes
+	roleJobs        // /MP
 )
 
 // An item is one argument with its value.
@@ -196,77 +216,8 @@ func Parse(d Dialect, argv []string, src Source) (*Command, error) {
 	switch d {
 	case GCC, GXX, Clang, ClangXX:
 		return parseGCC(d, argv, src)
+	case MSVC, ClangCL:
+		return parseMSVC(d, argv, src)
 	}
 	return nil, &Uncacheable{Reason: TooHard, Detail: "unknown compiler"}
-}
-
-// rebuild returns the command's words, but for items that drop says.
-func (c *Command) rebuild(drop func(item) bool) []string {
-	var argv []string
-	for _, it := range c.items {
-		if !drop(it) {
-			argv = append(argv, it.words...)
-		}
-	}
-	return argv
-}
-
-// Split returns one command for each source.
-func (c *Command) Split() []*Command {
-	if len(c.sources) == 1 {
-		return []*Command{c}
-	}
-	var parts []*Command
-	for n, s := range c.sources {
-		p := *c
-		p.Sources, p.Language, p.sources = []string{s.name}, s.language, []source{s}
-		p.items = slices.Clone(c.items[:0:0])
-		seen := 0
-		for _, it := range c.items {
-			if it.role == roleSource {
-				seen++
-				if seen-1 != n {
-					continue
-				}
-			}
-			p.items = append(p.items, it)
-		}
-		p.Argv = p.rebuild(func(item) bool { return false })
-		p.place()
-		parts = append(parts, &p)
-	}
-	return parts
-}
-
-// place derives what depends on the one source: language, outputs and flags.
-func (c *Command) place() {
-	c.Outputs = nil
-	if len(c.sources) != 1 {
-		return
-	}
-	s := c.sources[0]
-	c.Flags.NoPreprocessor = !preprocessed(s.language)
-	c.Flags.Assembler = s.language == "assembler" || s.language == "assembler-with-cpp"
-	c.placeGCC(s)
-}
-
-// PreprocessArgv returns the command that prints the preprocessed source on stdout and writes no file.
-// It is nil if the source is not preprocessed, or if there are several.
-func (c *Command) PreprocessArgv() []string {
-	if len(c.sources) != 1 || c.Flags.NoPreprocessor {
-		return nil
-	}
-	argv := c.rebuild(func(it item) bool {
-		return it.role == roleMode || it.role == roleOutput || it.role == roleDep || it.role == roleShow
-	})
-	return append([]string{"-E"}, argv...)
-}
-
-// CompileArgv returns the command as it is to be run. If depFile is not "" and the command asks for
-// no dependency file, one that names system headers too is written there.
-func (c *Command) CompileArgv(depFile string) []string {
-	if depFile == "" || c.DepMode != "" || c.Flags.NoPreprocessor {
-		return slices.Clone(c.Argv)
-	}
-	return append([]string{"-MD", "-MF", depFile}, c.Argv...)
 }

@@ -49,6 +49,9 @@ func DialectOf(argv0 string) (Dialect, bool) {
 	if lower := strings.ToLower(name); strings.HasSuffix(lower, ".exe") {
 		name = lower[:len(lower)-len(".exe")]
 	}
+	for _, threads := range []string{"-posix", "-win32"} { // how Debian names MinGW's
+		name = strings.TrimSuffix(name, threads)
+	}
 	if n := strings.TrimRight(name, "0123456789."); strings.HasSuffix(n, "-") {
 		name = n[:len(n)-1]
 	} else if strings.HasPrefix(n, "clang") || strings.HasPrefix(n, "gcc") || strings.HasPrefix(n, "g++") {

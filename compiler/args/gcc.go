@@ -41,7 +41,11 @@ func parseGCC(d Dialect, argv []string, src Source) (*Command, error) {
 			return nil, refuse(Environment, name)
 		}
 	}
-	argv, err := expand(argv, src, splitGNU)
+	split := splitGNU
+	if d.Clang() {
+		split = func(text string) []string { return splitGNU(decode(text)) }
+	}
+	argv, err := expand(argv, src, split)
 	if err != nil {
 		return nil, err
 	}
@@ -55,6 +59,7 @@ func parseGCC(d Dialect, argv []string, src Source) (*Command, error) {
 	if err := p.finish(); err != nil {
 		return nil, err
 	}
+	p.c.IncludeDirs = append(p.c.IncludeDirs, gccDirs(p.c, src)...)
 	return p.c, nil
 }
 
@@ -186,6 +191,9 @@ func (p *gccParser) option(o option, value string, i, n int) {
 		r = p.pass(o.name, value, canonical)
 	case effect:
 		p.effect(o.name, value)
+		if strings.HasPrefix(o.name, "--serialize-diagnostics") {
+			r = roleDep
+		}
 		p.hash(canonical...)
 	}
 	p.keep(r, i, n)
@@ -282,6 +290,7 @@ func (p *gccParser) dep(name, value string) {
 		if c.DepMode != "-MMD" {
 			c.DepMode = name
 		}
+		c.out.driver = true
 		c.DepArgs = append(c.DepArgs, name)
 	case "-MP":
 		c.DepArgs = append(c.DepArgs, name)

@@ -37,6 +37,9 @@ func parse(t *testing.T, d Dialect, line string, w world) *Command {
 func paths(outputs []Output) string {
 	var s []string
 	for _, o := range outputs {
+		if o.Maybe {
+			o.Path += "?"
+		}
 		s = append(s, string(o.Kind)+"="+o.Path)
 	}
 	return strings.Join(s, " ")
@@ -63,10 +66,10 @@ func TestGCCOutputs(t *testing.T) {
 			"object=o/p.q.o coverage-notes=o/p.q.gcno stack-usage=o/p.q.su call-graph=o/p.q.ci split-dwarf=o/p.q.dwo"},
 		{GCC, "-S a.c --coverage -gsplit-dwarf", "object=a.s coverage-notes=a.gcno"},
 		{GCC, "-c a.c -gsplit-dwarf -gno-split-dwarf", "object=a.o"},
-		{Clang, "-c a.c -gsplit-dwarf", "object=a.o"},
+		{Clang, "-c a.c -gsplit-dwarf", "object=a.o split-dwarf=a.dwo?"},
 		{Clang, "-c a.c -gsplit-dwarf -g", "object=a.o split-dwarf=a.dwo"},
 		{Clang, "-c a.c -gsplit-dwarf=single -g", "object=a.o"},
-		{Clang, "-c a.c -g -gsplit-dwarf -g0", "object=a.o"},
+		{Clang, "-c a.c -g -gsplit-dwarf -g0", "object=a.o split-dwarf=a.dwo?"},
 		{Clang, "-c a.c --serialize-diagnostics x/a.dia", "object=a.o diagnostics=x/a.dia"},
 		{Clang, "-emit-llvm -c a.c", "object=a.bc"},
 		{Clang, "-emit-llvm -S a.c", "object=a.ll"},
@@ -118,6 +121,9 @@ func TestGCCRefused(t *testing.T) {
 		{"-c a.c b.c -o x.o", BadArguments},
 		{"-c a.c b.c -MD -MF x.d", TooHard},
 		{"-c a.c -MF x.d", BadArguments},
+		{"-c a.c sub/a.c", TooHard},
+		{"-S a.s", BadArguments},
+		{"-fsyntax-only a.S", BadArguments},
 		{"-c a.c -o", BadArguments},
 		{"-c a.c -I-", TooHard},
 		{"-c a.c -funknown=/x/y", TooHard},
@@ -127,6 +133,48 @@ func TestGCCRefused(t *testing.T) {
 		{"-c a.c -Wa,-al=x.lst", TooHard},
 		{"-c a.c -Xclang -dependency-file -Xclang x", TooHard},
 		{"-S a.c -fverbose-asm", TooHard},
+		{"-S a.c -fverbose-asm -c", TooHard},
+		{"-c a.c -fdiagnostics-format=sarif-file", TooHard},
+		{"-c a.c -fdiagnostics-add-output=sarif:file=x", TooHard},
+		{"-c a.c -fsave-optimization-record", TooHard},
+		{"-c a.c -fopt-info-vec=x", TooHard},
+		{"-c a.c -ftime-report", TooHard},
+		{"-c a.c -aux-info x", TooHard},
+		{"-c a.c -dumpbase x", TooHard},
+		{"-c a.c -dM", TooHard},
+		{"-c a.c -v", TooHard},
+		{"-c a.c -###", TooHard},
+		{"-c a.c -P", TooHard},
+		{"-c a.c -MG -MD", TooHard},
+		{"-c a.c -fcompare-debug", TooHard},
+		{"-c a.c -fprofile-note=x", TooHard},
+		{"-c a.c -fplugin=name", TooHard},
+		{"-c a.c -I=usr", TooHard},
+		{"-c a.c -isystem =/usr", TooHard},
+		{"-c a.c -ivfsoverlay x", TooHard},
+		{"-c a.c -Xarch_x86_64 -DX", TooHard},
+		{"-c a.c --driver-mode=cl", TooHard},
+		{"-c a.c --unknown", TooHard},
+		{"-c a.c --config x.cfg", TooHard},
+		{"-c a.c -Wa,-I,x", TooHard},
+		{"-c a.c -Xassembler -MD -Xassembler x", TooHard},
+		{"-c a.c -Xpreprocessor -MD -Xpreprocessor x", TooHard},
+		{"-c a.c -Wp,-MD,x -MMD", TooHard},
+		{"-c a.c -Wp,-MD,x -Wp,-MMD,y", TooHard},
+		{"-c a.c -MD -MF /dev/stdout", TooHard},
+		{"-c a.c -MD -MF x -MF y", TooHard},
+		{"-c a.c -Xclang", BadArguments},
+		{"-c a.c -Xclang -load", BadArguments},
+		{"-c a.c -fdebug-prefix-map=x", BadArguments},
+		{"-c a.c -o out/", BadArguments},
+		{"-c h.h a.c", BadArguments},
+		{"-fsyntax-only -MD a.c", TooHard},
+		{"h.h --coverage", TooHard},
+		{"-c a.cppm", UnknownLanguage},
+		{"-c -x c++-module a.cc", ModulesUsed},
+		{"-c a.c -fprebuilt-module-path=x", ModulesUsed},
+		{"-c a.c a.o", UnknownLanguage},
+		{"-c a.c -Wp,-include", BadArguments},
 		{"-c @none", ResponseFile},
 	} {
 		_, err := Parse(GCC, words(test.line), world{})
@@ -139,18 +187,18 @@ func TestGCCRefused(t *testing.T) {
 
 func TestGCCHashed(t *testing.T) {
 	for _, test := range []struct{ line, hashed, pre, dep string }{
-		{"-c a.c", "-c", "", ""},
-		{"-O2 -Wall -std=c11 -fPIC -pipe -c a.c -o b.o", "-O2 -Wall -std=c11 -fPIC -c", "", ""},
-		{"-Ifoo -I bar -DX=1 -D Y -UZ -c a.c", "-c", "-I foo -I bar -D X=1 -D Y -U Z", ""},
-		{"-isystemfoo -iquote bar -idirafter baz -include h.h -imacros m.h -c a.c", "-c",
+		{"-c a.c", "", "", ""},
+		{"-O2 -Wall -std=c11 -fPIC -pipe -c a.c -o b.o", "-O2 -Wall -std=c11 -fPIC", "", ""},
+		{"-Ifoo -I bar -DX=1 -D Y -UZ -c a.c", "", "-I foo -I bar -D X=1 -D Y -U Z", ""},
+		{"-isystemfoo -iquote bar -idirafter baz -include h.h -imacros m.h -c a.c", "",
 			"-isystem foo -iquote bar -idirafter baz -include h.h -imacros m.h", ""},
-		{"-MMD -MP -MT x -MF y.d -c a.c", "-c", "", "-MMD -MP -MT x"},
-		{"-Wp,-DX,-UY -Xpreprocessor -DZ -c a.c", "-c", "-Wp,-DX,-UY -Xpreprocessor -DZ", ""},
-		{"--param max=1 --param=max=2 -c a.c", "--param max=1 --param =max=2 -c", "", ""},
-		{"-march=native -mtune=generic -c a.c", "-march=native -mtune=generic -c", "", ""},
+		{"-MMD -MP -MT x -MF y.d -c a.c", "", "", "-MMD -MP -MT x"},
+		{"-Wp,-DX,-UY -Xpreprocessor -DZ -c a.c", "", "-Wp,-DX,-UY -Xpreprocessor -DZ", ""},
+		{"--param max=1 --param=max=2 -c a.c", "--param max=1 --param =max=2", "", ""},
+		{"-march=native -mtune=generic -c a.c", "-march=native -mtune=generic", "", ""},
 	} {
 		c := parse(t, GCC, test.line, nil)
-		got := [3]string{strings.Join(c.Hashed, " "), strings.Join(c.Preprocessor, " "), strings.Join(c.DepArgs, " ")}
+		got := [3]string{strings.Join(c.Hashed[:len(c.Hashed)-3], " "), strings.Join(c.Preprocessor, " "), strings.Join(c.DepArgs, " ")}
 		if want := [3]string{test.hashed, test.pre, test.dep}; got != want {
 			t.Errorf("gcc %s:\ngot  %q\nwant %q", test.line, got, want)
 		}
@@ -160,5 +208,8 @@ func TestGCCHashed(t *testing.T) {
 func TestTablesAreSorted(t *testing.T) {
 	if !slices.IsSortedFunc(gccOptions, func(a, b option) int { return strings.Compare(a.name, b.name) }) {
 		t.Error("gccOptions is not sorted by name")
+	}
+	if !slices.IsSortedFunc(msvcOptions, func(a, b option) int { return strings.Compare(a.name, b.name) }) {
+		t.Error("msvcOptions is not sorted by name")
 	}
 }

@@ -11,6 +11,7 @@ type outputs struct {
 	depFile     string // -MF
 	targets     bool   // -MT or -MQ was given
 	passed      bool   // the dependency file comes from -Wp
+	driver      bool   // -MD or -MMD was given to the driver
 	notes       bool   // .gcno
 	stackUsage  bool
 	callGraph   bool
@@ -18,8 +19,10 @@ type outputs struct {
 	bitcode     bool // clang's -emit-llvm
 	named       bool // -c or -S stands beside -fsyntax-only or a header
 	verbose     bool // -fverbose-asm
+	comments    bool // there are warnings of comments
 	profileUse  bool // -fprofile-use without a path: .gcda beside the output, or clang's default
 	diagnostics string
+	json        string // /sourceDependencies
 }
 
 // effect notes what an option changes besides what is hashed.
@@ -28,6 +31,7 @@ func (p *gccParser) effect(name, value string) {
 	switch name {
 	case "-g":
 		f.Debug = value != "0"
+		f.HashPreprocessor = f.HashPreprocessor || strings.HasSuffix(value, "3") // macros are debug information
 	case "-march=", "-mtune=", "-mcpu=":
 		f.Native = f.Native || strings.HasPrefix(value, "native")
 	case "-gsplit-dwarf", "-gsplit-dwarf=":
@@ -47,6 +51,7 @@ func (p *gccParser) effect(name, value string) {
 		out.callGraph = true
 	case "-flto", "-flto=":
 		f.LTO = true
+		f.HashDir = f.HashDir || !p.c.Dialect.Clang() // gcc's intermediate code has it
 	case "-fworking-directory":
 		f.HashDir = true
 	case "-fverbose-asm":
@@ -67,6 +72,16 @@ func (p *gccParser) effect(name, value string) {
 		out.profileUse = value == ""
 		if value != "" {
 			p.c.ExtraFiles = append(p.c.ExtraFiles, value)
+		}
+	case "-Wdocumentation", "-Weverything", "-fparse-all-comments":
+		out.comments = true
+	case "-fdiagnostics-format=":
+		if strings.HasSuffix(value, "-file") {
+			p.refuse(TooHard, name+value) // messages go to a file
+		}
+	case "--driver-mode=":
+		if !p.c.Dialect.Clang() || driverMode(p.c.Dialect, []string{name + value}) != p.c.Dialect {
+			p.refuse(TooHard, name+value) // it came from a response file, and so too late
 		}
 	default:
 		p.color(name, value)
@@ -124,11 +139,6 @@ func (p *gccParser) finish() error {
 		p.refuse(Link, "")
 	}
 	out.named = p.compile || p.assemble
-	if c.Mode == Compile {
-		p.hash("-c")
-	} else {
-		p.hash([]string{"-S", "-fsyntax-only", "-header"}[max(c.Mode, Assembly)-Assembly])
-	}
 	p.combinations()
 	if p.err != nil {
 		return p.err
@@ -137,7 +147,7 @@ func (p *gccParser) finish() error {
 	c.Flags.HashDir = c.Flags.HashDir || c.Flags.Debug || c.Flags.Coverage
 	c.Flags.HashOutput = c.Flags.HashOutput || c.Flags.Coverage
 	c.place()
-	return nil
+	return c.distinct()
 }
 
 // combinations refuses options that do not go together, or not with several sources.
@@ -153,10 +163,14 @@ func (p *gccParser) combinations() {
 		p.refuse(TooHard, "-fsyntax-only with several sources")
 	case several && (out.depFile != "" || out.diagnostics != ""):
 		p.refuse(TooHard, "one file of several sources")
+	case out.passed && out.driver:
+		p.refuse(TooHard, "-Wp,-MD and -MD")
 	case out.depFile != "" && c.DepMode == "":
 		p.refuse(BadArguments, "-MF without -MD")
 	case (c.Mode == SyntaxOnly || c.Mode == Header) && (aux || unnamed):
 		p.refuse(TooHard, "other files without an object") // gcc names them as if it linked
+	case c.Mode != Compile && slices.ContainsFunc(c.sources, func(s source) bool { return strings.HasPrefix(s.language, "assembler") }):
+		p.refuse(BadArguments, "assembly that is not assembled")
 	case c.Mode == Assembly && out.verbose:
 		p.refuse(TooHard, "-fverbose-asm") // the output lists the arguments
 	case out.bitcode && c.Mode > Assembly:
@@ -206,7 +220,7 @@ func (c *Command) placeGCC(s source) {
 	add(out.notes && compiled, CoverageNotes, aux+".gcno")
 	add(out.stackUsage && compiled, StackUsage, aux+".su")
 	add(out.callGraph && compiled, CallGraph, aux+".ci")
-	add(out.split && c.Mode == Compile && (c.Flags.Debug || !c.Dialect.Clang()), SplitDwarf, aux+".dwo")
+	c.placeDwarf(compiled, aux)
 	add(out.diagnostics != "", Diagnostics, out.diagnostics)
 	switch {
 	case out.profileUse && c.Dialect.Clang():
@@ -216,13 +230,26 @@ func (c *Command) placeGCC(s source) {
 	}
 }
 
+// placeDwarf derives where debug information goes that is not in the object. gcc always writes the file
+// with the object; clang does if there is such information, with assembly output too.
+func (c *Command) placeDwarf(compiled bool, aux string) {
+	o := Output{Kind: SplitDwarf, Path: aux + ".dwo"}
+	switch clang := c.Dialect.Clang(); {
+	case !c.out.split:
+	case !clang && c.Mode != Compile:
+	default:
+		o.Maybe = clang && !(compiled && c.Flags.Debug)
+		c.Outputs = append(c.Outputs, o)
+	}
+}
+
 // placeDep derives where the dependency file of s goes and what its target is.
 func (c *Command) placeDep(s source, aux string) {
 	out := &c.out
 	if c.DepMode == "" {
 		return
 	}
-	if s.language == "assembler" {
+	if !preprocessed(s.language) {
 		c.DepMode, c.DepArgs = "", nil // no preprocessor runs that could write it
 		return
 	}
@@ -233,7 +260,7 @@ func (c *Command) placeDep(s source, aux string) {
 	c.Outputs = append(c.Outputs, Output{Kind: Dependencies, Path: c.DepFile})
 	switch {
 	case out.targets:
-	case out.given != "" && (!out.passed || c.Dialect.Clang()):
+	case out.given != "" && !c.Dialect.Microsoft() && (!out.passed || c.Dialect.Clang()):
 		c.DepTarget = out.given
 	default:
 		c.DepTarget = stem(base(s.name)) + ".o"

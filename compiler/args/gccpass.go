@@ -34,12 +34,9 @@ func (p *gccParser) depPass(value string) bool {
 	if !ok || option != "-MD" && option != "-MMD" || name == "" || strings.Contains(name, ",") {
 		return false
 	}
-	if p.c.DepMode != "" {
-		p.refuse(TooHard, "-Wp,"+value)
-	}
 	p.dep("-MF", name)
-	p.dep(option, "")
-	p.c.DepArgs = append(p.c.DepArgs, "-Wp")
+	p.c.DepMode = option
+	p.c.DepArgs = append(p.c.DepArgs, "-Wp,"+option)
 	p.c.out.passed = true
 	return true
 }
@@ -51,6 +48,9 @@ func (p *gccParser) passed() {
 	for _, a := range p.asmArgs {
 		if !assemblerFlag(a) {
 			p.refuse(TooHard, "-Wa,"+a)
+		}
+		if strings.HasPrefix(a, "-g") || strings.HasPrefix(a, "--g") {
+			p.c.Flags.HashDir = true
 		}
 	}
 	p.passedCC1()

@@ -54,7 +54,7 @@ func (r Reason) Text() string {
 	case UnknownLanguage:
 		return "a language that is not known"
 	case ModulesUsed:
-		return "modules"
+		return "modules of C++ or clang"
 	case ResponseFile:
 		return "a response file that cannot be read"
 	case Environment:

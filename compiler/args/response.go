@@ -1,6 +1,9 @@
 package args
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf16"
+)
 
 // Limits of response files. A file may name itself.
 const (
@@ -66,4 +69,74 @@ func splitGNU(text string) []string {
 		words = append(words, word.String())
 	}
 	return words
+}
+
+// splitMicrosoft splits a response file or CL as cl does: words are separated by space, a quote keeps
+// spaces, and backslashes mean themselves unless a quote follows them.
+func splitMicrosoft(text string) []string {
+	var words []string
+	var word strings.Builder
+	inside, quoted := false, false
+	for i := 0; i < len(text); i++ {
+		ch := text[i]
+		switch {
+		case ch == '\\':
+			n := i
+			for n < len(text) && text[n] == '\\' {
+				n++
+			}
+			slashes := n - i
+			if n < len(text) && text[n] == '"' {
+				if slashes%2 == 1 {
+					word.WriteString(strings.Repeat(`\`, slashes/2) + `"`)
+					n++
+				} else {
+					word.WriteString(strings.Repeat(`\`, slashes/2))
+				}
+			} else {
+				word.WriteString(text[i:n])
+			}
+			i = n - 1
+			inside = true
+		case ch == '"' && quoted && i+1 < len(text) && text[i+1] == '"':
+			i++
+			word.WriteByte('"')
+		case ch == '"':
+			quoted, inside = !quoted, true
+		case !quoted && (ch == ' ' || ch == '\t' || ch == '\r' || ch == '\n' || ch == 0):
+			if inside {
+				words = append(words, word.String())
+				word.Reset()
+				inside = false
+			}
+		default:
+			word.WriteByte(ch)
+			inside = true
+		}
+	}
+	if inside {
+		words = append(words, word.String())
+	}
+	return words
+}
+
+// decode returns a response file as UTF-8: a byte order mark says whether it is UTF-8 or UTF-16.
+// Without one the bytes are left as they are.
+func decode(text string) string {
+	if s, ok := strings.CutPrefix(text, "\xef\xbb\xbf"); ok {
+		return s
+	}
+	little := strings.HasPrefix(text, "\xff\xfe")
+	if !little && !strings.HasPrefix(text, "\xfe\xff") {
+		return text
+	}
+	var units []uint16
+	for i := 2; i+1 < len(text); i += 2 {
+		a, b := uint16(text[i]), uint16(text[i+1])
+		if little {
+			a, b = b, a
+		}
+		units = append(units, a<<8|b)
+	}
+	return string(utf16.Decode(units))
 }
