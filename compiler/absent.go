@@ -21,9 +21,7 @@ type search struct {
 
 // searchOf returns where the compiler looks in j, and asks it the first time.
 func (ids *identities) searchOf(j *job) (*search, error) {
-	argv := append([]string{"-E", "-v", "-x", j.command.Language}, j.command.Hashed...)
-	argv = append(argv, searching(j.command.Preprocessor)...)
-	argv = append(argv, os.DevNull)
+	argv := append(searching(j.command.PreprocessArgv(), j.command.Sources[0]), "-v", "-x", j.command.Language, os.DevNull)
 	key := j.identity.digest + "\x00" + j.ask.Dir + "\x00" + strings.Join(argv, "\x00")
 	for _, name := range []string{"CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "OBJC_INCLUDE_PATH", "OBJCPLUS_INCLUDE_PATH"} {
 		key += "\x00" + j.env[name]
@@ -58,11 +56,12 @@ func (s *search) stands(j *job) bool {
 	return true
 }
 
-// searching leaves out of the preprocessor's arguments what says nothing about directories.
-func searching(arguments []string) []string {
+// searching leaves out of the preprocessor's arguments the source and what says nothing about directories.
+func searching(arguments []string, source string) []string {
 	var kept []string
 	for i := 0; i < len(arguments); i++ {
 		switch a := arguments[i]; {
+		case a == source || a == "-H":
 		case a == "-D" || a == "-U" || a == "-A" || a == "-include" || a == "-imacros":
 			i++
 		case strings.HasPrefix(a, "-D") || strings.HasPrefix(a, "-U"):
@@ -96,7 +95,8 @@ func parseSearch(text []byte) *search {
 }
 
 // gapsOf returns what was not there when files were read, and would have been read instead had it been.
-func (j *job) gapsOf(s *search, names []string, contents []content) []gap {
+// hidden says that a precompiled header is there which may have been: it is named nowhere.
+func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap, hidden bool) {
 	g := &gaps{job: j, known: map[string]bool{}, at: map[string]int{}}
 	for _, name := range names {
 		g.known[name] = true
@@ -111,49 +111,62 @@ func (j *job) gapsOf(s *search, names []string, contents []content) []gap {
 				g.add(chain[:k], rest)
 			}
 		}
-		dir := filepath.Dir(name)
-		for _, quoted := range contents[i].quoted {
-			if !filepath.IsAbs(quoted) {
-				g.add([]string{dir}, quoted)
-			}
+		here := append([]string{filepath.Dir(name)}, chain...)
+		c := &contents[i]
+		for _, quoted := range c.quoted {
+			g.add(here[:1], quoted)
 		}
-		for _, probed := range contents[i].probed {
-			if !filepath.IsAbs(probed) {
-				g.add(append([]string{dir}, chain...), probed)
-			}
+		for _, probed := range c.probed {
+			g.add(here, probed)
 		}
-		g.add([]string{dir}, filepath.Base(name)+".gch") // it would be read instead
+		if strings.HasPrefix(name, "/usr/") {
+			continue // those are not precompiled, and many
+		}
+		for _, included := range append(slices.Clone(c.quoted), c.angled...) {
+			hidden = g.add(here, included+".gch") || hidden
+		}
 	}
+	here := append([]string{filepath.Dir(names[0]), "."}, chain...)
 	for _, name := range j.command.Includes {
-		g.add([]string{filepath.Dir(name)}, filepath.Base(name)+".gch")
+		hidden = g.add(here, name+".gch") || hidden
+		hidden = g.add(here, name+".pch") || hidden
 	}
-	return g.list
+	return g.list, hidden
 }
 
 // gaps collects names that are absent, by directory.
 type gaps struct {
 	job   *job
-	known map[string]bool // names of files that were read, and names that were looked for
+	known map[string]bool // whether a file is there, for those that were read or looked for
 	at    map[string]int  // where a directory is in list
 	list  []gap
 }
 
-// add notes that name is in none of dirs, as far as that is so.
-func (g *gaps) add(dirs []string, name string) {
+// add notes that name is in none of dirs, as far as that is so. It reports whether it is in one. An absolute
+// name is looked for in itself.
+func (g *gaps) add(dirs []string, name string) (there bool) {
+	if filepath.IsAbs(name) {
+		dirs = []string{""}
+	}
 	for _, dir := range dirs {
 		full := filepath.Join(dir, name)
 		if strings.HasPrefix(dir, "./") || dir == "." {
 			full = "./" + full
 		}
-		if g.known[full] || g.known[dir+"/"+name] {
+		if seen, ok := g.known[full]; ok {
+			there = there || seen
 			continue
 		}
-		g.known[full] = true
+		g.known[full] = g.known[dir+"/"+name]
+		if g.known[full] {
+			continue
+		}
 		parent, base := filepath.Split(full)
 		if parent == "" {
 			parent = "."
 		}
 		if !g.job.daemon.dirs.lacks(g.job.path(parent), base) {
+			g.known[full], there = true, true
 			continue
 		}
 		i, ok := g.at[parent]
@@ -163,6 +176,7 @@ func (g *gaps) add(dirs []string, name string) {
 		}
 		g.list[i].Names = append(g.list[i].Names, base)
 	}
+	return there
 }
 
 // holds reports whether everything in the gap is still absent.

@@ -26,6 +26,7 @@ func TestHit(t *testing.T) {
 		{"-g"},
 		{"-MD"},
 		{"-MMD", "-MP", "-MF", "deps", "-Wall"},
+		{"-MMD", "-g"},
 		{"-fstack-usage"},
 		{"-ftest-coverage", "-fprofile-arcs", "-frandom-seed=1"},
 		{"-g", "-gsplit-dwarf"},

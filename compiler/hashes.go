@@ -47,6 +47,7 @@ type content struct {
 	digest digest.Digest
 	traits trait
 	quoted []string // names that #include "" asks for
+	angled []string // names that #include <> asks for
 	probed []string // names that __has_include asks for
 	stamp  stamp
 }
@@ -97,7 +98,7 @@ func (h *hashes) read(path string) (content, error) {
 		data := make([]byte, before.size)
 		if _, err = io.ReadFull(f, data); err == nil {
 			c = content{digest: digest.SHA256.Of(data), traits: traitsOf(data)}
-			c.quoted, c.probed = directives(data)
+			directives(&c, data)
 		}
 	}
 	if err != nil {
@@ -173,27 +174,30 @@ func embeds(text []byte) bool {
 	}
 }
 
-// directives returns the names that text includes with quotes, and those that it asks for with
-// __has_include. Directives that are switched off count too: a name that is not there is all that
+// directives notes the names that text includes, and those that it asks for with __has_include. Directives that are switched off count too: a name that is not there is all that
 // matters about them.
-func directives(text []byte) (quoted, probed []string) {
+func directives(c *content, text []byte) {
 	for rest := text; ; {
 		i := bytes.Index(rest, []byte("include"))
 		if i < 0 {
-			return quoted, probed
+			return
 		}
 		before, after := rest[:i], rest[i+len("include"):]
 		rest = after
-		if name, ok := operand(after, '"', '"'); ok && bytes.HasSuffix(bytes.TrimRight(before, " \t"), []byte("#")) {
-			quoted = append(quoted, name)
+		if bytes.HasSuffix(bytes.TrimRight(before, " \t"), []byte("#")) {
+			if name, ok := operand(after, '"', '"'); ok {
+				c.quoted = append(c.quoted, name)
+			} else if name, ok := operand(after, '<', '>'); ok {
+				c.angled = append(c.angled, name)
+			}
 		}
 		if bytes.HasSuffix(before, []byte("__has_")) {
 			after = bytes.TrimPrefix(after, []byte("_next"))
 			after = bytes.TrimLeft(bytes.TrimPrefix(bytes.TrimLeft(after, " \t"), []byte("(")), " \t")
 			if name, ok := operand(after, '"', '"'); ok {
-				probed = append(probed, name)
+				c.probed = append(c.probed, name)
 			} else if name, ok := operand(after, '<', '>'); ok {
-				probed = append(probed, name)
+				c.probed = append(c.probed, name)
 			}
 		}
 	}

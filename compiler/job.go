@@ -116,6 +116,9 @@ func (j *job) prepare() string {
 	if command.Flags.CreatesPCH || command.Flags.UsesPCH {
 		return "pass." + string(args.PrecompiledHeaders)
 	}
+	if slices.Contains(command.Argv, "-H") { // which says here what headers there are
+		return "pass." + string(args.TooHard)
+	}
 	j.command = command
 	if j.source, err = d.files.digest(j.path(command.Sources[0])); err != nil {
 		return passSource

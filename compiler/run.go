@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
@@ -61,7 +62,10 @@ func (j *job) dependencies(answer *launch.Answer) string {
 	case c.DepMode == "-MD":
 		answer.Argv, file = c.CompileArgv(""), c.DepFile
 	case c.DepMode == "-MMD": // which leaves system headers out
-		answer.Argv, answer.Headers = append([]string{"-H"}, c.CompileArgv("")...), true
+		answer.Argv = c.CompileArgv("")
+		if answer.Headers = !j.recorded(); answer.Headers {
+			answer.Argv = append([]string{"-H"}, answer.Argv...)
+		}
 	default:
 		file = j.daemon.tempName(j.daemon.temp)
 		answer.Argv = c.CompileArgv(file)
@@ -70,6 +74,22 @@ func (j *job) dependencies(answer *launch.Answer) string {
 		answer.Argv = append([]string{"-fdiagnostics-color=always"}, answer.Argv...)
 	}
 	return file
+}
+
+// recorded reports whether the result contains the command line, which then must be as it was given:
+// gcc leaves out -MD, but not -H.
+func (j *job) recorded() bool {
+	c := j.command
+	return c.Flags.Debug || slices.ContainsFunc(c.Argv, func(a string) bool { return strings.HasPrefix(a, "-f") && strings.Contains(a, "record") })
+}
+
+// askDependencies preprocesses the source again, for the names of all headers.
+func (j *job) askDependencies() ([]string, error) {
+	text, err := j.query(append([]string{"-M"}, j.command.PreprocessArgv()...)...)
+	if err != nil {
+		return nil, err
+	}
+	return parseRule(text)
 }
 
 // tempName returns a name in a directory that nobody else uses.
@@ -179,6 +199,8 @@ func (j *job) included(report *launch.Report, deps string) ([]string, error) {
 		if names, err = parseRule(text); err != nil {
 			return nil, err
 		}
+	case j.recorded():
+		return j.askDependencies()
 	default:
 		names = slices.Clone(report.Headers)
 		slices.Sort(names)
@@ -210,9 +232,7 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 		if j.fresh(c.stamp, began) {
 			return nil, notFresh
 		}
-		// A precompiled header is read instead of the header beside it, and is not named.
-		gch := !d.dirs.lacks(j.path(filepath.Dir(name)), filepath.Base(name)+".gch")
-		if gch || c.traits&(hasIncbin|hasEmbed) != 0 || filepath.Ext(name) == ".gch" || filepath.Ext(name) == ".pch" {
+		if c.traits&(hasIncbin|hasEmbed) != 0 || precompiled(name) {
 			return nil, notHidden
 		}
 		traits |= c.traits
@@ -232,9 +252,17 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 			d.log.Warn("search path", "error", err)
 			return nil, notError
 		}
-		r.Absent = j.gapsOf(s, files, contents)
+		var hidden bool
+		if r.Absent, hidden = j.gapsOf(s, files, contents); hidden {
+			return nil, notHidden
+		}
 	}
 	return r, ""
+}
+
+// precompiled reports whether a file is a precompiled header. What that was made from is not known.
+func precompiled(name string) bool {
+	return filepath.Ext(name) == ".gch" || filepath.Ext(name) == ".pch" || strings.Contains(name, ".gch/")
 }
 
 // fresh reports whether a file may have changed since the compile began.

@@ -41,7 +41,7 @@ func dieOf(s syscall.Signal) {
 }
 
 // splitHeaders takes from a compiler's standard error what -H adds: a line of dots and a name for each
-// header, and a list of those without guards at the end.
+// header, one with ! or x for each precompiled one, and a list of those without guards at the end.
 func splitHeaders(stderr []byte) (rest []byte, headers []string) {
 	known := map[string]bool{}
 	start := 0 // of the line before
@@ -81,6 +81,9 @@ func header(line []byte) (string, bool) {
 	n := 0
 	for n < len(line) && line[n] == '.' {
 		n++
+	}
+	if n == 0 && len(line) > 5 && (line[0] == '!' || line[0] == 'x') && string(line[len(line)-4:]) == ".gch" {
+		n = 1
 	}
 	if n == 0 || n+1 >= len(line) || line[n] != ' ' {
 		return "", false
