@@ -22,17 +22,30 @@ import (
 // daemon returns the process of the user's daemon.
 func (u *user) daemon() int {
 	u.t.Helper()
+	pid := u.holder()
+	if pid == 0 {
+		u.t.Fatal("there is no daemon")
+	}
+	return pid
+}
+
+// holder returns the process of the user's daemon, 0 if there is none.
+func (u *user) holder() int {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: launch.SocketIn(u.dir)})
 	if err != nil {
-		u.t.Fatal(err)
+		return 0
 	}
 	defer conn.Close()
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		u.t.Fatal(err)
+		return 0
 	}
 	pid := 0
-	raw.Control(func(fd uintptr) { pid = peerOf(u.t, int(fd)) })
+	raw.Control(func(fd uintptr) {
+		if peer, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
+			pid = int(peer.Pid)
+		}
+	})
 	return pid
 }
 
