@@ -116,8 +116,8 @@ type Command struct {
 
 	// DepMode is "-MD", "-MMD" or, if no dependency file is asked for, "".
 	DepMode string
-	// DepFile is where the dependency file goes, DepTarget what stands before its colon.
-	// DepTarget depends on Output if no argument gives it; either hash it or rewrite the file.
+	// DepFile is where the dependency file goes. DepTarget is what stands before its colon, unquoted; it
+	// is "" if -MT or -MQ say that. It may follow from Output: either hash it or rewrite the file.
 	DepFile, DepTarget string
 	// DepArgs are the arguments that change the dependency file only: -MMD, -MP, -MT x …
 	DepArgs []string
