@@ -21,7 +21,15 @@ type search struct {
 
 // searchOf returns where the compiler looks in j, and asks it the first time.
 func (ids *identities) searchOf(j *job) (*search, error) {
-	argv := append(searching(j.command.PreprocessArgv(), j.command.Sources[0]), "-v", "-x", j.command.Language, os.DevNull)
+	argv := append(searching(j.command.PreprocessArgv(), j.command.Sources[0]), "-v")
+	switch {
+	case !j.command.Dialect.Microsoft():
+		argv = append(argv, "-x", j.command.Language, os.DevNull)
+	case j.command.Language == "c++":
+		argv = append(argv, "-Tp"+os.DevNull)
+	default:
+		argv = append(argv, "-Tc"+os.DevNull)
+	}
 	key := j.identity.digest + "\x00" + j.ask.Dir + "\x00" + strings.Join(argv, "\x00")
 	for _, name := range []string{"CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "OBJC_INCLUDE_PATH", "OBJCPLUS_INCLUDE_PATH"} {
 		key += "\x00" + j.env[name]
@@ -61,8 +69,8 @@ func searching(arguments []string, source string) []string {
 	var kept []string
 	for i := 0; i < len(arguments); i++ {
 		switch a := arguments[i]; {
-		case a == source || a == "-H":
-		case a == "-D" || a == "-U" || a == "-A" || a == "-include" || a == "-imacros":
+		case a == source || a == "--" || a == "/Tc"+source || a == "/Tp"+source || a == "-Tc"+source || a == "-Tp"+source:
+		case a == "-D" || a == "-U" || a == "-A" || a == "-include" || a == "-imacros" || a == "/D" || a == "/U" || a == "/FI":
 			i++
 		case strings.HasPrefix(a, "-D") || strings.HasPrefix(a, "-U"):
 		default:

@@ -17,6 +17,13 @@ func sorted(ss []string) []string {
 const program = "#include \"a.h\"\n#include <stdio.h>\nint f(void) { int unused; return A; }\n"
 
 func TestHit(t *testing.T) {
+	for _, compiler := range []string{"gcc", "g++", "clang", "clang++"} {
+		t.Run(compiler, func(t *testing.T) { testHit(t, compiler) })
+	}
+}
+
+func testHit(t *testing.T, compiler string) {
+	need(t, compiler)
 	u := newUser(t)
 	u.write("x.c", program)
 	u.write("a.h", "#define A 1\n")
@@ -34,7 +41,7 @@ func TestHit(t *testing.T) {
 	} {
 		t.Run(strings.Join(flags, " "), func(t *testing.T) {
 			u.t = t
-			argv := append([]string{"gcc"}, flags...)
+			argv := append([]string{compiler}, flags...)
 			if !slices.Contains(flags, "-S") {
 				argv = append(argv, "-c")
 			}
@@ -53,6 +60,29 @@ func TestHit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMicrosoft: clang-cl as cl is called.
+func TestMicrosoft(t *testing.T) {
+	need(t, "clang-cl")
+	u := newUser(t)
+	u.write("x.c", "#include \"a.h\"\nint f(void) { int unused; return A; }\n")
+	u.write("second/a.h", "#define A 1\n")
+	os.Mkdir(filepath.Join(u.work, "first"), 0o777)
+	for _, flags := range [][]string{{}, {"/O2", "/W4"}, {"/showIncludes"}} {
+		argv := append(append([]string{"clang-cl", "/nologo", "/Brepro", "/Ifirst", "/Isecond"}, flags...), "/c", "x.c", "/Foout.obj")
+		alone := u.exec(argv[0], argv[1:]...)
+		want := u.outputs()
+		for _, counter := range []string{"miss.new", "hit.direct"} {
+			var got outcome
+			u.counts(counter, func() { got = u.run(argv...) })
+			if !same(t, counter, u.outputs(), want) || got != alone {
+				t.Errorf("%s %v: got %+v, want %+v", counter, flags, got, alone)
+			}
+		}
+	}
+	u.write("first/a.h", "#define A 2\n")
+	u.counts("miss.header_appears", func() { u.compile("clang-cl", "/nologo", "/Brepro", "/Ifirst", "/Isecond", "/c", "x.c", "/Foout.obj") })
 }
 
 // outputs returns and removes everything that compilers wrote.

@@ -135,7 +135,14 @@ func (r *manifestReader) number(limit uint64) uint64 {
 }
 
 // count returns the number of things that follow, each of a byte at least.
-func (r *manifestReader) count() int { return int(r.number(uint64(len(r.b)))) }
+func (r *manifestReader) count() int {
+	n := r.number(uint64(len(r.b)))
+	if n > uint64(len(r.b)) { // which is shorter by the number itself
+		r.b, r.bad = nil, true
+		return 0
+	}
+	return int(n)
+}
 
 func (r *manifestReader) text() string {
 	i := r.number(uint64(len(r.table)))

@@ -63,7 +63,7 @@ func (j *job) dependencies(answer *launch.Answer) string {
 		answer.Argv, file = c.CompileArgv(""), c.DepFile
 	case c.DepMode == "-MMD": // which leaves system headers out
 		answer.Argv = c.CompileArgv("")
-		if answer.Headers = !j.recorded(); answer.Headers {
+		if answer.Headers = j.listsHeaders(); answer.Headers {
 			answer.Argv = append([]string{"-H"}, answer.Argv...)
 		}
 	default:
@@ -76,11 +76,12 @@ func (j *job) dependencies(answer *launch.Answer) string {
 	return file
 }
 
-// recorded reports whether the result contains the command line, which then must be as it was given:
-// gcc leaves out -MD, but not -H.
-func (j *job) recorded() bool {
+// listsHeaders reports whether -H does nothing but list headers. gcc writes it into debug information, where
+// the command line stands, and clang names system headers in the dependency file because of it.
+func (j *job) listsHeaders() bool {
 	c := j.command
-	return c.Flags.Debug || slices.ContainsFunc(c.Argv, func(a string) bool { return strings.HasPrefix(a, "-f") && strings.Contains(a, "record") })
+	return !c.Dialect.Clang() && !c.Flags.Debug &&
+		!slices.ContainsFunc(c.Argv, func(a string) bool { return strings.HasPrefix(a, "-f") && strings.Contains(a, "record") })
 }
 
 // askDependencies preprocesses the source again, for the names of all headers.
@@ -199,7 +200,7 @@ func (j *job) included(report *launch.Report, deps string) ([]string, error) {
 		if names, err = parseRule(text); err != nil {
 			return nil, err
 		}
-	case j.recorded():
+	case !j.listsHeaders():
 		return j.askDependencies()
 	default:
 		names = slices.Clone(report.Headers)
@@ -246,7 +247,7 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 	if r.Date != j.date(traits, time.Unix(0, began)) {
 		return nil, notTime
 	}
-	if !j.command.Flags.NoPreprocessor && !j.command.Dialect.Microsoft() {
+	if !j.command.Flags.NoPreprocessor && j.command.Dialect != args.MSVC {
 		s, err := d.ids.searchOf(j)
 		if err != nil {
 			d.log.Warn("search path", "error", err)
