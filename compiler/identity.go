@@ -13,7 +13,7 @@ import (
 )
 
 // queryTime bounds how long a compiler may take to answer a question about itself.
-const queryTime = 10 * time.Second
+const queryTime = 5 * time.Second
 
 // An identity says which compiler it is, by content: what it names may lie anywhere.
 type identity struct {
@@ -171,7 +171,8 @@ func (j *job) queryBoth(arguments ...string) (stdout, stderr []byte, err error) 
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
 	}
-	cmd.Env = append(cmd.Env, "LC_ALL=C", "LANGUAGE=C")
+	// Should the compiler turn out to be a launcher, it must not ask this daemon again.
+	cmd.Env = append(cmd.Env, "LC_ALL=C", "LANGUAGE=C", "SARSEN_CC_DISABLE=1")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = time.Second

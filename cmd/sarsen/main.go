@@ -104,7 +104,7 @@ func newRootCommand() *cobra.Command {
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddGroup(&cobra.Group{ID: "serve", Title: "Run a cache:"},
-		&cobra.Group{ID: "execute", Title: "Run actions:"}, &cobra.Group{ID: "look", Title: "Look inside a running one:"})
+		&cobra.Group{ID: "execute", Title: "Run actions:"}, &cobra.Group{ID: "compile", Title: "Compile:"}, &cobra.Group{ID: "look", Title: "Look inside a running one:"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
 			c.GroupID = group
@@ -113,8 +113,8 @@ func newRootCommand() *cobra.Command {
 	}
 	add("serve", newUpCommand(), newServeCommand(), newConfigCommand(), newFsckCommand())
 	add("execute", newWorkerCommand(), newWorkersCommand(), newDrainCommand())
+	add("compile", newCCCommand())
 	add("look", newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())
-	add("", newCCCommand())
 	add("", newVersionCommand())
 	return root
 }

@@ -112,9 +112,12 @@ func (c *conn) send(k Kind, body []byte) error {
 	return nil
 }
 
+// maxBusy is how long a daemon may say that it works. It bounds its own waits; this is for its mistakes.
+const maxBusy = 15 * time.Second
+
 // receive returns the next message that is not Busy.
 func (c *conn) receive() (Kind, []byte, error) {
-	for {
+	for began := time.Now(); time.Since(began) < maxBusy; {
 		if len(c.buf) >= 4 {
 			size := int(binary.LittleEndian.Uint32(c.buf))
 			if size == 0 || size > MaxMessage {
@@ -133,6 +136,7 @@ func (c *conn) receive() (Kind, []byte, error) {
 			return 0, nil, err
 		}
 	}
+	return 0, nil, errSilent
 }
 
 // fill receives some bytes. It gives up after Patience, unless the daemon would work if it got a processor.

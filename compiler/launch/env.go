@@ -51,28 +51,33 @@ func Dir() (string, error) {
 	return filepath.Join(dir, "sarsen-cc"), nil
 }
 
-// Find returns the absolute path of the compiler that argv0 means: the first of that name in PATH that
-// is not this program itself under another name.
+// Find returns the absolute path of the compiler that argv0 means. If that is a path, it is taken, unless it
+// leads to this program itself under another name; a name is looked for in PATH, where this program is
+// skipped.
 func Find(argv0 string) (string, error) {
-	if strings.ContainsRune(argv0, filepath.Separator) {
-		return filepath.Abs(argv0)
-	}
 	self, selfErr := os.Stat("/proc/self/exe")
 	if selfErr != nil {
 		if name, err := os.Executable(); err == nil {
 			self, selfErr = os.Stat(name)
 		}
 	}
+	other := func(name string) bool {
+		info, err := os.Stat(name)
+		return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && (selfErr != nil || !os.SameFile(self, info))
+	}
+	if strings.ContainsRune(argv0, filepath.Separator) {
+		if other(argv0) {
+			return filepath.Abs(argv0)
+		}
+		argv0 = filepath.Base(argv0)
+	}
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
 		if dir == "" {
 			dir = "."
 		}
-		name := filepath.Join(dir, argv0)
-		info, err := os.Stat(name)
-		if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 || selfErr == nil && os.SameFile(self, info) {
-			continue
+		if name := filepath.Join(dir, argv0); other(name) {
+			return filepath.Abs(name)
 		}
-		return filepath.Abs(name)
 	}
 	return "", &os.PathError{Op: "find compiler", Path: argv0, Err: os.ErrNotExist}
 }
