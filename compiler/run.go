@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -149,12 +150,12 @@ func (j *job) notKept(err error) string {
 // outputs reads what the compiler wrote.
 func (j *job) outputs(report *launch.Report) (*entry, error) {
 	e := &entry{stdout: report.Stdout, stderr: report.Stderr}
-	for i, o := range j.command.Outputs {
+	for _, o := range j.command.Outputs {
 		data, err := readOutput(j.path(o.Path), report.Began)
+		if o.Maybe && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
-			if i > 0 && o.Kind != args.Dependencies { // what compilers write only if there is something to say
-				continue
-			}
 			return nil, err
 		}
 		e.outputs = append(e.outputs, output{o.Kind, data})
