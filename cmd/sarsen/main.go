@@ -120,7 +120,7 @@ func newRootCommand() *cobra.Command {
 	}
 	add("serve", newUpCommand(), newServeCommand(), newConfigCommand(), newFsckCommand())
 	add("execute", newWorkerCommand(), newWorkersCommand(), newDrainCommand())
-	add("build", newGocacheprogCommand(), newCcacheStorageCommand())
+	add("build", newCCCommand(), newGocacheprogCommand(), newCcacheStorageCommand())
 	add("look", newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())
 	add("", newVersionCommand())
 	return root

@@ -1,0 +1,246 @@
+package compiler
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A search is where a compiler looks for headers, as it says itself.
+type search struct {
+	quote   []string // before the others for names in quotes
+	dirs    []string
+	missing []string // directories that it would look into if they were there
+}
+
+// searchOf returns where the compiler looks in j, and asks it the first time.
+func (ids *identities) searchOf(j *job) (*search, error) {
+	argv := append(searching(j.command.PreprocessArgv(), j.command.Sources[0]), "-v")
+	switch {
+	case !j.command.Dialect.Microsoft():
+		argv = append(argv, "-x", j.command.Language, os.DevNull)
+	case j.command.Language == "c++":
+		argv = append(argv, "-Tp"+os.DevNull)
+	default:
+		argv = append(argv, "-Tc"+os.DevNull)
+	}
+	key := j.identity.digest + "\x00" + j.ask.Dir + "\x00" + strings.Join(argv, "\x00")
+	for _, name := range []string{"CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "OBJC_INCLUDE_PATH", "OBJCPLUS_INCLUDE_PATH"} {
+		key += "\x00" + j.env[name]
+	}
+	ids.mu.Lock()
+	s := ids.searches[key]
+	ids.mu.Unlock()
+	if s != nil && s.stands(j) {
+		return s, nil
+	}
+	_, stderr, err := j.queryBoth(argv...)
+	if err != nil {
+		return nil, err
+	}
+	s = parseSearch(stderr)
+	ids.mu.Lock()
+	if len(ids.searches) > 10_000 {
+		clear(ids.searches)
+	}
+	ids.searches[key] = s
+	ids.mu.Unlock()
+	return s, nil
+}
+
+// stands reports whether the directories that were not there still are not.
+func (s *search) stands(j *job) bool {
+	for _, dir := range s.missing {
+		if _, err := os.Lstat(j.path(dir)); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
+// searching leaves out of the preprocessor's arguments the source and what says nothing about directories.
+func searching(arguments []string, source string) []string {
+	var kept []string
+	for i := 0; i < len(arguments); i++ {
+		switch a := arguments[i]; {
+		case a == source || a == "--" || a == "/Tc"+source || a == "/Tp"+source || a == "-Tc"+source || a == "-Tp"+source:
+		case a == "-D" || a == "-U" || a == "-A" || a == "-include" || a == "-imacros" || a == "/D" || a == "/U" || a == "/FI":
+			i++
+		case strings.HasPrefix(a, "-D") || strings.HasPrefix(a, "-U"):
+		default:
+			kept = append(kept, a)
+		}
+	}
+	return kept
+}
+
+// parseSearch reads what gcc and clang print with -v.
+func parseSearch(text []byte) *search {
+	s := &search{}
+	var chain *[]string
+	for line := range bytes.Lines(text) {
+		l := strings.TrimRight(string(line), "\r\n")
+		switch {
+		case strings.HasPrefix(l, `ignoring nonexistent directory "`):
+			s.missing = append(s.missing, strings.TrimSuffix(strings.TrimPrefix(l, `ignoring nonexistent directory "`), `"`))
+		case strings.HasPrefix(l, `#include "..."`):
+			chain = &s.quote
+		case strings.HasPrefix(l, `#include <...>`):
+			chain = &s.dirs
+		case strings.HasPrefix(l, "End of search list"):
+			chain = nil
+		case chain != nil && strings.HasPrefix(l, " "):
+			*chain = append(*chain, strings.TrimSuffix(l[1:], " (framework directory)"))
+		}
+	}
+	return s
+}
+
+// gapsOf returns what was not there when files were read, and would have been read instead had it been.
+// hidden says that a precompiled header is there which may have been: it is named nowhere.
+func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap, hidden bool) {
+	g := &gaps{job: j, known: map[string]bool{}, at: map[string]int{}}
+	for _, name := range names {
+		g.known[name] = true
+	}
+	chain := append(slices.Clone(s.quote), s.dirs...)
+	for _, dir := range s.missing {
+		g.list = append(g.list, gap{Dir: dir})
+	}
+	for i, name := range names {
+		for k, dir := range chain {
+			if rest, ok := strings.CutPrefix(name, dir+"/"); ok {
+				g.add(chain[:k], rest)
+			}
+		}
+		here := append([]string{filepath.Dir(name)}, chain...)
+		c := &contents[i]
+		for _, quoted := range c.quoted {
+			g.add(here[:1], quoted)
+		}
+		for _, probed := range c.probed {
+			g.add(here, probed)
+		}
+		if strings.HasPrefix(name, "/usr/") {
+			continue // those are not precompiled, and many
+		}
+		for _, included := range append(slices.Clone(c.quoted), c.angled...) {
+			hidden = g.add(here, included+".gch") || hidden
+		}
+	}
+	here := append([]string{filepath.Dir(names[0]), "."}, chain...)
+	for _, name := range j.command.Includes {
+		hidden = g.add(here, name+".gch") || hidden
+		hidden = g.add(here, name+".pch") || hidden
+	}
+	return g.list, hidden
+}
+
+// gaps collects names that are absent, by directory.
+type gaps struct {
+	job   *job
+	known map[string]bool // whether a file is there, for those that were read or looked for
+	at    map[string]int  // where a directory is in list
+	list  []gap
+}
+
+// add notes that name is in none of dirs, as far as that is so. It reports whether it is in one. An absolute
+// name is looked for in itself.
+func (g *gaps) add(dirs []string, name string) (there bool) {
+	if filepath.IsAbs(name) {
+		dirs = []string{""}
+	}
+	for _, dir := range dirs {
+		full := filepath.Join(dir, name)
+		if strings.HasPrefix(dir, "./") || dir == "." {
+			full = "./" + full
+		}
+		if seen, ok := g.known[full]; ok {
+			there = there || seen
+			continue
+		}
+		g.known[full] = g.known[dir+"/"+name]
+		if g.known[full] {
+			continue
+		}
+		parent, base := filepath.Split(full)
+		if parent == "" {
+			parent = "."
+		}
+		if !g.job.daemon.dirs.lacks(g.job.path(parent), base) {
+			g.known[full], there = true, true
+			continue
+		}
+		i, ok := g.at[parent]
+		if !ok {
+			i = len(g.list)
+			g.at[parent], g.list = i, append(g.list, gap{Dir: parent})
+		}
+		g.list[i].Names = append(g.list[i].Names, base)
+	}
+	return there
+}
+
+// holds reports whether everything in the gap is still absent.
+func (g *gap) holds(j *job) bool {
+	dir := j.path(g.Dir)
+	if len(g.Names) == 0 {
+		_, err := stampOf(dir)
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	return j.daemon.dirs.lack(dir, g.Names)
+}
+
+// directories remembers what directories do not have. A directory whose stamp is the same has the same
+// names.
+type directories struct {
+	mu    sync.Mutex
+	known map[string]*listing
+}
+
+type listing struct {
+	stamp  stamp
+	absent map[string]bool
+}
+
+func newDirectories() *directories { return &directories{known: map[string]*listing{}} }
+
+// lacks reports whether dir has no such name.
+func (d *directories) lacks(dir, name string) bool { return d.lack(dir, []string{name}) }
+
+// lack reports whether dir has none of names. The lock is held across what the system has in memory.
+func (d *directories) lack(dir string, names []string) bool {
+	began := time.Now()
+	now, err := stampOf(dir)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.known[dir]
+	if l == nil || l.stamp != now {
+		l = &listing{stamp: now, absent: map[string]bool{}}
+		if began.UnixNano()-now.newest() > int64(settled) {
+			if len(d.known) > 50_000 {
+				clear(d.known)
+			}
+			d.known[dir] = l
+		}
+	}
+	for _, name := range names {
+		if l.absent[name] {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+		l.absent[name] = true
+	}
+	return true
+}

@@ -1,0 +1,181 @@
+//go:build unix
+
+package launch
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// statusNotFound is what shells end with for a command that is not there.
+const statusNotFound = 127
+
+// compile does what the compiler's command line asks for, and returns the exit status.
+func compile(argv []string) int {
+	compiler, err := Find(argv[0])
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "sarsen cc: %v\n", err)
+		return statusNotFound
+	}
+	l := &launcher{compiler: compiler, args: argv[1:]}
+	if os.Getenv("SARSEN_CC_DISABLE") == "" {
+		if status, done := l.ask(); done {
+			return status
+		}
+	}
+	return l.become()
+}
+
+// A launcher is one compile.
+type launcher struct {
+	compiler string
+	args     []string
+	conn     *conn
+}
+
+// become replaces this process by the compiler.
+func (l *launcher) become() int {
+	if l.conn != nil {
+		l.conn.close()
+	}
+	err := syscall.Exec(l.compiler, append([]string{l.compiler}, l.args...), os.Environ())
+	fmt.Fprintf(os.Stderr, "sarsen cc: run %s: %v\n", l.compiler, err)
+	return statusNotFound
+}
+
+// ask asks the daemon what to do and does it. If done is false, nothing happened yet and the compiler
+// is to run.
+func (l *launcher) ask() (status int, done bool) {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return 0, false
+	}
+	dir, err := Dir()
+	if err != nil {
+		return 0, false
+	}
+	if l.conn, err = connect(dir); err != nil {
+		return 0, false
+	}
+	umask := syscall.Umask(0)
+	syscall.Umask(umask)
+	ask := Ask{
+		Version: Version, Compiler: l.compiler, Args: l.args, Dir: cwd, Env: environment(),
+		Umask: uint32(umask), View: View(), Terminal: isTerminal(2),
+	}
+	if l.conn.send(Request, ask.Encode()) != nil {
+		return 0, false
+	}
+	for {
+		kind, body, err := l.conn.receive()
+		var answer Answer
+		if err != nil || answer.Decode(body) != nil {
+			return 0, false
+		}
+		switch kind {
+		case Hit:
+			return l.take(&answer)
+		case Run:
+			return l.run(&answer), true
+		case Preprocess:
+			if !l.preprocess(&answer) {
+				return 0, false
+			}
+		default:
+			return 0, false
+		}
+	}
+}
+
+// take puts the outputs of a hit in their places.
+func (l *launcher) take(a *Answer) (status int, done bool) {
+	for i := 0; i+1 < len(a.Renames); i += 2 {
+		if syscall.Rename(a.Renames[i], a.Renames[i+1]) != nil {
+			return 0, false
+		}
+	}
+	os.Stdout.Write(a.Stdout)
+	os.Stderr.Write(a.Stderr)
+	return 0, true
+}
+
+// run runs the compiler as the daemon wants it and reports how it ended.
+func (l *launcher) run(a *Answer) int {
+	report, state := l.execute(a.Argv)
+	if report == nil {
+		return l.become()
+	}
+	if a.Headers {
+		report.Stderr, report.Headers = splitHeaders(report.Stderr)
+	}
+	os.Stdout.Write(report.Stdout)
+	os.Stderr.Write(report.Stderr)
+	if l.conn.send(Done, report.Encode()) == nil {
+		l.conn.receive() // until the daemon has read the outputs; without it nothing is stored
+	}
+	if state.Signaled() {
+		dieOf(state.Signal())
+	}
+	return report.Status
+}
+
+// preprocess runs the preprocessor as the daemon wants it; what it said is the daemon's affair.
+func (l *launcher) preprocess(a *Answer) bool {
+	report, _ := l.execute(a.Argv)
+	return report != nil && l.conn.send(Preprocessed, report.Encode()) == nil
+}
+
+// execute runs the compiler and collects what it says. It returns nil if the compiler could not be
+// started.
+func (l *launcher) execute(args []string) (*Report, syscall.WaitStatus) {
+	var state syscall.WaitStatus
+	stdout, err := scratch()
+	if err != nil {
+		return nil, state
+	}
+	defer stdout.Close()
+	stderr, err := scratch()
+	if err != nil {
+		return nil, state
+	}
+	defer stderr.Close()
+	report := &Report{Began: now()}
+	pid, err := syscall.ForkExec(l.compiler, append([]string{l.compiler}, args...), &syscall.ProcAttr{
+		Env: os.Environ(), Files: []uintptr{0, stdout.Fd(), stderr.Fd()},
+	})
+	if err != nil {
+		return nil, state
+	}
+	stop := passSignals(pid)
+	for {
+		if _, err = syscall.Wait4(pid, &state, 0, nil); err != syscall.EINTR {
+			break
+		}
+	}
+	stop()
+	report.Status = state.ExitStatus()
+	if state.Signaled() {
+		report.Status = 128 + int(state.Signal())
+	}
+	report.Stdout, report.Stderr = content(stdout), content(stderr)
+	return report, state
+}
+
+// content returns what was written into f by another process.
+func content(f *os.File) []byte {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return nil
+	}
+	b := make([]byte, info.Size())
+	n, _ := f.ReadAt(b, 0)
+	return b[:n]
+}
+
+// SocketIn returns the path of the daemon's socket in its folder.
+func SocketIn(dir string) string { return filepath.Join(dir, "daemon.sock") }
+
+// LockIn returns the path of the file that a daemon has locked for as long as it lives.
+func LockIn(dir string) string { return filepath.Join(dir, "daemon.lock") }

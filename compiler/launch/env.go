@@ -1,0 +1,83 @@
+package launch
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Matters reports whether a variable of that name may change what a compiler makes or what the daemon
+// does, so that it is sent. Others stay here.
+func Matters(name string) bool {
+	for _, prefix := range [...]string{"LC_", "GCC_", "CLANG_", "CCC_", "CC_PRINT_", "SARSEN_CC_", "SDK", "COLLECT_"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	for _, suffix := range [...]string{"_INCLUDE_PATH", "_DEPLOYMENT_TARGET", "_DEPENDENCIES", "DEPENDENCIES_OUTPUT"} {
+		if strings.HasSuffix(name, suffix) {
+			return true
+		}
+	}
+	switch name {
+	case "LANG", "LANGUAGE", "CPATH", "COMPILER_PATH", "LIBRARY_PATH", "SOURCE_DATE_EPOCH", "PWD", "PATH", "TMPDIR", "TZ",
+		"CL", "_CL_", "INCLUDE", "EXTERNAL_INCLUDE", "LIB", "LIBPATH", "VSLANG", "TERM", "NO_COLOR",
+		"ZERO_AR_DATE", "RC_DEBUG_OPTIONS", "DEVELOPER_DIR", "MSYSTEM":
+		return true
+	}
+	return false
+}
+
+// environment returns what is sent of this process's environment.
+func environment() []string {
+	var kept []string
+	for _, entry := range os.Environ() {
+		if name, _, _ := strings.Cut(entry, "="); Matters(name) {
+			kept = append(kept, entry)
+		}
+	}
+	return kept
+}
+
+// Dir returns the folder of the user's cache: SARSEN_CC_DIR, or sarsen-cc where caches lie.
+func Dir() (string, error) {
+	if dir := os.Getenv("SARSEN_CC_DIR"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "sarsen-cc"), nil
+}
+
+// Find returns the absolute path of the compiler that argv0 means. If that is a path, it is taken, unless it
+// leads to this program itself under another name; a name is looked for in PATH, where this program is
+// skipped.
+func Find(argv0 string) (string, error) {
+	self, selfErr := os.Stat("/proc/self/exe")
+	if selfErr != nil {
+		if name, err := os.Executable(); err == nil {
+			self, selfErr = os.Stat(name)
+		}
+	}
+	other := func(name string) bool {
+		info, err := os.Stat(name)
+		return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && (selfErr != nil || !os.SameFile(self, info))
+	}
+	if strings.ContainsRune(argv0, filepath.Separator) {
+		if other(argv0) {
+			return filepath.Abs(argv0)
+		}
+		argv0 = filepath.Base(argv0)
+	}
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if dir == "" {
+			dir = "."
+		}
+		if name := filepath.Join(dir, argv0); other(name) {
+			return filepath.Abs(name)
+		}
+	}
+	return "", &os.PathError{Op: "find compiler", Path: argv0, Err: os.ErrNotExist}
+}

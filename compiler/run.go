@@ -1,0 +1,282 @@
+package compiler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/compiler/args"
+	"github.com/sarsen-build/sarsen/compiler/launch"
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+// grain is how far a file's times may lie behind the clock.
+const grain = 10 * time.Millisecond
+
+// maxOutput bounds an output that is kept, in bytes.
+const maxOutput = 256 << 20
+
+// run lets the launcher run the compiler and keeps what it gave.
+func (j *job) run(ctx context.Context) {
+	d := j.daemon
+	answer := launch.Answer{}
+	deps := j.dependencies(&answer)
+	if deps != "" && deps != j.command.DepFile {
+		defer os.Remove(deps)
+	}
+	if j.peer.send(launch.Run, answer.Encode()) != nil {
+		return
+	}
+	kind, body, err := j.peer.receive(0)
+	var report launch.Report
+	if err != nil || kind != launch.Done || report.Decode(body) != nil {
+		d.count(notLeft)
+		return
+	}
+	rest := j.peer.work()
+	if reason := j.keep(ctx, &report, deps); reason != "" {
+		d.count(reason)
+	} else {
+		d.count(stored)
+	}
+	rest()
+	j.peer.send(launch.Stored, nil)
+}
+
+// dependencies sets the command that also says which headers are read, and returns the dependency file
+// that will, "" if there is none.
+func (j *job) dependencies(answer *launch.Answer) string {
+	c := j.command
+	var file string
+	switch {
+	case c.Flags.NoPreprocessor:
+		answer.Argv = c.CompileArgv("")
+	case c.DepMode == "-MD":
+		answer.Argv, file = c.CompileArgv(""), c.DepFile
+	case c.DepMode == "-MMD": // which leaves system headers out
+		answer.Argv = c.CompileArgv("")
+		if answer.Headers = j.listsHeaders(); answer.Headers {
+			answer.Argv = append([]string{"-H"}, answer.Argv...)
+		}
+	default:
+		file = j.daemon.tempName(j.daemon.temp)
+		answer.Argv = c.CompileArgv(file)
+	}
+	if j.colour() != "" {
+		answer.Argv = append([]string{"-fdiagnostics-color=always"}, answer.Argv...)
+	}
+	return file
+}
+
+// listsHeaders reports whether -H does nothing but list headers. gcc writes it into debug information, where
+// the command line stands, and clang names system headers in the dependency file because of it.
+func (j *job) listsHeaders() bool {
+	c := j.command
+	return !c.Dialect.Clang() && !c.Flags.Debug &&
+		!slices.ContainsFunc(c.Argv, func(a string) bool { return strings.HasPrefix(a, "-f") && strings.Contains(a, "record") })
+}
+
+// askDependencies preprocesses the source again, for the names of all headers.
+func (j *job) askDependencies() ([]string, error) {
+	text, err := j.query(append([]string{"-M"}, j.command.PreprocessArgv()...)...)
+	if err != nil {
+		return nil, err
+	}
+	return parseRule(text)
+}
+
+// tempName returns a name in a directory that nobody else uses.
+func (d *Daemon) tempName(dir string) string {
+	return filepath.Join(dir, ".sarsen-cc-"+strconv.Itoa(os.Getpid())+"-"+strconv.FormatUint(d.names.Add(1), 10))
+}
+
+// keep stores what the compiler gave. It returns the counter of the reason if it did not.
+func (j *job) keep(ctx context.Context, report *launch.Report, deps string) string {
+	d := j.daemon
+	switch {
+	case report.Status != 0:
+		return notFailed
+	case j.env["SARSEN_CC_READ_ONLY"] != "":
+		return notReadOnly
+	}
+	e, err := j.outputs(report)
+	if err != nil {
+		return notOutput
+	}
+	if !j.peer.there() { // the build may have gone on, and changed what was read
+		return notLeft
+	}
+	names, err := j.included(report, deps)
+	if err != nil {
+		return notDeps
+	}
+	r, reason := j.resultOf(names, report.Began)
+	if reason != "" && j.preprocessed.Size == 0 {
+		return reason
+	}
+	key := j.preprocessed
+	if key.Size == 0 {
+		key = j.entryKey(r)
+	}
+	if err := d.entries.put(ctx, key, e); err != nil {
+		return j.notKept(err)
+	}
+	if reason == "" {
+		r.Entry = key
+		if err := d.entries.learn(ctx, j.key, r); err != nil {
+			return j.notKept(err)
+		}
+	}
+	return ""
+}
+
+func (j *job) notKept(err error) string {
+	j.daemon.log.Warn("an entry could not be stored", "source", j.command.Sources[0], "error", err)
+	if errors.Is(err, blob.ErrFull) || errors.Is(err, blob.ErrTooLarge) {
+		return notFull
+	}
+	return notError
+}
+
+// outputs reads what the compiler wrote.
+func (j *job) outputs(report *launch.Report) (*entry, error) {
+	e := &entry{stdout: report.Stdout, stderr: report.Stderr}
+	for _, o := range j.command.Outputs {
+		data, err := readOutput(j.path(o.Path), report.Began)
+		if o.Maybe && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		e.outputs = append(e.outputs, output{o.Kind, data})
+	}
+	return e, nil
+}
+
+// readOutput reads a file that was written since began.
+func readOutput(path string, began int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	before, err := stampOfFile(f)
+	if err != nil {
+		return nil, err
+	}
+	if !before.mode.IsRegular() || before.size > maxOutput || before.newest() < began-int64(grain) {
+		return nil, fmt.Errorf("%s is not what the compiler wrote", path)
+	}
+	data := make([]byte, before.size)
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, err
+	}
+	if after, err := stampOfFile(f); err != nil || after != before {
+		return nil, errChanged
+	}
+	return data, nil
+}
+
+// included returns the names of the files that were read, the source left out.
+func (j *job) included(report *launch.Report, deps string) ([]string, error) {
+	var names []string
+	switch {
+	case j.command.Flags.NoPreprocessor:
+		return nil, nil
+	case deps != "":
+		text, err := os.ReadFile(j.path(deps))
+		if err != nil {
+			return nil, err
+		}
+		if names, err = parseRule(text); err != nil {
+			return nil, err
+		}
+	case !j.listsHeaders():
+		return j.askDependencies()
+	default:
+		names = slices.Clone(report.Headers)
+		slices.Sort(names)
+		names = slices.Compact(names)
+	}
+	return names, nil
+}
+
+// resultOf returns what a compile that began then depended on. Its entry is for the caller to set. The
+// string is the counter of the reason why headers can't be relied on.
+func (j *job) resultOf(names []string, began int64) (*result, string) {
+	d := j.daemon
+	source := j.command.Sources[0]
+	files := []string{source}
+	contents := []content{j.source}
+	traits := j.source.traits
+	r := &result{}
+	if now, err := stampOf(j.path(source)); err != nil || now != j.source.stamp || j.fresh(now, began) {
+		return nil, notChanged
+	}
+	for _, name := range names {
+		if name == source || name == "" || name[0] == '<' {
+			continue
+		}
+		c, err := d.files.digest(j.path(name))
+		if err != nil {
+			return nil, notChanged
+		}
+		if j.fresh(c.stamp, began) {
+			return nil, notFresh
+		}
+		if c.traits&(hasIncbin|hasEmbed) != 0 || precompiled(name) {
+			return nil, notHidden
+		}
+		traits |= c.traits
+		files, contents = append(files, name), append(contents, c)
+		r.Files = append(r.Files, included{name, c.digest})
+	}
+	if j.timed(traits) {
+		return nil, notTime
+	}
+	r.Date = j.date(traits, time.Now())
+	if r.Date != j.date(traits, time.Unix(0, began)) {
+		return nil, notTime
+	}
+	if !j.command.Flags.NoPreprocessor && j.command.Dialect != args.MSVC {
+		s, err := d.ids.searchOf(j)
+		if err != nil {
+			d.log.Warn("search path", "error", err)
+			return nil, notError
+		}
+		var hidden bool
+		if r.Absent, hidden = j.gapsOf(s, files, contents); hidden {
+			return nil, notHidden
+		}
+	}
+	return r, ""
+}
+
+// precompiled reports whether a file is a precompiled header. What that was made from is not known.
+func precompiled(name string) bool {
+	return filepath.Ext(name) == ".gch" || filepath.Ext(name) == ".pch" || strings.Contains(name, ".gch/")
+}
+
+// fresh reports whether a file may have changed since the compile began.
+func (j *job) fresh(s stamp, began int64) bool { return s.newest() >= began-int64(grain) }
+
+// entryKey returns the key of the entry that r leads to.
+func (j *job) entryKey(r *result) digest.Digest {
+	k := newKey("entry")
+	k.add("manifest", j.key.Hex())
+	k.add("date", r.Date)
+	for _, f := range r.Files {
+		k.add(f.Name, f.Digest.String())
+	}
+	return k.digest()
+}
