@@ -47,7 +47,7 @@ rebuild() {
 # helpers prints the processes that are helpers.
 helpers() {
 	for process in /proc/[0-9]*; do
-		case $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null) in
+		case $({ tr '\0' ' ' <"$process/cmdline"; } 2>/dev/null) in
 		*/ccache-storage-http*) basename "$process" ;;
 		esac
 	done
@@ -99,6 +99,7 @@ print("ready", flush=True)
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 END
+: >"$work/proxy.out"
 inside python3 /tmp/proxy.py "${http##*:}" >"$work/proxy.out" 2>"$work/proxy.log" &
 ready $! "$work/proxy.out" "the TLS proxy"
 storage="https://localhost:8443/ccache/tls"
@@ -107,6 +108,7 @@ storage="http://$http/ccache/tls"
 build https
 [ "$hits" = $files ] || fail "http after https: got $hits hits, want $files"
 
+: >"$work/crsh.out"
 inside /tmp/bin/sarsen ccache-storage --socket /tmp/crsh.sock "http://$http/ccache/crsh" >"$work/crsh.out" 2>"$work/crsh.log" &
 crsh=$!
 ready $crsh "$work/crsh.out" "sarsen ccache-storage"

@@ -144,14 +144,25 @@ mine stopped
 kill -CONT "$sarsen"
 say "server stopped: builds; $says"
 
-# The server is killed as soon as it has been asked for something.
-before=$(metric 'sarsen_grpc_requests_total{code="OK",method="UpdateActionResult"}')
+# lookups prints how many actions the server was asked for.
+lookups() {
+	curl -sS "http://$http/metrics" 2>/dev/null | awk '/^sarsen_grpc_requests_total/ && /GetActionResult/ { n += $2 } END { print n + 0 }'
+}
+
+# The server is killed as soon as this build has asked it for something.
+before=$(lookups)
 build killed "$work/killed" &
 building=$!
-sleep 1
+tries=0
+until [ "$(lookups)" -gt $((before + 10)) ]; do
+	kill -0 $building 2>/dev/null || fail "killed: the build ended before it asked for anything"
+	tries=$((tries + 1))
+	[ $tries -lt 1200 ] || fail "killed: the server was asked for nothing"
+	sleep 0.02
+done
 crash "$sarsen" 2>/dev/null
 wait $building || fail "killed: the build failed"
-say "server killed in the middle: builds (${before:-0} results were put before)"
+say "server killed in the middle: builds"
 build gone "$(seeded gone)"
 mine gone
 say "no server: builds; $says"
