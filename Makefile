@@ -48,7 +48,7 @@ FAULTS ?= -short
 faults: ## every file operation fails, every crash image, every structure damaged; FAULTS= for six errors and 16 images each
 	$(GO) test -count=1 -v -timeout 24h ./segment -run '^(TestEvery|TestFlip|TestCuts)' $(FAULTS)
 
-clients: ## Bazel, buildbox, BuildStream, ccache, Gradle and many more against the real binary (root; 60 s and 1.5 GB of packages the first time)
+clients: ## Bazel, buildbox, BuildStream, Go, ccache, Gradle and many more against the real binary (root; 60 s and 1.5 GB of packages the first time)
 	$(GO) test -tags clients -count=1 -v -timeout 75m ./test/clients
 
 CRASH = $(GO) test -tags crash -count=1 -v -timeout 24h ./test/crash -run

@@ -1,5 +1,5 @@
 // Package clients runs other people's clients against Sarsen: Bazel, buildbox,
-// BuildStream, moon, ccache, sccache, Gradle, Nx, Turborepo, Nix and Metro's cache, as their makers ship them,
+// BuildStream, moon, ccache, sccache, Gradle, Nx, Turborepo, Nix, Metro's cache and Go, as their makers ship them,
 // each with no network but its own loopback.
 //
 // The tests need root, because each client gets its own mount, network and process
