@@ -62,6 +62,47 @@ func testHit(t *testing.T, compiler string) {
 	}
 }
 
+// TestSeveral: each source of a command is looked up and kept by itself.
+func TestSeveral(t *testing.T) {
+	u := newUser(t)
+	u.write("x.c", program)
+	u.write("y.c", program)
+	u.write("a.h", "#define A 1\n")
+	argv := []string{"gcc", "-c", "-Wall", "x.c", "y.c"}
+	alone := u.exec(argv[0], argv[1:]...)
+	want := u.outputs()
+	for _, counter := range []string{"miss.new=2", "hit.direct=2"} {
+		var got outcome
+		u.counts(counter, func() { got = u.run(argv...) })
+		if !same(t, counter, u.outputs(), want) || got != alone {
+			t.Errorf("%s: got %+v, want %+v", counter, got, alone)
+		}
+	}
+	u.write("y.c", "this is no C\n")
+	failed := u.exec(argv[0], argv[1:]...)
+	want = u.outputs()
+	if got := u.run(argv...); got != failed || !same(t, "one fails", u.outputs(), want) {
+		t.Errorf("one fails: got %+v, want %+v", got, failed)
+	}
+}
+
+// TestSeveralMicrosoft: several sources at once, with arguments in the environment, which are applied once.
+func TestSeveralMicrosoft(t *testing.T) {
+	need(t, "clang-cl")
+	u := newUser(t, "CL=/DA#1 /nologo", "_CL_=/Brepro")
+	u.write("x.c", "int f(void) { return A; }\n")
+	u.write("y.c", "int g(void) { return A; }\n")
+	argv := []string{"clang-cl", "/MP2", "/c", "x.c", "y.c"}
+	alone := u.exec(argv[0], argv[1:]...)
+	want := u.outputs()
+	for _, counter := range []string{"miss.new=2", "hit.direct=2"} {
+		u.counts(counter, func() { u.run(argv...) })
+		if !same(t, counter, u.outputs(), want) {
+			t.Errorf("%s: differs from %+v", counter, alone)
+		}
+	}
+}
+
 // TestMicrosoft: clang-cl as cl is called.
 func TestMicrosoft(t *testing.T) {
 	need(t, "clang-cl")

@@ -1,7 +1,6 @@
 package compiler
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -107,12 +106,6 @@ func Check(argv []string, dir string, env []string) error {
 	if !ok {
 		return fmt.Errorf("%s is no compiler that is known", argv[0])
 	}
-	c, err := args.Parse(dialect, argv[1:], j)
-	if err != nil {
-		return err
-	}
-	if len(c.Sources) != 1 {
-		return errors.New("several sources")
-	}
-	return nil
+	_, err := args.Parse(dialect, argv[1:], j)
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -165,9 +166,12 @@ func (j *job) queryBoth(arguments ...string) (stdout, stderr []byte, err error) 
 	defer cancel()
 	cmd := exec.CommandContext(ctx, j.ask.Compiler, arguments...)
 	cmd.Dir = j.ask.Dir
-	cmd.Env = os.Environ()
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains(j.command.Unset, name)
+	})
 	for name, value := range j.env {
-		if name != "PWD" {
+		if name != "PWD" && !slices.Contains(j.command.Unset, name) {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
 	}

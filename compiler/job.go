@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -54,7 +55,13 @@ func (d *Daemon) compile(ctx context.Context, p *peer, ask *launch.Ask) {
 		j.env[name] = value
 	}
 	rest := p.work()
-	if reason := j.prepare(); reason != "" {
+	reason := j.prepare()
+	if reason == isSplit {
+		rest()
+		p.send(launch.Split, j.parts())
+		return
+	}
+	if reason != "" {
 		rest()
 		d.count(reason)
 		p.send(launch.Pass, nil)
@@ -91,6 +98,9 @@ func (j *job) mode() string {
 	return ModeDepend
 }
 
+// isSplit is prepare's reason for a command with several sources. It is no counter: each of them is asked for.
+const isSplit = "several sources"
+
 // prepare reads the command line and makes the manifest's key. It returns the counter of the reason if
 // the compiler is to run as it was called.
 func (j *job) prepare() string {
@@ -110,8 +120,9 @@ func (j *job) prepare() string {
 	if err != nil {
 		return passError
 	}
+	j.command = command
 	if len(command.Sources) != 1 {
-		return passSplit
+		return isSplit
 	}
 	if command.Flags.CreatesPCH || command.Flags.UsesPCH {
 		return "pass." + string(args.PrecompiledHeaders)
@@ -119,7 +130,6 @@ func (j *job) prepare() string {
 	if slices.Contains(command.Argv, "-H") { // which says here what headers there are
 		return "pass." + string(args.TooHard)
 	}
-	j.command = command
 	if j.source, err = d.files.digest(j.path(command.Sources[0])); err != nil {
 		return passSource
 	}
@@ -144,6 +154,18 @@ func (j *job) prepare() string {
 	k.add("source", j.source.digest.String())
 	j.key, j.fields = k.digest(), k.fields
 	return ""
+}
+
+// parts returns the answer to a command with several sources.
+func (j *job) parts() []byte {
+	answer := launch.Answer{Unset: j.command.Unset, Jobs: max(1, j.command.Jobs)}
+	if j.command.Jobs < 0 {
+		answer.Jobs = runtime.NumCPU()
+	}
+	for _, part := range j.command.Split() {
+		answer.Parts = append(answer.Parts, part.Argv)
+	}
+	return answer.Encode()
 }
 
 // rebase makes paths under SARSEN_CC_BASE_DIR relative to the compiler's directory, so that checkouts in several
@@ -275,7 +297,7 @@ func (j *job) matches(r *result, memo map[string]digest.Digest) bool {
 
 // preprocess lets the launcher run the preprocessor and looks up what it printed.
 func (j *job) preprocess(ctx context.Context) (*entry, string) {
-	answer := launch.Answer{Argv: j.command.PreprocessArgv()}
+	answer := launch.Answer{Argv: j.command.PreprocessArgv(), Unset: j.command.Unset}
 	if j.peer.send(launch.Preprocess, answer.Encode()) != nil {
 		return nil, ""
 	}

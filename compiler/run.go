@@ -28,7 +28,7 @@ const maxOutput = 256 << 20
 // run lets the launcher run the compiler and keeps what it gave.
 func (j *job) run(ctx context.Context) {
 	d := j.daemon
-	answer := launch.Answer{}
+	answer := launch.Answer{Unset: j.command.Unset}
 	deps := j.dependencies(&answer)
 	if deps != "" && deps != j.command.DepFile {
 		defer os.Remove(deps)

@@ -188,7 +188,6 @@ const (
 	notError     = "not_stored.error"
 	notReadOnly  = "not_stored.read_only"
 	passView     = "pass.another_file_system_view"
-	passSplit    = "pass.several_sources"
 	passOutput   = "pass.output_not_a_file"
 	passCompiler = "pass.compiler_unknown"
 	passSource   = "pass.source_unreadable"

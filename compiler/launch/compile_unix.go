@@ -19,7 +19,9 @@ func compile(argv []string) int {
 		fmt.Fprintf(os.Stderr, "sarsen cc: %v\n", err)
 		return statusNotFound
 	}
-	l := &launcher{compiler: compiler, args: argv[1:]}
+	umask := syscall.Umask(0)
+	syscall.Umask(umask)
+	l := &launcher{compiler: compiler, args: argv[1:], env: os.Environ(), umask: umask}
 	if os.Getenv("SARSEN_CC_DISABLE") == "" {
 		if status, done := l.ask(); done {
 			return status
@@ -32,6 +34,9 @@ func compile(argv []string) int {
 type launcher struct {
 	compiler string
 	args     []string
+	env      []string // as it was at the start
+	umask    int
+	part     bool // of a command with several sources
 	conn     *conn
 }
 
@@ -40,7 +45,7 @@ func (l *launcher) become() int {
 	if l.conn != nil {
 		l.conn.close()
 	}
-	err := syscall.Exec(l.compiler, append([]string{l.compiler}, l.args...), os.Environ())
+	err := syscall.Exec(l.compiler, append([]string{l.compiler}, l.args...), l.env)
 	fmt.Fprintf(os.Stderr, "sarsen cc: run %s: %v\n", l.compiler, err)
 	return statusNotFound
 }
@@ -59,11 +64,9 @@ func (l *launcher) ask() (status int, done bool) {
 	if l.conn, err = connect(dir); err != nil {
 		return 0, false
 	}
-	umask := syscall.Umask(0)
-	syscall.Umask(umask)
 	ask := Ask{
 		Version: Version, Compiler: l.compiler, Args: l.args, Dir: cwd, Env: environment(),
-		Umask: uint32(umask), View: View(), Terminal: isTerminal(2),
+		Umask: uint32(l.umask), View: View(), Terminal: isTerminal(2),
 	}
 	if l.conn.send(Request, ask.Encode()) != nil {
 		return 0, false
@@ -74,7 +77,13 @@ func (l *launcher) ask() (status int, done bool) {
 		if err != nil || answer.Decode(body) != nil {
 			return 0, false
 		}
+		unset(answer.Unset)
 		switch kind {
+		case Split:
+			if l.part {
+				return 0, false
+			}
+			return l.split(&answer), true
 		case Hit:
 			return l.take(&answer)
 		case Run:
@@ -104,6 +113,9 @@ func (l *launcher) take(a *Answer) (status int, done bool) {
 // run runs the compiler as the daemon wants it and reports how it ended.
 func (l *launcher) run(a *Answer) int {
 	report, state := l.execute(a.Argv)
+	if report == nil && l.part {
+		return l.alone()
+	}
 	if report == nil {
 		return l.become()
 	}
@@ -142,25 +154,42 @@ func (l *launcher) execute(args []string) (*Report, syscall.WaitStatus) {
 	}
 	defer stderr.Close()
 	report := &Report{Began: now()}
-	pid, err := syscall.ForkExec(l.compiler, append([]string{l.compiler}, args...), &syscall.ProcAttr{
-		Env: os.Environ(), Files: []uintptr{0, stdout.Fd(), stderr.Fd()},
-	})
-	if err != nil {
+	if state, err = l.child(args, stdout.Fd(), stderr.Fd()); err != nil {
 		return nil, state
 	}
-	stop := passSignals(pid)
-	for {
-		if _, err = syscall.Wait4(pid, &state, 0, nil); err != syscall.EINTR {
-			break
-		}
-	}
-	stop()
-	report.Status = state.ExitStatus()
-	if state.Signaled() {
-		report.Status = 128 + int(state.Signal())
-	}
+	report.Status = statusOf(state)
 	report.Stdout, report.Stderr = content(stdout), content(stderr)
 	return report, state
+}
+
+// child runs the compiler and waits for its end.
+func (l *launcher) child(args []string, stdout, stderr uintptr) (state syscall.WaitStatus, err error) {
+	pid, err := syscall.ForkExec(l.compiler, append([]string{l.compiler}, args...), &syscall.ProcAttr{
+		Env: os.Environ(), Files: []uintptr{0, stdout, stderr},
+	})
+	if err != nil {
+		return state, err
+	}
+	defer passSignals(pid)()
+	for {
+		if _, err = syscall.Wait4(pid, &state, 0, nil); err != syscall.EINTR {
+			return state, nil
+		}
+	}
+}
+
+func statusOf(state syscall.WaitStatus) int {
+	if state.Signaled() {
+		return 128 + int(state.Signal())
+	}
+	return state.ExitStatus()
+}
+
+// unset takes variables out of the environment of this process.
+func unset(names []string) {
+	for _, name := range names {
+		os.Unsetenv(name)
+	}
 }
 
 // content returns what was written into f by another process.

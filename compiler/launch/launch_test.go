@@ -32,7 +32,7 @@ func TestCommand(t *testing.T) {
 
 func TestMessages(t *testing.T) {
 	ask := Ask{Version, "/usr/bin/gcc", []string{"-c", "", "x.c"}, "/w", []string{"LANG=C"}, 0o22, "mnt:[1] 2 3", true}
-	answer := Answer{[]string{"-c"}, true, []string{"a", "b"}, []byte("out"), []byte("err")}
+	answer := Answer{[]string{"-c"}, []string{"CL"}, true, []string{"a", "b"}, []byte("out"), []byte("err"), [][]string{{"-c", "x"}, {"y"}}, 3}
 	report := Report{139, 1e18, []byte("out"), []byte{}, []string{"a.h"}}
 	var gotAsk Ask
 	var gotAnswer Answer

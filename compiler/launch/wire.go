@@ -6,7 +6,7 @@ import (
 )
 
 // Version is the first field of every request. A daemon of another version answers Pass and ends.
-const Version = "1"
+const Version = "2"
 
 // MaxMessage bounds a message between launcher and daemon, in bytes.
 const MaxMessage = 256 << 20
@@ -15,7 +15,7 @@ const MaxMessage = 256 << 20
 type Kind byte
 
 // What launchers and daemons say to each other. A Request is answered by Busy any number of times and
-// then Hit, Run, Preprocess or Pass. Preprocess is followed by Preprocessed, which is answered like a
+// then Hit, Run, Preprocess, Split or Pass. Preprocess is followed by Preprocessed, which is answered like a
 // Request. Run is followed by Done, which is answered by Busy and then Stored.
 const (
 	Request      Kind = 'q'
@@ -24,6 +24,7 @@ const (
 	Run          Kind = 'r' // run Argv, then say Done
 	Preprocess   Kind = 'e' // run Argv, which preprocesses, then say Preprocessed
 	Preprocessed Kind = 't'
+	Split        Kind = 'm' // compile each of Parts by itself, and ask for each
 	Pass         Kind = 'p' // run the compiler as it was called; nothing is to be said afterwards
 	Done         Kind = 'd'
 	Stored       Kind = 's'
@@ -43,10 +44,13 @@ type Ask struct {
 
 // An Answer is what the daemon wants to be done.
 type Answer struct {
-	Argv           []string // of Run and Preprocess, without the compiler
-	Headers        bool     // of Run: standard error lists headers (-H), which nobody asked for
-	Renames        []string // of Hit: from, to, from, to
-	Stdout, Stderr []byte   // of Hit
+	Argv           []string   // of Run and Preprocess, without the compiler
+	Unset          []string   // of Run, Preprocess and Split: variables that are in the arguments and must not be in the environment
+	Headers        bool       // of Run: standard error lists headers (-H), which nobody asked for
+	Renames        []string   // of Hit: from, to, from, to
+	Stdout, Stderr []byte     // of Hit
+	Parts          [][]string // of Split: arguments with one source each
+	Jobs           int        // of Split: how many at once
 }
 
 // A Report says how a compiler that the daemon asked for ended.
@@ -169,6 +173,12 @@ func (a *Answer) Encode() []byte {
 	e.strings(a.Renames)
 	e.bytes(a.Stdout)
 	e.bytes(a.Stderr)
+	e.strings(a.Unset)
+	e.number(uint64(len(a.Parts)))
+	for _, part := range a.Parts {
+		e.strings(part)
+	}
+	e.number(uint64(a.Jobs))
 	return e
 }
 
@@ -176,6 +186,15 @@ func (a *Answer) Encode() []byte {
 func (a *Answer) Decode(body []byte) error {
 	d := decoder{b: body}
 	a.Argv, a.Headers, a.Renames, a.Stdout, a.Stderr = d.strings(), d.bool(), d.strings(), d.bytes(), d.bytes()
+	a.Unset = d.strings()
+	n := d.number()
+	if n > uint64(len(d.b)) { // each takes a byte at least
+		return errMessage
+	}
+	for range n {
+		a.Parts = append(a.Parts, d.strings())
+	}
+	a.Jobs = int(d.number())
 	return d.end()
 }
 
