@@ -3,6 +3,7 @@
 package launch
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,6 +33,7 @@ func compile(argv []string) int {
 type launcher struct {
 	compiler string
 	args     []string
+	dir      string // the cache's folder
 	conn     *conn
 }
 
@@ -52,11 +54,10 @@ func (l *launcher) ask() (status int, done bool) {
 	if err != nil {
 		return 0, false
 	}
-	dir, err := Dir()
-	if err != nil {
+	if l.dir, err = Dir(); err != nil {
 		return 0, false
 	}
-	if l.conn, err = connect(dir); err != nil {
+	if l.conn, err = connect(l.dir); err != nil {
 		return 0, false
 	}
 	umask := syscall.Umask(0)
@@ -104,7 +105,7 @@ func (l *launcher) take(a *Answer) (status int, done bool) {
 // run runs the compiler as the daemon wants it and reports how it ended.
 func (l *launcher) run(a *Answer) int {
 	report, state := l.execute(a.Argv)
-	if report == nil {
+	if report == nil || l.blames(report) {
 		return l.become()
 	}
 	if a.Headers {
@@ -119,6 +120,12 @@ func (l *launcher) run(a *Answer) int {
 		dieOf(state.Signal())
 	}
 	return report.Status
+}
+
+// blames reports whether the compiler failed at a file in the cache's folder: the dependency file that the daemon
+// asked for has no place on a full disk. Without it the compiler may succeed.
+func (l *launcher) blames(r *Report) bool {
+	return r.Status != 0 && bytes.Contains(r.Stderr, []byte(l.dir))
 }
 
 // preprocess runs the preprocessor as the daemon wants it; what it said is the daemon's affair.
