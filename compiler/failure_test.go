@@ -128,6 +128,22 @@ func TestFolderUnusable(t *testing.T) {
 	u.build(u.sources(2))
 }
 
+// TestTempGone has no place for the dependency file that the daemon asks the compiler for, as on a disk that
+// becomes full.
+func TestTempGone(t *testing.T) {
+	u := newUser(t)
+	names := u.sources(2)
+	if err := os.Remove(filepath.Join(u.dir, "tmp")); err != nil {
+		t.Fatal(err)
+	}
+	u.build(names)
+	u.write("wrong.c", "int f(void) { return nothing; }\n")
+	got, want := u.run("gcc", "-c", "wrong.c"), u.exec("gcc", "-c", "wrong.c")
+	if got != want || want.status != 1 {
+		t.Errorf("a compile that fails: got %+v, want %+v", got, want)
+	}
+}
+
 // TestDiskFull has the cache on a disk without any room.
 func TestDiskFull(t *testing.T) {
 	if os.Getuid() != 0 {

@@ -3,6 +3,7 @@
 package launch
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,7 +37,8 @@ type launcher struct {
 	args     []string
 	env      []string // as it was at the start
 	umask    int
-	part     bool // of a command with several sources
+	part     bool   // of a command with several sources
+	dir      string // the cache's folder
 	conn     *conn
 }
 
@@ -57,11 +59,10 @@ func (l *launcher) ask() (status int, done bool) {
 	if err != nil {
 		return 0, false
 	}
-	dir, err := Dir()
-	if err != nil {
+	if l.dir, err = Dir(); err != nil {
 		return 0, false
 	}
-	if l.conn, err = connect(dir); err != nil {
+	if l.conn, err = connect(l.dir); err != nil {
 		return 0, false
 	}
 	ask := Ask{
@@ -113,10 +114,10 @@ func (l *launcher) take(a *Answer) (status int, done bool) {
 // run runs the compiler as the daemon wants it and reports how it ended.
 func (l *launcher) run(a *Answer) int {
 	report, state := l.execute(a.Argv)
-	if report == nil && l.part {
-		return l.alone()
-	}
-	if report == nil {
+	if report == nil || l.blames(report) {
+		if l.part {
+			return l.alone()
+		}
 		return l.become()
 	}
 	if a.Headers {
@@ -131,6 +132,12 @@ func (l *launcher) run(a *Answer) int {
 		dieOf(state.Signal())
 	}
 	return report.Status
+}
+
+// blames reports whether the compiler failed at a file in the cache's folder: the dependency file that the daemon
+// asked for has no place on a full disk. Without it the compiler may succeed.
+func (l *launcher) blames(r *Report) bool {
+	return r.Status != 0 && bytes.Contains(r.Stderr, []byte(l.dir))
 }
 
 // preprocess runs the preprocessor as the daemon wants it; what it said is the daemon's affair.

@@ -85,6 +85,13 @@ func TestExecution(t *testing.T) {
 	}
 }
 
+// TestCC has gcc behind `sarsen cc`.
+func TestCC(t *testing.T) {
+	require(t)
+	root := script(t, 20*time.Minute, "sidroot.sh")
+	script(t, 5*time.Minute, "cc.sh", "SARSEN_TEST_ROOT="+root)
+}
+
 // TestHTTPCaches has the build tools that speak a dialect of their own over HTTP.
 func TestHTTPCaches(t *testing.T) {
 	require(t, "node", "npm", "git")
