@@ -2,7 +2,7 @@
 # Bazel 7.7.1 builds and tests a real C project on Sarsen's workers: with everything well, with a worker killed
 # in the middle, with the server stopped and killed in the middle, and again and again in a cache that is so
 # small that it evicts all the time. Usage: SARSEN=/path/to/sarsen bazelexec.sh
-# SARSEN_TEST_ROUNDS says how often (5).
+# SARSEN_TEST_ROUNDS says how often (20).
 . "$(dirname "$0")/lib.sh"
 
 root=${SARSEN_TEST_ROOT:-$("$here/sidroot.sh")}
@@ -11,7 +11,7 @@ alone "$@"
 mount -t proc proc "$root/proc"
 scratch "$root/tmp"
 . "$here/bazel/bazel.lib.sh"
-rounds=${SARSEN_TEST_ROUNDS:-5}
+rounds=${SARSEN_TEST_ROUNDS:-20}
 
 # What every build has. All actions have the round's name in their environment, so a round finds nothing of
 # those before it; whatever runs here instead of on a worker is an error.
