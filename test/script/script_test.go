@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -37,7 +38,11 @@ const patience = 60 * time.Second
 // bin is the directory of the program under test.
 var bin string
 
-func TestMain(m *testing.M) { os.Exit(build(m)) }
+func TestMain(m *testing.M) {
+	// Under nohup a hangup is ignored, here and in what is started from here. What is caught here is not ignored there.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	os.Exit(build(m))
+}
 
 // build builds the program once, or takes the one that SARSEN names, and runs the tests.
 func build(m *testing.M) int {
