@@ -7,8 +7,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -222,9 +227,31 @@ func spawn(dir string, socket, lock uintptr) error {
 	if info, err := log.Stat(); err == nil && info.Size() > 1<<20 {
 		log.Truncate(0)
 	}
+	env := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "TZ=") }) // this compile's
 	_, err = syscall.ForkExec(self, []string{self, Program, "--daemon", dir}, &syscall.ProcAttr{
-		Dir: dir, Env: os.Environ(), Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), socket, lock},
+		Dir: dir, Env: env, Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), socket, lock},
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	return err
+}
+
+// firstInherited is the first file that a daemon has not been given on purpose.
+const firstInherited = 5
+
+// closeInherited closes what the build had open when the daemon was started: locks and pipes, whose other ends wait
+// for its end. What this program has opened itself is closed on exec, and so told apart.
+func closeInherited() {
+	entries, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd < firstInherited {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			syscall.Close(fd)
+		}
+	}
 }

@@ -45,6 +45,9 @@ func patience() time.Duration {
 const Program = "cc"
 
 func init() {
+	if len(os.Args) > 2 && os.Args[1] == Program && os.Args[2] == "--daemon" {
+		closeInherited()
+	}
 	if argv := command(os.Args); argv != nil {
 		os.Exit(compile(argv))
 	}
