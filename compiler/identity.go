@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/sarsen-build/sarsen/compiler/launch"
 )
 
 // queryTime bounds how long a compiler may take to answer a question about itself.
@@ -40,6 +42,9 @@ func (ids *identities) of(j *job) (*identity, error) {
 	c := j.command
 	question := []string{j.ask.Compiler, c.Dialect.String(), c.Language, j.env["COMPILER_PATH"], j.env["GCC_EXEC_PREFIX"]}
 	question = append(question, prefixes(c.Hashed)...)
+	if !c.Dialect.Clang() {
+		question = append(question, j.env["PATH"], j.lookPath("as"))
+	}
 	key := strings.Join(question, "\x00")
 	ids.mu.Lock()
 	known := ids.known[key]
@@ -108,8 +113,8 @@ func (ids *identities) make(j *job) (*identity, error) {
 		}
 		path := strings.TrimSpace(string(answer))
 		if !filepath.IsAbs(path) {
-			if path, err = exec.LookPath(path); err != nil {
-				return nil, err
+			if path = j.lookPath(path); path == "" {
+				return nil, fmt.Errorf("%s: %w", program, exec.ErrNotFound)
 			}
 		}
 		if err := add(program, path); err != nil {
@@ -125,6 +130,17 @@ func (ids *identities) make(j *job) (*identity, error) {
 	}
 	id.digest = k.digest().Hex()
 	return id, nil
+}
+
+// lookPath returns the absolute path of the program that the compiler finds by its name, "" if there is none.
+func (j *job) lookPath(name string) string {
+	for _, dir := range filepath.SplitList(j.env["PATH"]) {
+		path := j.path(filepath.Join(dir, name))
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return path
+		}
+	}
+	return ""
 }
 
 // programs returns what gcc runs for a language before the assembler.
@@ -168,7 +184,7 @@ func (j *job) queryBoth(arguments ...string) (stdout, stderr []byte, err error) 
 	cmd.Dir = j.ask.Dir
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
-		return slices.Contains(j.command.Unset, name)
+		return launch.Matters(name) // here it is that of the compile which began the daemon
 	})
 	for name, value := range j.env {
 		if name != "PWD" && !slices.Contains(j.command.Unset, name) {
