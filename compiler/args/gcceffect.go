@@ -73,6 +73,10 @@ func (p *gccParser) effect(name, value string) {
 		if value != "" {
 			p.c.ExtraFiles = append(p.c.ExtraFiles, value)
 		}
+	case "-W":
+		// gcc looks for comments that say that a case falls through.
+		out.comments = out.comments || !p.c.Dialect.Clang() &&
+			(value == "" || value == "extra" || strings.Contains(value, "implicit-fallthrough"))
 	case "-Wdocumentation", "-Weverything", "-fparse-all-comments":
 		out.comments = true
 	case "-fdiagnostics-format=":
@@ -173,6 +177,8 @@ func (p *gccParser) combinations() {
 		p.refuse(BadArguments, "assembly that is not assembled")
 	case c.Mode == Assembly && out.verbose:
 		p.refuse(TooHard, "-fverbose-asm") // the output lists the arguments
+	case out.profileUse && slices.ContainsFunc(c.Hashed, func(a string) bool { return strings.HasPrefix(a, "-fprofile-dir=") }):
+		p.refuse(TooHard, "-fprofile-use with -fprofile-dir") // which makes a name of the directory
 	case out.bitcode && c.Mode > Assembly:
 		p.refuse(TooHard, "-emit-llvm")
 	}

@@ -71,7 +71,7 @@ var gccOptions = []option{
 	{"-S", flag, mode},
 	{"-T", separate, hash},
 	{"-U", either, pre},
-	{"-W", joined, hash},
+	{"-W", joined, effect},
 	{"-Wa,", joined, pass},
 	{"-Wdocumentation", joined, effect},
 	{"-Weverything", flag, effect},
