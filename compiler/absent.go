@@ -17,6 +17,7 @@ type search struct {
 	quote   []string // before the others for names in quotes
 	dirs    []string
 	missing []string // directories that it would look into if they were there
+	double  []string // directories that it leaves out because they are others under another name
 }
 
 // searchOf returns where the compiler looks in j, and asks it the first time.
@@ -54,8 +55,17 @@ func (ids *identities) searchOf(j *job) (*search, error) {
 	return s, nil
 }
 
-// stands reports whether the directories that were not there still are not.
+// stands reports whether the directories that were not there still are not, and those that were others still are.
 func (s *search) stands(j *job) bool {
+	for _, dir := range s.double {
+		now, err := os.Stat(j.path(dir))
+		if err != nil || !slices.ContainsFunc(append(slices.Clone(s.quote), s.dirs...), func(kept string) bool {
+			other, err := os.Stat(j.path(kept))
+			return err == nil && os.SameFile(now, other)
+		}) {
+			return false
+		}
+	}
 	for _, dir := range s.missing {
 		if _, err := os.Lstat(j.path(dir)); !errors.Is(err, fs.ErrNotExist) {
 			return false
@@ -89,6 +99,8 @@ func parseSearch(text []byte) *search {
 		switch {
 		case strings.HasPrefix(l, `ignoring nonexistent directory "`):
 			s.missing = append(s.missing, strings.TrimSuffix(strings.TrimPrefix(l, `ignoring nonexistent directory "`), `"`))
+		case strings.HasPrefix(l, `ignoring duplicate directory "`):
+			s.double = append(s.double, strings.TrimSuffix(strings.TrimPrefix(l, `ignoring duplicate directory "`), `"`))
 		case strings.HasPrefix(l, `#include "..."`):
 			chain = &s.quote
 		case strings.HasPrefix(l, `#include <...>`):
@@ -113,13 +125,21 @@ func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap,
 	for _, dir := range s.missing {
 		g.list = append(g.list, gap{Dir: dir})
 	}
+	var computed []string // directories of files that say with a macro what they include
+	for i, name := range names {
+		if contents[i].traits&hasComputed != 0 {
+			computed = append(computed, dirOf(name))
+		}
+	}
 	for i, name := range names {
 		for k, dir := range chain {
 			if rest, ok := strings.CutPrefix(name, dir+"/"); ok {
 				g.add(chain[:k], rest)
+				g.add(s.double, rest)
+				g.add(computed, rest)
 			}
 		}
-		here := append([]string{filepath.Dir(name)}, chain...)
+		here := append([]string{dirOf(name)}, chain...)
 		c := &contents[i]
 		for _, quoted := range c.quoted {
 			g.add(here[:1], quoted)
@@ -134,12 +154,25 @@ func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap,
 			hidden = g.add(here, included+".gch") || hidden
 		}
 	}
-	here := append([]string{filepath.Dir(names[0]), "."}, chain...)
+	here := append([]string{dirOf(names[0]), "."}, chain...)
 	for _, name := range j.command.Includes {
+		g.add(here[1:2], name) // which comes before the chain
 		hidden = g.add(here, name+".gch") || hidden
 		hidden = g.add(here, name+".pch") || hidden
 	}
 	return g.list, hidden
+}
+
+// dirOf returns the directory in a file's name as it is written.
+func dirOf(name string) string {
+	switch i := strings.LastIndexByte(name, '/'); {
+	case i < 0:
+		return "."
+	case i == 0:
+		return "/"
+	default:
+		return name[:i]
+	}
 }
 
 // gaps collects names that are absent, by directory.
@@ -157,22 +190,15 @@ func (g *gaps) add(dirs []string, name string) (there bool) {
 		dirs = []string{""}
 	}
 	for _, dir := range dirs {
-		full := filepath.Join(dir, name)
-		if strings.HasPrefix(dir, "./") || dir == "." {
-			full = "./" + full
+		full := dir + "/" + name // as it is: .. after a link is not what was before it
+		if dir == "" {
+			full = name
 		}
 		if seen, ok := g.known[full]; ok {
 			there = there || seen
 			continue
 		}
-		g.known[full] = g.known[dir+"/"+name]
-		if g.known[full] {
-			continue
-		}
-		parent, base := filepath.Split(full)
-		if parent == "" {
-			parent = "."
-		}
+		parent, base := dirOf(full), filepath.Base(full)
 		if !g.job.daemon.dirs.lacks(g.job.path(parent), base) {
 			g.known[full], there = true, true
 			continue
@@ -237,7 +263,7 @@ func (d *directories) lack(dir string, names []string) bool {
 		if l.absent[name] {
 			continue
 		}
-		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(dir + "/" + name); !errors.Is(err, fs.ErrNotExist) {
 			return false
 		}
 		l.absent[name] = true

@@ -40,6 +40,8 @@ const (
 	hasTimestamp                   // __TIMESTAMP__
 	hasIncbin                      // .incbin or .include: the assembler reads a file that no dependency list names
 	hasEmbed                       // #embed, __has_embed: likewise for some compilers
+	hasComputed                    // #include NAME: a macro says what is included
+	hasProbe                       // __has_include(NAME): a macro says what is asked for
 )
 
 // A content is what is known of a file.
@@ -174,31 +176,44 @@ func embeds(text []byte) bool {
 	}
 }
 
-// directives notes the names that text includes, and those that it asks for with __has_include. Directives that are switched off count too: a name that is not there is all that
-// matters about them.
+// directives notes the names that text includes, and those that it asks for with __has_include. Directives that are
+// switched off count too: a name that is not there is all that matters about them.
 func directives(c *content, text []byte) {
 	for rest := text; ; {
-		i := bytes.Index(rest, []byte("include"))
+		i := bytes.IndexByte(rest, '#')
+		if i < 0 {
+			break
+		}
+		rest = rest[i+1:]
+		after := bytes.TrimLeft(rest, " \t")
+		word := bytes.TrimLeft(after, "abcdefghijklmnopqrstuvwxyz_")
+		switch string(after[:len(after)-len(word)]) {
+		case "include", "include_next", "import":
+		default:
+			continue
+		}
+		if name, ok := operand(word, '"', '"'); ok {
+			c.quoted = append(c.quoted, name)
+		} else if name, ok := operand(word, '<', '>'); ok {
+			c.angled = append(c.angled, name)
+		} else {
+			c.traits |= hasComputed
+		}
+	}
+	for rest := text; ; {
+		i := bytes.Index(rest, []byte("__has_include"))
 		if i < 0 {
 			return
 		}
-		before, after := rest[:i], rest[i+len("include"):]
-		rest = after
-		if bytes.HasSuffix(bytes.TrimRight(before, " \t"), []byte("#")) {
-			if name, ok := operand(after, '"', '"'); ok {
-				c.quoted = append(c.quoted, name)
-			} else if name, ok := operand(after, '<', '>'); ok {
-				c.angled = append(c.angled, name)
-			}
-		}
-		if bytes.HasSuffix(before, []byte("__has_")) {
-			after = bytes.TrimPrefix(after, []byte("_next"))
-			after = bytes.TrimLeft(bytes.TrimPrefix(bytes.TrimLeft(after, " \t"), []byte("(")), " \t")
-			if name, ok := operand(after, '"', '"'); ok {
-				c.probed = append(c.probed, name)
-			} else if name, ok := operand(after, '<', '>'); ok {
-				c.probed = append(c.probed, name)
-			}
+		rest = bytes.TrimPrefix(rest[i+len("__has_include"):], []byte("_next"))
+		after := bytes.TrimLeft(rest, " \t")
+		inside := bytes.TrimLeft(bytes.TrimPrefix(after, []byte("(")), " \t")
+		if name, ok := operand(inside, '"', '"'); ok {
+			c.probed = append(c.probed, name)
+		} else if name, ok := operand(inside, '<', '>'); ok {
+			c.probed = append(c.probed, name)
+		} else if len(inside) < len(after) && len(inside) > 0 && inside[0] != ')' {
+			c.traits |= hasProbe
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // keyVersion changes when what is hashed, or how entries and manifests are written, changes.
-const keyVersion = "sarsen cc 1"
+const keyVersion = "sarsen cc 2"
 
 // A field is one thing that a key depends on, with the name that people are told.
 type field struct{ Name, Value string }
@@ -115,6 +115,9 @@ func (j *job) contentOf(name string) string {
 
 // colour says whether the compiler is told to colour its messages.
 func (j *job) colour() string {
+	if term := j.env["TERM"]; term == "" || term == "dumb" {
+		return "" // the compiler would not believe in colours
+	}
 	if j.command.Color == args.ColorAuto && j.ask.Terminal && !j.command.Dialect.Microsoft() {
 		return "terminal"
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 // Version is the first field of every request. A daemon of another version answers Pass and ends.
-const Version = "2"
+const Version = "3"
 
 // MaxMessage bounds a message between launcher and daemon, in bytes.
 const MaxMessage = 256 << 20
