@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -92,7 +93,11 @@ func (j *job) mode() string {
 	if mode == "" {
 		mode = j.daemon.o.Mode
 	}
-	if mode == ModePreprocess && j.command.PreprocessArgv() != nil {
+	f := &j.command.Flags
+	columns := f.Debug || f.Coverage || slices.ContainsFunc(j.command.Hashed, func(a string) bool {
+		return strings.HasPrefix(a, "-fsanitize") // the object says in which column something stands
+	})
+	if mode == ModePreprocess && !columns && j.command.PreprocessArgv() != nil {
 		return ModePreprocess
 	}
 	return ModeDepend
@@ -212,7 +217,15 @@ func (j *job) date(t trait, at time.Time) string {
 	case epoch != "":
 		return "epoch " + epoch
 	}
-	return at.Format(time.DateOnly)
+	zone, set := j.env["TZ"]
+	if !set {
+		return at.Format(time.DateOnly)
+	}
+	place, err := time.LoadLocation(strings.TrimPrefix(zone, ":"))
+	if err != nil || zone == "Local" {
+		return at.Format(time.RFC3339Nano) // nobody knows which day it is there
+	}
+	return at.In(place).Format(time.DateOnly)
 }
 
 // find looks for the entry in manifests, here and on the server. It returns nil after a miss.
@@ -305,6 +318,10 @@ func (j *job) preprocess(ctx context.Context) (*entry, string) {
 	var report launch.Report
 	if err != nil || kind != launch.Preprocessed || report.Decode(body) != nil || report.Status != 0 {
 		return nil, ""
+	}
+	if len(report.Stderr) > 0 || bytes.Contains(report.Stdout, []byte("__builtin_COLUMN")) ||
+		bytes.Contains(report.Stdout, []byte("__builtin_source_location")) {
+		return nil, "" // comments, macros and columns matter, which do not follow from what it prints
 	}
 	defer j.peer.work()()
 	k := newKey("preprocessed")

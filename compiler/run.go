@@ -120,11 +120,13 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps string) stri
 		return notDeps
 	}
 	r, reason := j.resultOf(names, report.Began)
-	if reason != "" && j.preprocessed.Size == 0 {
+	// Messages show lines of the source, which the preprocessor's output does not have as they were.
+	byText := j.preprocessed.Size != 0 && len(report.Stderr) == 0
+	if reason != "" && !byText {
 		return reason
 	}
 	key := j.preprocessed
-	if key.Size == 0 {
+	if !byText {
 		key = j.entryKey(r)
 	}
 	if err := d.entries.put(ctx, key, e); err != nil {
@@ -240,6 +242,9 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 		traits |= c.traits
 		files, contents = append(files, name), append(contents, c)
 		r.Files = append(r.Files, included{name, c.digest})
+	}
+	if traits&hasProbe != 0 {
+		return nil, notHidden
 	}
 	if j.timed(traits) {
 		return nil, notTime
