@@ -75,6 +75,7 @@ type Daemon struct {
 	ids       *identities
 	entries   *entries
 	past      *past
+	writers   *writers
 	temp      string
 	names     atomic.Uint64 // of temporary files
 	last      atomic.Int64  // nanoseconds since 1970 of the last word of a launcher
@@ -116,7 +117,7 @@ func Open(ctx context.Context, o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, errors.Join(err, d.stats.Close())
 	}
-	d.files, d.dirs = newHashes(), newDirectories()
+	d.files, d.dirs, d.writers = newHashes(), newDirectories(), &writers{current: map[string]*place{}}
 	d.ids = newIdentities(d.files)
 	var far *remote
 	if o.Remote != nil {

@@ -33,6 +33,9 @@ func (j *job) run(ctx context.Context) {
 	if deps != "" && deps != j.command.DepFile {
 		defer os.Remove(deps)
 	}
+	places := j.places()
+	d.writers.begin(places)
+	defer d.writers.end(places)
 	if j.peer.send(launch.Run, answer.Encode()) != nil {
 		return
 	}
@@ -109,7 +112,7 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps string) stri
 		return notReadOnly
 	}
 	e, err := j.outputs(report)
-	if err != nil {
+	if err != nil || !d.writers.alone(j.places()) {
 		return notOutput
 	}
 	if !j.peer.there() { // the build may have gone on, and changed what was read
