@@ -74,6 +74,29 @@ func (s *search) stands(j *job) bool {
 	return true
 }
 
+// through returns the names by which files were found in directories that links lead to. gcc names a system header by
+// where it lies, if that is shorter, and so without the link, which may lead elsewhere later.
+func (s *search) through(j *job, names []string) []string {
+	var found []string
+	for _, dir := range append(slices.Clone(s.quote), s.dirs...) {
+		path := j.path(dir)
+		real, err := filepath.EvalSymlinks(path)
+		if err != nil || real == filepath.Clean(path) {
+			continue
+		}
+		for _, name := range names {
+			rest, ok := strings.CutPrefix(name, real+"/")
+			if !ok || strings.HasPrefix(name, dir+"/") {
+				continue
+			}
+			if _, err := os.Stat(path + "/" + rest); err == nil {
+				found = append(found, dir+"/"+rest)
+			}
+		}
+	}
+	return found
+}
+
 // searching leaves out of the preprocessor's arguments the source and what says nothing about directories.
 func searching(arguments []string, source string) []string {
 	var kept []string

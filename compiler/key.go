@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
+	"path/filepath"
 	"strings"
 
 	"github.com/sarsen-build/sarsen/compiler/args"
@@ -58,8 +59,15 @@ func (j *job) common(k *key, withPreprocessor bool) {
 	if c.Flags.Native {
 		k.add("processor", j.daemon.processor)
 	}
-	for _, a := range c.Hashed {
+	for i, a := range c.Hashed {
 		k.add("argument", a)
+		if i == 0 || c.Hashed[i-1] != "--sysroot" && c.Hashed[i-1] != "-isysroot" {
+			continue
+		}
+		path := j.path(strings.TrimPrefix(a, "="))
+		if real, err := filepath.EvalSymlinks(path); err == nil && real != filepath.Clean(path) {
+			k.add("system root", real) // gcc tells nobody that a link led there
+		}
 	}
 	if withPreprocessor || c.Flags.HashPreprocessor {
 		for _, a := range c.Preprocessor {

@@ -262,6 +262,14 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 			d.log.Warn("search path", "error", err)
 			return nil, notError
 		}
+		for _, name := range s.through(j, names) {
+			c, err := d.files.digest(j.path(name))
+			if err != nil {
+				return nil, notChanged
+			}
+			files, contents = append(files, name), append(contents, c)
+			r.Files = append(r.Files, included{name, c.digest})
+		}
 		var hidden bool
 		if r.Absent, hidden = j.gapsOf(s, files, contents); hidden {
 			return nil, notHidden

@@ -72,6 +72,30 @@ func TestLinkedDirectory(t *testing.T) {
 	}
 }
 
+// TestSystemRoot: gcc names a system header without the link that led to it.
+func TestSystemRoot(t *testing.T) {
+	u := newUser(t)
+	u.write("s1/usr/include/q.h", "#define V 1\n")
+	u.write("s2/usr/include/q.h", "#define V 2\n")
+	u.write("x.c", "#include <q.h>\nint x = V;\n")
+	long := "a-name-that-is-longer-than-the-place-to-which-it-leads/because-only-then-is-it-left-out"
+	u.write(long+"/keep", "")
+	for _, flag := range []string{"--sysroot=" + filepath.Join(u.work, long, "root"), "-isystem" + filepath.Join(u.work, long, "root/usr/include")} {
+		for _, to := range []string{"s1", "s2"} {
+			os.Remove(filepath.Join(u.work, long, "root")) // it may not be there yet
+			if err := os.Symlink(filepath.Join(u.work, to), filepath.Join(u.work, long, "root")); err != nil {
+				t.Fatal(err)
+			}
+			u.write("stamp", "")
+			u.compile("gcc", flag, "-c", "x.c")
+			u.exec("gcc", flag, "-c", "x.c", "-o", "want.o")
+			if u.read("x.o") != u.read("want.o") {
+				t.Errorf("%s: the object is not that of %s", flag, to)
+			}
+		}
+	}
+}
+
 // TestEnvironment: the day where the user is, and the assembler that PATH leads to.
 func TestEnvironment(t *testing.T) {
 	u := newUser(t, "SARSEN_CC_PATIENCE=20s", "TZ=Etc/GMT+12")
