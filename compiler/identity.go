@@ -3,7 +3,9 @@ package compiler
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,8 +74,26 @@ func (id *identity) stands() bool {
 	return true
 }
 
+// errScript says that the compiler is a script, which may read any file and any variable before it runs another.
+var errScript = errors.New("the compiler is a script")
+
+// isScript reports whether the kernel would run a file by an interpreter.
+func isScript(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var magic [2]byte
+	_, err = io.ReadFull(f, magic[:])
+	return err == nil && string(magic[:]) == "#!"
+}
+
 // make asks the compiler which programs it runs, and hashes them.
 func (ids *identities) make(j *job) (*identity, error) {
+	if isScript(j.ask.Compiler) {
+		return nil, errScript
+	}
 	id := &identity{stamps: map[string]stamp{}}
 	k := newKey("compiler")
 	add := func(role, path string) error {

@@ -149,7 +149,10 @@ func (j *job) prepare() string {
 			return passExtra
 		}
 	}
-	if j.identity, err = d.ids.of(j); err != nil {
+	if j.identity, err = d.ids.of(j); errors.Is(err, errScript) {
+		return passScript
+	}
+	if err != nil {
 		d.log.Warn("compiler", "error", err)
 		return passCompiler
 	}

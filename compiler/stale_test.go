@@ -217,3 +217,26 @@ func TestFirstVariables(t *testing.T) {
 		t.Errorf("a question to the compiler wrote a dependency file")
 	}
 }
+
+// TestScript: a compiler that is a script may depend on anything, so nothing of it is kept.
+func TestScript(t *testing.T) {
+	u := newUser(t)
+	gcc, err := exec.LookPath("gcc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.write("x.c", "int x = V;\n")
+	u.write("gcc", "#!/bin/sh\nexec "+gcc+" $EXTRA \"$@\"\n")
+	if err := os.Chmod(filepath.Join(u.work, "gcc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var objects []string
+	for _, v := range []string{"1", "2"} {
+		u.env = append(u.env, "EXTRA=-DV="+v)
+		u.counts("pass.compiler_is_a_script", func() { u.compile("./gcc", "-c", "x.c", "-o", "x.o") })
+		objects = append(objects, u.read("x.o"))
+	}
+	if objects[0] == objects[1] {
+		t.Error("two definitions gave the same object")
+	}
+}

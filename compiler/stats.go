@@ -190,6 +190,7 @@ const (
 	passView     = "pass.another_file_system_view"
 	passOutput   = "pass.output_not_a_file"
 	passCompiler = "pass.compiler_unknown"
+	passScript   = "pass.compiler_is_a_script"
 	passSource   = "pass.source_unreadable"
 	passExtra    = "pass.extra_file_unreadable"
 	passTime     = "pass.time_macro"

@@ -29,7 +29,8 @@ configured() {
 
 # compiled WHAT makes the library from nothing.
 compiled() {
-	rm -rf "$work/lib/obj" "$work/lib/libzstd.a"
+	# A daemon that was stopped, and goes on, takes back what it wrote beside the outputs.
+	rm -rf "$work/lib/obj" "$work/lib/libzstd.a" || { sleep 2 && rm -rf "$work/lib/obj" "$work/lib/libzstd.a"; }
 	set -- "$1" make -s "$speed" libzstd.a BUILD_DIR=obj "CC=$compiler" "CFLAGS=-O0 -g -DSALT=$salt"
 	[ "$part" = all ] || set -- "$@" ZSTD_LIB_COMPRESSION=0 ZSTD_LIB_DICTBUILDER=0 ZSTD_LIB_DEPRECATED=0 ZSTD_LEGACY_SUPPORT=0
 	what=$1
