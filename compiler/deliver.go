@@ -11,9 +11,9 @@ import (
 // deliver writes an entry's outputs beside their places and lets the launcher rename them. If something
 // is in the way, the compiler decides what is to be done about it.
 func (j *job) deliver(e *entry, counter string) {
-	places := j.places()
-	j.daemon.writers.begin(places)
-	defer j.daemon.writers.end(places)
+	j.hit = true
+	j.daemon.writers.begin(j)
+	defer j.daemon.writers.end(j)
 	answer := launch.Answer{Stdout: e.stdout, Stderr: e.stderr}
 	for i := len(j.command.Outputs) - 1; i >= 0; i-- { // the main output last: with it the compile is done
 		o := j.command.Outputs[i]

@@ -30,6 +30,7 @@ type job struct {
 	fields   []field       // what key was made of
 
 	preprocessed digest.Digest // of the entry, if the preprocessor ran
+	hit          bool          // its outputs are an entry's
 	miss         string        // the counter of what was missing
 	nearest      []string      // what differs from the nearest result
 }

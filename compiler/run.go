@@ -33,9 +33,8 @@ func (j *job) run(ctx context.Context) {
 	if deps != "" && deps != j.command.DepFile {
 		defer os.Remove(deps)
 	}
-	places := j.places()
-	d.writers.begin(places)
-	defer d.writers.end(places)
+	d.writers.begin(j)
+	defer d.writers.end(j)
 	if j.peer.send(launch.Run, answer.Encode()) != nil {
 		return
 	}
@@ -52,6 +51,7 @@ func (j *job) run(ctx context.Context) {
 		d.count(stored)
 	}
 	rest()
+	d.writers.end(j) // before the launcher goes, and the next compile comes
 	j.peer.send(launch.Stored, nil)
 }
 
@@ -112,7 +112,7 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps string) stri
 		return notReadOnly
 	}
 	e, err := j.outputs(report)
-	if err != nil || !d.writers.alone(j.places()) {
+	if err != nil || !d.writers.alone(j) {
 		return notOutput
 	}
 	if !j.peer.there() { // the build may have gone on, and changed what was read

@@ -2,6 +2,7 @@ package compiler
 
 import (
 	"path/filepath"
+	"slices"
 	"sync"
 )
 
@@ -14,9 +15,13 @@ type writers struct {
 
 // A place is an output that is being written.
 type place struct {
-	writers int  // that have not ended
-	shared  bool // there has been more than one at a time since the first began
+	writers []*job // that have not ended
+	shared  bool   // there has been more than one at a time since the first began
 }
+
+// writes reports whether j may still write its outputs. A compiler may outlive its launcher. A hit does not: its
+// outputs are renamed by the launcher, which says nothing more and goes.
+func (j *job) writes() bool { return !j.hit || j.peer.there() }
 
 // places returns the absolute names of the outputs.
 func (j *job) places() []string {
@@ -27,37 +32,42 @@ func (j *job) places() []string {
 	return names
 }
 
-// begin notes that somebody writes the files, until end.
-func (w *writers) begin(names []string) {
+// begin notes that j writes its outputs, until end.
+func (w *writers) begin(j *job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, name := range names {
+	for _, name := range j.places() {
 		p := w.current[name]
 		if p == nil {
 			p = &place{}
 			w.current[name] = p
 		}
-		p.writers++
-		p.shared = p.shared || p.writers > 1
+		p.shared = slices.ContainsFunc(p.writers, (*job).writes)
+		p.writers = append(p.writers, j)
 	}
 }
 
-func (w *writers) end(names []string) {
+// end may be called more than once.
+func (w *writers) end(j *job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, name := range names {
+	for _, name := range j.places() {
 		p := w.current[name]
-		if p.writers--; p.writers == 0 {
+		if p == nil {
+			continue
+		}
+		p.writers = slices.DeleteFunc(p.writers, func(o *job) bool { return o == j })
+		if len(p.writers) == 0 {
 			delete(w.current, name)
 		}
 	}
 }
 
-// alone reports whether nobody else has written the files since the caller began.
-func (w *writers) alone(names []string) bool {
+// alone reports whether nobody else has written the outputs of j since it began.
+func (w *writers) alone(j *job) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, name := range names {
+	for _, name := range j.places() {
 		if w.current[name].shared {
 			return false
 		}
