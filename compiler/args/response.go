@@ -34,49 +34,61 @@ func expand(argv []string, src Source, split func(string) []string) ([]string, e
 	return expand1(argv, make([]string, 0, len(argv)))
 }
 
+// A splitter collects the words of a response file.
+type splitter struct {
+	list   []string
+	word   strings.Builder
+	inside bool // a word has begun, which may be empty
+}
+
+// end ends a word, if one has begun.
+func (w *splitter) end() {
+	if w.inside {
+		w.list = append(w.list, w.word.String())
+		w.word.Reset()
+		w.inside = false
+	}
+}
+
+// all returns the words, the last one included.
+func (w *splitter) all() []string {
+	w.end()
+	return w.list
+}
+
 // splitGNU splits a response file as gcc and clang do: words are separated by space, both kinds of
 // quotes keep spaces, and a backslash keeps the next character, in quotes too.
 func splitGNU(text string) []string {
-	var words []string
-	var word strings.Builder
+	var w splitter
 	var quote byte
-	inside := false
 	for i := 0; i < len(text); i++ {
 		ch := text[i]
 		switch {
 		case ch == '\\' && i+1 < len(text):
 			i++
-			word.WriteByte(text[i])
-			inside = true
+			w.word.WriteByte(text[i])
+			w.inside = true
 		case quote != 0 && ch == quote:
 			quote = 0
 		case quote != 0:
-			word.WriteByte(ch)
+			w.word.WriteByte(ch)
 		case ch == '\'' || ch == '"':
-			quote, inside = ch, true
+			quote, w.inside = ch, true
 		case ch == ' ' || '\t' <= ch && ch <= '\r':
-			if inside {
-				words = append(words, word.String())
-				word.Reset()
-				inside = false
-			}
+			w.end()
 		default:
-			word.WriteByte(ch)
-			inside = true
+			w.word.WriteByte(ch)
+			w.inside = true
 		}
 	}
-	if inside {
-		words = append(words, word.String())
-	}
-	return words
+	return w.all()
 }
 
 // splitMicrosoft splits a response file or CL as cl does: words are separated by space, a quote keeps
 // spaces, and backslashes mean themselves unless a quote follows them.
 func splitMicrosoft(text string) []string {
-	var words []string
-	var word strings.Builder
-	inside, quoted := false, false
+	var w splitter
+	quoted := false
 	for i := 0; i < len(text); i++ {
 		ch := text[i]
 		switch {
@@ -88,36 +100,29 @@ func splitMicrosoft(text string) []string {
 			slashes := n - i
 			if n < len(text) && text[n] == '"' {
 				if slashes%2 == 1 {
-					word.WriteString(strings.Repeat(`\`, slashes/2) + `"`)
+					w.word.WriteString(strings.Repeat(`\`, slashes/2) + `"`)
 					n++
 				} else {
-					word.WriteString(strings.Repeat(`\`, slashes/2))
+					w.word.WriteString(strings.Repeat(`\`, slashes/2))
 				}
 			} else {
-				word.WriteString(text[i:n])
+				w.word.WriteString(text[i:n])
 			}
 			i = n - 1
-			inside = true
+			w.inside = true
 		case ch == '"' && quoted && i+1 < len(text) && text[i+1] == '"':
 			i++
-			word.WriteByte('"')
+			w.word.WriteByte('"')
 		case ch == '"':
-			quoted, inside = !quoted, true
+			quoted, w.inside = !quoted, true
 		case !quoted && (ch == ' ' || ch == '\t' || ch == '\r' || ch == '\n' || ch == 0):
-			if inside {
-				words = append(words, word.String())
-				word.Reset()
-				inside = false
-			}
+			w.end()
 		default:
-			word.WriteByte(ch)
-			inside = true
+			w.word.WriteByte(ch)
+			w.inside = true
 		}
 	}
-	if inside {
-		words = append(words, word.String())
-	}
-	return words
+	return w.all()
 }
 
 // decode returns a response file as UTF-8: a byte order mark says whether it is UTF-8 or UTF-16.

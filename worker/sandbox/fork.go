@@ -40,7 +40,7 @@ type cloneArgs struct {
 // The descriptors of an action's processes, until they close them.
 const (
 	fdZygote = iota // to the runner; the zygote's alone
-	fdNull
+	fdNull          // keeps its number taken, so that the standard streams come to lie below fdStatus
 	fdView
 	fdStatus // the first that comes with an action
 	fdGate
