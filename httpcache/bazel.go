@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"mime"
 	"net/http"
 	"strings"
@@ -67,10 +68,14 @@ func etag(d digest.Digest) string { return `"` + d.Hex() + `"` }
 // serve answers GET or HEAD with d's bytes, or with the range of them that is asked for.
 func serve(w *response, r *http.Request, d digest.Digest, c *content) error {
 	w.Header().Set("ETag", etag(d))
-	if strings.Contains(r.Header.Get("Range"), ",") {
-		// Several ranges at once may be answered with everything (RFC 9110 section 14.2). ServeContent
-		// would read them in a goroutine that can outlive this call, and so the open blob.
+	switch ranges := strings.TrimSpace(r.Header.Get("Range")); {
+	case strings.Contains(ranges, ","), !strings.HasPrefix(ranges, "bytes="):
+		// Several ranges at once may be answered with everything, those in other units must be (RFC 9110 section
+		// 14.2). ServeContent would read several in a goroutine that can outlive this call, and so the open blob.
 		r.Header.Del("Range")
+	case ranges == "bytes=-0":
+		// The last no bytes can't be served; ServeContent would name a range that ends before it begins.
+		r.Header.Set("Range", fmt.Sprintf("bytes=%d-", math.MaxInt64))
 	}
 	http.ServeContent(w, r, "", time.Time{}, c)
 	return c.err

@@ -16,10 +16,23 @@ func serveCcache(x *exchange, rest []string) error {
 	if !ok {
 		return x.unknown()
 	}
-	if x.r.Method == http.MethodPut && x.r.ContentLength == 0 {
+	if x.r.Method != http.MethodPut {
+		return x.entry(key)
+	}
+	body, err := x.receive(key)
+	if err != nil {
+		return err
+	}
+	if body.digest.Size == 0 {
+		body.Close()
 		return refuse(http.StatusBadRequest, "an entry of ccache has some bytes")
 	}
-	return x.entry(key)
+	stored, err := x.commit(key, nil, body)
+	if err != nil {
+		return err
+	}
+	x.done(stored)
+	return nil
 }
 
 // ccachePath returns the key that a path names.

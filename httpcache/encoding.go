@@ -23,8 +23,11 @@ type upload struct {
 
 // openUpload looks at the headers of a PUT and returns its body, of which nothing is read before the
 // first Read. Bodies of more than max bytes after decoding are refused, at once if the headers say
-// so, with a hint at what sets max. The caller must close the upload.
+// so, with a hint at what sets max. So are parts of bodies. The caller must close the upload.
 func openUpload(w *response, r *http.Request, max int64, hint string) (*upload, error) {
+	if r.Header.Get("Content-Range") != "" {
+		return nil, refuse(http.StatusBadRequest, "a body is taken whole, not in the part that Content-Range names")
+	}
 	encoded, err := isZstd(r.Header)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
@@ -234,7 +235,7 @@ func (h *handler) remove(ctx context.Context, s space, path string) error {
 // pathOf joins the segments of a path below a namespace.
 func pathOf(segments []string) (string, error) {
 	for _, s := range segments {
-		if s == "." || s == ".." {
+		if s == "." || s == ".." || !utf8.ValidString(s) { // a record's strings are UTF-8
 			return "", refuse(400, "the path has a segment %q", s)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
@@ -75,8 +76,8 @@ func kuraName(query url.Values, keys ...string) (string, error) {
 
 // kuraSegment refuses what is no segment of a path.
 func kuraSegment(key, v string) error {
-	if v == "." || v == ".." || len(v) > maxKura || strings.ContainsAny(v, "/\\\x00") {
-		return refuse(http.StatusUnprocessableEntity, "%s must be a name of at most %d bytes without slashes", key, maxKura)
+	if v == "." || v == ".." || len(v) > maxKura || strings.ContainsAny(v, "/\\\x00") || !utf8.ValidString(v) {
+		return refuse(http.StatusUnprocessableEntity, "%s must be a name of at most %d bytes of UTF-8 without slashes", key, maxKura)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/sarsen-build/sarsen/blob"
@@ -66,25 +67,31 @@ func (x *exchange) narinfo(path string) error {
 	if err != nil {
 		return err
 	}
-	_, err = await(x.r.Context(), x.handler, x.patience, func(ctx context.Context) (*entry, error) {
-		return x.find(ctx, x.space, narURL(text))
-	}, func(*entry) {})
-	if errors.Is(err, blob.ErrNotFound) {
-		return refuse(http.StatusNotFound, "the archive that %s names is not here", path)
-	}
-	if err != nil {
-		return err
+	if archive, ours := narPath(text); ours {
+		_, err = await(x.r.Context(), x.handler, x.patience, func(ctx context.Context) (*entry, error) {
+			return x.find(ctx, x.space, archive)
+		}, func(*entry) {})
+		if errors.Is(err, blob.ErrNotFound) {
+			return refuse(http.StatusNotFound, "the archive that %s names is not here", path)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	x.w.Header().Set("Content-Type", "text/x-nix-narinfo")
 	return serve(x.w, x.r, o.digest, &content{ReadSeeker: bytes.NewReader(text)})
 }
 
-// narURL returns where a .narinfo says that the archive is.
-func narURL(text []byte) string {
+// narPath returns the path at which a .narinfo says that the archive is. ours is false if it is at another server.
+func narPath(text []byte) (path string, ours bool) {
 	for line := range strings.Lines(string(text)) {
-		if url, ok := strings.CutPrefix(line, "URL: "); ok {
-			return strings.TrimSpace(url)
+		if text, ok := strings.CutPrefix(line, "URL: "); ok {
+			u, err := url.Parse(strings.TrimSpace(text))
+			if err != nil {
+				return "", true
+			}
+			return u.Path, !u.IsAbs()
 		}
 	}
-	return ""
+	return "", true
 }

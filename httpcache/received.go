@@ -23,7 +23,7 @@ var errNoSpool = refuse(http.StatusInsufficientStorage, "uploads that are under 
 
 // receive takes all of u. If it fails, nothing is left of what came.
 func (h *handler) receive(u *upload) (*received, error) {
-	if u.size > h.spoolLeft.Load() {
+	if u.size > max(int64(len(buffer{})), h.spoolLeft.Load()) {
 		return nil, errNoSpool
 	}
 	buf := buffers.Get().(*buffer)
@@ -40,12 +40,15 @@ func (h *handler) receive(u *upload) (*received, error) {
 		return nil, err
 	}
 	sum := sha256.New()
-	size, err := copyPooled(io.MultiWriter(f, sum), io.MultiReader(bytes.NewReader(buf[:n]), u))
+	to := io.MultiWriter(f, sum)
+	if _, err = to.Write(buf[:n]); err == nil {
+		_, err = copyThrough(buf, to, u)
+	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	d := digest.Digest{Function: digest.SHA256, Hash: [32]byte(sum.Sum(nil)), Size: size}
+	d := digest.Digest{Function: digest.SHA256, Hash: [32]byte(sum.Sum(nil)), Size: f.taken}
 	return (&received{digest: d, file: f}).checked(u)
 }
 

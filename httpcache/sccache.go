@@ -68,8 +68,10 @@ func (x *exchange) check() error {
 		x.w.WriteHeader(http.StatusNoContent)
 	case http.MethodGet, http.MethodHead:
 		whole(x.w, []byte("Hello, World!"))
-	default:
+	case "PROPFIND":
 		return x.multistatus(new(int64(len("Hello, World!"))))
+	default:
+		return x.not("GET, HEAD, PUT, DELETE, PROPFIND")
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"unicode/utf8"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
@@ -21,8 +22,12 @@ const (
 	artifactDirty    = "X-Artifact-Dirty-Hash"
 )
 
-// maxQuery bounds a batch query and a list of events, in bytes.
-const maxQuery = 4 * mib
+const (
+	// maxQuery bounds a batch query and a list of events, in bytes.
+	maxQuery = 4 * mib
+	// maxHashes is how many artifacts a batch query may name: each is a look-up.
+	maxHashes = 10_000
+)
 
 // serveTurbo serves Turborepo's remote cache API, whose TURBO_API is http://HOST/turbo/NAMESPACE. Teams in the query
 // mean nothing here: what is to be kept apart has a namespace of its own. To a GET 404 is a miss. A 403 must say in JSON
@@ -65,7 +70,9 @@ func (x *exchange) turboPut(hash string) error {
 	}
 	var kept []*repb.NodeProperty
 	for _, name := range []string{artifactDuration, artifactTag, artifactSHA, artifactDirty} {
-		if v := x.r.Header.Get(name); v != "" {
+		if v := x.r.Header.Get(name); !utf8.ValidString(v) {
+			return refuse(http.StatusBadRequest, "%s must be UTF-8", name)
+		} else if v != "" {
 			kept = append(kept, &repb.NodeProperty{Name: name, Value: v})
 		}
 	}
@@ -97,6 +104,9 @@ func (x *exchange) turboQuery() error {
 	}
 	if err := json.Unmarshal(data, &query); err != nil {
 		return refuse(http.StatusBadRequest, "the body is not a query in JSON: %v", err)
+	}
+	if len(query.Hashes) > maxHashes {
+		return refuse(http.StatusRequestEntityTooLarge, "the query names more than the %d artifacts that are looked up at once", maxHashes)
 	}
 	type artifact struct {
 		Size     int64  `json:"size"`

@@ -18,6 +18,10 @@ var buffers = sync.Pool{New: func() any { return new(buffer) }}
 func copyPooled(dst io.Writer, src io.Reader) (int64, error) {
 	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
+	return copyThrough(buf, dst, src)
+}
+
+func copyThrough(buf *buffer, dst io.Writer, src io.Reader) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, buf[:])
 }
 
