@@ -81,7 +81,7 @@ func (d *directory) link(goCache string) {
 
 // register makes this process known to trimmers.
 func (d *directory) register() error {
-	unlock, ok := d.lock(true)
+	unlock, ok := d.lock(false)
 	if !ok {
 		return errBusy
 	}

@@ -254,3 +254,23 @@ func FuzzEntry(f *testing.F) {
 		}
 	})
 }
+
+// TestStartBesideLookup starts beside a process that was stopped in a lookup, or hashes a large file: it keeps out only
+// trimmers.
+func TestStartBesideLookup(t *testing.T) {
+	o := Options{Dir: t.TempDir(), MaxSize: 1 << 30}
+	one := run(t, o)
+	one.put(1, []byte("x"))
+	unlock, ok := one.cache.near.lock(false)
+	if !ok {
+		t.Fatal("the lock can't be had")
+	}
+	two := run(t, o)
+	if two.cache.near == nil {
+		t.Error("the directory can't be used")
+	}
+	two.hit(1, []byte("x"))
+	unlock()
+	two.close()
+	one.close()
+}
