@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,8 +92,22 @@ type ccSettings struct {
 	Remote   string `yaml:"remote"`
 	Instance string `yaml:"instance"`
 	ReadOnly bool   `yaml:"remote_read_only"`
+	CA       string `yaml:"remote_tls_ca"`
+	Cert     string `yaml:"remote_tls_cert"`
+	Key      string `yaml:"remote_tls_key"`
+	Token    string `yaml:"remote_token"`
 	Idle     string `yaml:"idle"`
 	Mode     string `yaml:"mode"`
+}
+
+// access returns how the remote server is reached.
+func (s ccSettings) access() client.Access {
+	a := accessOfVariables()
+	a.CA, a.Token = cmp.Or(a.CA, s.CA), cmp.Or(a.Token, s.Token)
+	if a.Cert == "" && a.Key == "" { // they go together
+		a.Cert, a.Key = s.Cert, s.Key
+	}
+	return a
 }
 
 func ccSettingsFile(dir string) string { return filepath.Join(dir, "config.yaml") }
@@ -132,7 +147,11 @@ func compilerOptions(dir string) (o compiler.Options, closeConn func(), err erro
 		if err != nil {
 			return o, closeConn, err
 		}
-		conn, err := target.Connect()
+		access, err := s.access().Options(target)
+		if err != nil {
+			return o, closeConn, err
+		}
+		conn, err := target.Connect(access...)
 		if err != nil {
 			return o, closeConn, err
 		}

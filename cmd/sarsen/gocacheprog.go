@@ -39,6 +39,7 @@ Each flag can be given by the variable that its help names, since GOCACHEPROG ca
 // A gocacheprog is what the flags say.
 type gocacheprog struct {
 	server, instance, dir, maxSize string
+	access                         client.Access
 	timeout, flush                 time.Duration
 	readOnly, verbose              bool
 }
@@ -52,11 +53,9 @@ func newGocacheprogCommand() *cobra.Command {
 		Example: "  GOCACHEPROG='sarsen gocacheprog --server grpcs://cache.example:443' go build ./...\n  SARSEN_SERVER=grpc://cache:8980 GOCACHEPROG='sarsen gocacheprog --verbose' go test ./...",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for flag, variable := range gocacheVariables {
-				if value := os.Getenv(variable); value != "" && !cmd.Flags().Changed(flag) {
-					if err := cmd.Flags().Set(flag, value); err != nil {
-						return &usageError{fmt.Errorf("%s: %w", variable, err)}
-					}
+			for _, variables := range []map[string]string{gocacheVariables, accessVariables} {
+				if err := setFromVariables(cmd.Flags(), variables); err != nil {
+					return err
 				}
 			}
 			return g.run(cmd)
@@ -65,6 +64,7 @@ func newGocacheprogCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&g.server, "server", "grpc://127.0.0.1:8980", "the server: grpc://HOST:PORT, grpcs://HOST:PORT for TLS, or none; or SARSEN_SERVER")
 	f.StringVar(&g.instance, "instance", "", "the instance name under which entries are kept; or SARSEN_INSTANCE")
+	addAccess(f, &g.access)
 	f.StringVar(&g.dir, "dir", "", "where outputs are kept (default: beside Go's own cache); or SARSEN_GOCACHE_DIR")
 	f.StringVar(&g.maxSize, "max-size", "10GB", "how much disk they may take; or SARSEN_GOCACHE_MAX_SIZE")
 	f.DurationVar(&g.timeout, "timeout", 3*time.Second, "how long the server may take to answer; or SARSEN_GOCACHE_TIMEOUT")
@@ -103,7 +103,11 @@ func (g *gocacheprog) run(cmd *cobra.Command) error {
 		if err != nil {
 			return &usageError{fmt.Errorf("--server: %w", err)}
 		}
-		conn, err := target.Connect()
+		access, err := g.access.Options(target)
+		if err != nil {
+			return &usageError{fmt.Errorf("--server: %w", err)}
+		}
+		conn, err := target.Connect(access...)
 		if err != nil {
 			return err
 		}
