@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -100,11 +101,14 @@ func newRig(t testing.TB, o Options, attributes ...Attribute) *rig {
 	web := httptest.NewTLSServer(c)
 	t.Cleanup(web.Close)
 	r := &rig{t: t, cache: c, url: web.URL, socket: filepath.Join(t.TempDir(), "s"), ended: make(chan error, 1)}
-	remote, err := NewRemote(strings.Replace(web.URL, "//", "//user:pass~%3F@", 1)+"/ccache/team/", attributes)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	remote, err := NewRemote(strings.Replace(web.URL, "//", "//user:pass~%3F@", 1)+"/ccache/team/", append(attributes, Attribute{"tls-ca", ca}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	remote.client.Transport.(*http.Transport).TLSClientConfig = web.Client().Transport.(*http.Transport).TLSClientConfig
 	o.Remote, o.Socket, o.Identity = remote, r.socket, "a test"
 	s, err := Listen(o)
 	if err != nil {
@@ -255,6 +259,7 @@ func TestNonsense(t *testing.T) {
 	}{
 		{"", nil}, {"ftp://host/", nil}, {"https://", nil}, {"https://host:port:1/%zz", nil},
 		{"https://host/", []Attribute{{"layout", "round"}}}, {"https://host/", []Attribute{{"header", "none"}}}, {"https://host/", []Attribute{{"what", "ever"}}},
+		{"https://host/", []Attribute{{"tls-ca", "/none"}}}, {"https://host/", []Attribute{{"tls-cert", "/none"}}},
 	} {
 		if _, err := NewRemote(test.url, test.attributes); err == nil {
 			t.Errorf("%s %v: got no error", test.url, test.attributes)

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/tlsfiles"
 )
 
 // A Remote is the server that has the values.
@@ -23,6 +25,8 @@ type Remote struct {
 	layout func(key string) string
 	client *http.Client
 	wrong  error // or nil
+
+	ca, cert, key string // files
 }
 
 // Unusable returns a Remote of which every request fails with err. ccache waits ten seconds for a helper that
@@ -33,7 +37,8 @@ func Unusable(err error) Remote { return Remote{wrong: err} }
 type Attribute struct{ Name, Value string }
 
 // NewRemote reads a URL http://[USER:PASSWORD@]HOST[:PORT]/PATH, or https, and the attributes that ccache's own HTTP
-// storage has: bearer-token=TOKEN, header=NAME=VALUE, and layout=subdirs|flat|bazel. Others are an error.
+// storage has: bearer-token=TOKEN, header=NAME=VALUE, and layout=subdirs|flat|bazel; and tls-ca=FILE, tls-cert=FILE and
+// tls-key=FILE for https. Others are an error.
 func NewRemote(text string, attributes []Attribute) (Remote, error) {
 	u, err := url.Parse(text)
 	if err != nil {
@@ -55,9 +60,13 @@ func NewRemote(text string, attributes []Attribute) (Remote, error) {
 			return Remote{}, err
 		}
 	}
+	config, err := tlsfiles.Client(r.ca, r.cert, r.key)
+	if err != nil {
+		return Remote{}, err
+	}
 	r.client = &http.Client{
 		Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+			TLSClientConfig: config, Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 			MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true,
 			// A value is stored as it is.
 			DisableCompression: true,
@@ -82,6 +91,12 @@ func (r *Remote) set(a Attribute) error {
 		if r.layout = layouts[a.Value]; r.layout == nil {
 			return fmt.Errorf("attribute layout: want subdirs, flat or bazel, not %q", a.Value)
 		}
+	case "tls-ca":
+		r.ca = a.Value
+	case "tls-cert":
+		r.cert = a.Value
+	case "tls-key":
+		r.key = a.Value
 	case "keep-alive", "connect-timeout", "operation-timeout":
 		// They are about connections, of which this process takes care.
 	default:

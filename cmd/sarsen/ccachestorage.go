@@ -27,14 +27,16 @@ prefers to its own HTTP storage) in the PATH:
   ccache -o remote_storage='https://cache.example/ccache/team'
 
 @bearer-token=TOKEN, @header=NAME=VALUE and @layout=subdirs|flat|bazel may follow that URL, and user and
-password may be in it. Entries are the same as those of ccache's own HTTP storage.
+password may be in it. Entries are the same as those of ccache's own HTTP storage. @tls-ca=FILE trusts the
+certificates in FILE instead of the system's; @tls-cert=FILE and @tls-key=FILE show the server one. Without
+them SARSEN_TLS_CA, SARSEN_TLS_CERT and SARSEN_TLS_KEY hold.
 
 Started by hand, it listens on --socket for ccache -o remote_storage=crsh:/SOCKET, until 'ccache
 --stop-storage-helpers', a signal, or --idle-timeout.`
 
 func newCcacheStorageCommand() *cobra.Command {
 	var socket string
-	var bearer, layout string
+	var bearer, layout, ca, cert, key string
 	var headers []string
 	var o ccachestorage.Options
 	cmd := &cobra.Command{
@@ -47,7 +49,9 @@ func newCcacheStorageCommand() *cobra.Command {
 			if socket == "" {
 				return &usageError{fmt.Errorf("--socket is needed: where ccache is told to connect, with crsh:/SOCKET")}
 			}
-			attributes := []ccachestorage.Attribute{{Name: "layout", Value: layout}}
+			attributes := []ccachestorage.Attribute{
+				{Name: "layout", Value: layout}, {Name: "tls-ca", Value: ca}, {Name: "tls-cert", Value: cert}, {Name: "tls-key", Value: key},
+			}
 			if bearer != "" {
 				attributes = append(attributes, ccachestorage.Attribute{Name: "bearer-token", Value: bearer})
 			}
@@ -71,6 +75,9 @@ func newCcacheStorageCommand() *cobra.Command {
 	f.StringVar(&layout, "layout", "subdirs", "how the server names entries: subdirs, flat or bazel; Sarsen takes them all for one")
 	f.StringVar(&bearer, "bearer-token", os.Getenv("SARSEN_TOKEN"), "a token for the server; or SARSEN_TOKEN")
 	f.StringArrayVar(&headers, "header", nil, "NAME=VALUE to send with each request; may be given several times")
+	f.StringVar(&ca, "tls-ca", os.Getenv("SARSEN_TLS_CA"), "`FILE` of the certificates that are trusted instead of the system's; or SARSEN_TLS_CA")
+	f.StringVar(&cert, "tls-cert", os.Getenv("SARSEN_TLS_CERT"), "`FILE` of a client certificate for the server; or SARSEN_TLS_CERT")
+	f.StringVar(&key, "tls-key", os.Getenv("SARSEN_TLS_KEY"), "`FILE` of its key; or SARSEN_TLS_KEY")
 	f.DurationVar(&o.IdleTimeout, "idle-timeout", 0, "end after so long without a client; 0 is never")
 	f.DurationVar(&o.Timeout, "timeout", 3*time.Second, "how long the server may take to answer")
 	f.SortFlags = false
@@ -125,7 +132,9 @@ func ccacheStorageOptions(get func(string) string) (o ccachestorage.Options, err
 	if err != nil {
 		return o, err
 	}
-	var attributes []ccachestorage.Attribute
+	attributes := []ccachestorage.Attribute{
+		{Name: "tls-ca", Value: get("SARSEN_TLS_CA")}, {Name: "tls-cert", Value: get("SARSEN_TLS_CERT")}, {Name: "tls-key", Value: get("SARSEN_TLS_KEY")},
+	}
 	for i := range n {
 		attributes = append(attributes, ccachestorage.Attribute{
 			Name: get(fmt.Sprintf("CRSH_ATTR_KEY_%d", i)), Value: get(fmt.Sprintf("CRSH_ATTR_VALUE_%d", i)),
