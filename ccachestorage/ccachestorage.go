@@ -34,6 +34,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sarsen-build/sarsen/internal/breaker"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // Options say where a Server listens and whom it asks.
@@ -73,7 +74,11 @@ func Listen(o Options) (*Server, error) {
 	if err := removeStale(o.Socket); err != nil {
 		return nil, err
 	}
-	old := unix.Umask(0o077)
+	mask := 0o077
+	if mutant.SocketShared {
+		mask = 0
+	}
+	old := unix.Umask(mask)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: o.Socket, Net: "unix"})
 	unix.Umask(old)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // The bytes of the protocol, version 1.
@@ -189,6 +191,9 @@ func (c *connection) get(ctx context.Context, r request) error {
 	if err == nil && n != v.size {
 		err = io.ErrUnexpectedEOF
 	}
+	if mutant.ValueCut {
+		return nil
+	}
 	return err
 }
 
@@ -203,6 +208,9 @@ func (c *connection) put(ctx context.Context, r request) error {
 	}
 	body := &exactly{c.in, int64(r.size)}
 	done, err := c.server.put(ctx, r, body)
+	if mutant.RestUnread {
+		return c.answer(done, err)
+	}
 	// What the remote server did not want has to be read, for the next request stands behind it.
 	if _, broken := io.Copy(io.Discard, body); broken != nil {
 		return broken

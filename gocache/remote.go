@@ -15,6 +15,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/breaker"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/upstream"
 )
 
@@ -114,7 +115,7 @@ func parseResult(result *repb.ActionResult) (f found, ok bool) {
 	if at := result.GetExecutionMetadata().GetExecutionCompletedTimestamp(); at.IsValid() {
 		f.time = at.AsTime()
 	}
-	if data := files[0].GetContents(); len(data) > 0 && digest.SHA256.Of(data) == d {
+	if data := files[0].GetContents(); len(data) > 0 && (digest.SHA256.Of(data) == d || mutant.InlineBelieved) {
 		f.data = data
 	}
 	return f, true

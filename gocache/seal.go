@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 	"golang.org/x/sys/unix"
 )
@@ -40,7 +41,7 @@ func (d *directory) use(name string, e entry) bool {
 	}
 	written := time.Unix(s.Mtim.Unix())
 	if int64(written.Nanosecond()) != mark(e) {
-		if !verify(name, e) {
+		if !verify(name, e) && !mutant.SealBelieved {
 			return false
 		}
 		return seal(name, e, written) == nil

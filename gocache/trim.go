@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 const (
@@ -78,7 +80,7 @@ func (d *directory) bury() (oldest time.Time, crashed bool) {
 	}
 	entries, _ = os.ReadDir(filepath.Join(d.name, partDir))
 	for _, e := range entries {
-		if run, _, _ := strings.Cut(e.Name(), "."); !live[run] {
+		if run, _, _ := strings.Cut(e.Name(), "."); !live[run] || mutant.PartBuried {
 			os.Remove(filepath.Join(d.name, partDir, e.Name()))
 		}
 	}
@@ -123,7 +125,7 @@ type old struct {
 func (d *directory) trim(maxSize int64, oldest time.Time) error {
 	now := time.Now()
 	spared := now.Add(-grace)
-	if oldest.Before(spared) {
+	if oldest.Before(spared) && !mutant.RunForgotten {
 		spared = oldest
 	}
 	outputs, size := d.outputs()
@@ -190,7 +192,7 @@ func (d *directory) removeAll(victims []old, spared, until time.Time) (gone int6
 			return gone, errBusy
 		}
 		for _, v := range some {
-			if used, _, err := usedAt(v.name); err != nil || !used.Before(spared) {
+			if used, _, err := usedAt(v.name); err != nil || !used.Before(spared) && !mutant.VictimUsed {
 				continue
 			}
 			// COMMIT: the output is absent from here on.

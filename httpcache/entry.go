@@ -15,6 +15,7 @@ import (
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // maxPath bounds an entry's path, in bytes: it becomes part of its record.
@@ -89,6 +90,9 @@ func (h *handler) epochDue(s space) bool {
 	}
 	now := time.Now()
 	last, known := h.renewed.LoadOrStore(s, now)
+	if mutant.EpochUnrenewed {
+		return false
+	}
 	if !known {
 		return true
 	}
@@ -127,7 +131,7 @@ func (h *handler) epochToPut(ctx context.Context, s space) (string, error) {
 		return "", err
 	}
 	defer release()
-	if g, err = h.readEpoch(ctx, s); !errors.Is(err, blob.ErrNotFound) {
+	if g, err = h.readEpoch(ctx, s); !errors.Is(err, blob.ErrNotFound) && !mutant.EpochApart {
 		return g, err
 	}
 	return h.draw(ctx, s)
@@ -136,6 +140,9 @@ func (h *handler) epochToPut(ctx context.Context, s space) (string, error) {
 // draw begins an epoch. The caller has the turn.
 func (h *handler) draw(ctx context.Context, s space) (string, error) {
 	g := rand.Text()
+	if mutant.EpochGuessed {
+		g = s.namespace
+	}
 	err := h.putEpoch(ctx, s, g)
 	if err == nil {
 		h.renewed.Store(s, time.Now())
@@ -159,7 +166,7 @@ func (h *handler) clean(ctx context.Context, s space) error {
 	if _, err = h.readEpoch(ctx, s); errors.Is(err, blob.ErrNotFound) {
 		return nil // there is nothing
 	}
-	if err == nil {
+	if err == nil && !mutant.EpochKept {
 		_, err = h.draw(ctx, s)
 	}
 	return err
@@ -204,7 +211,11 @@ func (h *handler) keep(ctx context.Context, s space, path string, e *entry, once
 		if err != nil {
 			return false, err
 		}
-		defer release()
+		if mutant.OnceApart {
+			release()
+		} else {
+			defer release()
+		}
 		if _, err := h.findIn(ctx, s, g, path); !errors.Is(err, blob.ErrNotFound) {
 			return false, err
 		}

@@ -78,4 +78,23 @@ const (
 
 	AssetHole       = false
 	AssetDropLatest = false
+
+	EpochApart     = false
+	OnceApart      = false
+	EpochKept      = false
+	EpochGuessed   = false
+	EpochUnrenewed = false
+	CutStored      = false
+	NarinfoAlone   = false
+
+	SealBelieved   = false
+	InlineBelieved = false
+	RunForgotten   = false
+	VictimUsed     = false
+	PartBuried     = false
+
+	ValueCut     = false
+	RestUnread   = false
+	SocketShared = false
+	ManyTry      = false
 )

@@ -176,4 +176,40 @@ var (
 	AssetHole = name == "AssetHole"
 	// AssetDropLatest drops what was pushed last for one that was found incomplete (seed 002, lost update).
 	AssetDropLatest = name == "AssetDropLatest"
+
+	// EpochApart lets two who put the first entries of a namespace draw an epoch each, so that the second takes from the first what was
+	// acknowledged.
+	EpochApart = name == "EpochApart"
+	// OnceApart looks whether an entry is there and puts it without the turn in between, so that two are told that theirs stays.
+	OnceApart = name == "OnceApart"
+	// EpochKept cleans a namespace without beginning another epoch.
+	EpochKept = name == "EpochKept"
+	// EpochGuessed draws the same epoch again, so that what was cleaned or evicted with it comes back.
+	EpochGuessed = name == "EpochGuessed"
+	// EpochUnrenewed never puts an epoch again, so that it is evicted under entries that are in use.
+	EpochUnrenewed = name == "EpochUnrenewed"
+	// CutStored takes a body that was cut off for one that has ended (seed 001, torn entry).
+	CutStored = name == "CutStored"
+	// NarinfoAlone serves a .narinfo without looking for its archive (seed 002, lost inputs).
+	NarinfoAlone = name == "NarinfoAlone"
+
+	// SealBelieved takes a file that was written to for what was put.
+	SealBelieved = name == "SealBelieved"
+	// InlineBelieved does not hash the output that a server sent inside its result.
+	InlineBelieved = name == "InlineBelieved"
+	// RunForgotten trims what a go command that still runs was given.
+	RunForgotten = name == "RunForgotten"
+	// VictimUsed removes what was used since it was chosen (seed 002, eviction between check and use).
+	VictimUsed = name == "VictimUsed"
+	// PartBuried takes parts of processes that live for those of dead ones.
+	PartBuried = name == "PartBuried"
+
+	// ValueCut goes on after a value that ended in the middle, so that what comes next is taken for its rest.
+	ValueCut = name == "ValueCut"
+	// RestUnread leaves what the server did not take of a value, so that it is taken for the next request.
+	RestUnread = name == "RestUnread"
+	// SocketShared makes the socket for everybody.
+	SocketShared = name == "SocketShared"
+	// ManyTry lets all ask a server that did not answer when the pause is over, not one.
+	ManyTry = name == "ManyTry"
 )

@@ -92,6 +92,26 @@ var caught = []struct {
 
 	{"AssetHole", "asset", "TestComplete", "want ErrNotFound"},
 	{"AssetDropLatest", "asset", "TestPushedMeanwhile", "nothing is downloaded here"},
+
+	{"EpochApart", "httpcache", "TestSeededFirst", "were told that theirs was stored"},
+	{"OnceApart", "httpcache", "TestSeededFirst", "were told that theirs was stored"},
+	{"EpochKept", "httpcache", "TestSeededClean", "after clean: got"},
+	{"EpochGuessed", "httpcache", "TestEpochEvicted", "of the one before"},
+	{"EpochUnrenewed", "httpcache", "TestEvictedEntries", "got epoch"},
+	{"CutStored", "httpcache", "TestAborted", "want 400"},
+	{"NarinfoAlone", "httpcache", "TestNarURLs", "got 200, want 404"},
+
+	{"SealBelieved", "gocache", "TestDamage/a_bit_of_the_output", "want a miss"},
+	{"InlineBelieved", "gocache", "TestLyingServer", "want a miss"},
+	{"RunForgotten", "gocache", "TestTrimSparesRunning", "action 1: "},
+	{"VictimUsed", "gocache", "TestVictimUsed", "action 1: "},
+	{"PartBuried", "gocache", "TestBuryDeadOnly", "no such file"},
+
+	{"ValueCut", "ccachestorage", "TestServerBreaksOff", hangs},
+	{"RestUnread", "ccachestorage", "TestServerMisbehaves/too_large", "write unix"},
+	{"SocketShared", "ccachestorage", "TestSocket", "want it for its owner alone"},
+
+	{"ManyTry", "internal/breaker", "TestBreaker", "while one tries: allowed: got true"},
 }
 
 // hangs is what a test says that waits for ever. It gets less time than others.
