@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -66,8 +67,7 @@ func (d *directory) link(goCache string) {
 	if goCache == "" || strings.HasPrefix(d.name, goCache) {
 		return
 	}
-	hash := sha256.Sum256([]byte(d.name))
-	alias := filepath.Join(goCache, fmt.Sprintf("sarsen-%x", hash[:8]))
+	alias := aliasOf(d.name, goCache)
 	if os.MkdirAll(goCache, 0o777) != nil {
 		return
 	}
@@ -77,6 +77,15 @@ func (d *directory) link(goCache string) {
 			d.alias = alias
 		}
 	}
+}
+
+// aliasOf returns the name that the directory called name has inside goCache, or name if there is none.
+func aliasOf(name, goCache string) string {
+	if goCache == "" {
+		return name
+	}
+	hash := sha256.Sum256([]byte(name))
+	return filepath.Join(goCache, fmt.Sprintf("sarsen-%x", hash[:8]))
 }
 
 // register makes this process known to trimmers.
@@ -103,9 +112,13 @@ func (d *directory) unregister() error {
 	return errors.Join(os.Remove(d.alive.Name()), d.alive.Close())
 }
 
+// temporaryPrefix begins the names of temporary directories.
+const temporaryPrefix = "sarsen-gocache-"
+
 // openTemporary opens a directory that lasts as long as the process. No trimmer knows it.
 func openTemporary(goCache string) (*directory, error) {
-	name, err := os.MkdirTemp("", "sarsen-gocache-")
+	buryTemporaries(goCache)
+	name, err := os.MkdirTemp("", temporaryPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +127,33 @@ func openTemporary(goCache string) (*directory, error) {
 		return nil, errors.Join(err, os.RemoveAll(name))
 	}
 	return d, nil
+}
+
+// buryTemporaries removes the temporary directories of processes that were killed.
+func buryTemporaries(goCache string) {
+	names, _ := filepath.Glob(filepath.Join(os.TempDir(), temporaryPrefix+"*"))
+	for _, name := range names {
+		var s unix.Stat_t
+		if unix.Lstat(name, &s) != nil || s.Mode&unix.S_IFMT != unix.S_IFDIR || int(s.Uid) != os.Getuid() {
+			continue // not ours, whatever it leads to
+		}
+		d := &directory{name: name, alias: aliasOf(name, goCache)}
+		d.busyUntil.Store(math.MaxInt64) // nobody waits for its lock
+		// Who begins has no file there yet, or one that has no lock, but then the directory's.
+		runs, _ := os.ReadDir(filepath.Join(name, runDir))
+		unlock, ok := d.lock(true)
+		if !ok {
+			continue
+		}
+		if len(runs) == 1 {
+			d.alive, _ = os.Open(filepath.Join(name, runDir, runs[0].Name()))
+		}
+		if d.alive != nil && flock(d.alive, true) == nil {
+			d.remove()
+		}
+		d.alive.Close()
+		unlock()
+	}
 }
 
 // remove removes a temporary directory.

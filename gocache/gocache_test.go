@@ -19,7 +19,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/internal/breaker"
@@ -411,4 +413,50 @@ func TestManyProcesses(t *testing.T) {
 	if left, _ := os.ReadDir(filepath.Join(dir, runDir)); len(left) > 0 {
 		t.Errorf("processes stay: %v", left)
 	}
+}
+
+// TestServerRefuses has a server that wants a token. It is asked once, and not for each action of the build.
+func TestServerRefuses(t *testing.T) {
+	var asked atomic.Int64
+	refusing := dial(t, "127.0.0.1:1", grpc.WithUnaryInterceptor(func(context.Context, string, any, any, *grpc.ClientConn, grpc.UnaryInvoker, ...grpc.CallOption) error {
+		asked.Add(1)
+		return status.Error(codes.Unauthenticated, "a token is needed")
+	}))
+	g := run(t, Options{Dir: t.TempDir(), MaxSize: 1 << 30, Conn: refusing})
+	for i := range 20 {
+		g.miss(i)
+	}
+	if got := asked.Load(); got != 1 {
+		t.Errorf("the server was asked %d times, want once", got)
+	}
+	g.close()
+}
+
+// TestTemporaryStays has a temporary directory of a process that was killed, and one of a process that lives: who needs one
+// next removes the first.
+func TestTemporaryStays(t *testing.T) {
+	base := t.TempDir()
+	t.Setenv("TMPDIR", base)
+	goCache := filepath.Join(base, "go-build")
+	open := func() *directory {
+		d, err := openTemporary(goCache)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	dead, live := open(), open()
+	dead.alive.Close() // as the kernel does
+	other := filepath.Join(base, temporaryPrefix+"other")
+	if err := errors.Join(os.Mkdir(other, 0o700), os.Symlink(base, filepath.Join(base, temporaryPrefix+"link"))); err != nil {
+		t.Fatal(err)
+	}
+	last := open()
+	for name, want := range map[string]bool{dead.name: false, dead.alias: false, live.name: true, live.alias: true, last.name: true, other: true} {
+		if _, err := os.Lstat(name); want != (err == nil) {
+			t.Errorf("%s: got %v, want it to stay: %t", name, err, want)
+		}
+	}
+	live.remove()
+	last.remove()
 }

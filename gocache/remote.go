@@ -29,6 +29,7 @@ type remote struct {
 	results repb.ActionCacheClient
 	blobs   *upstream.Store
 	breaker breaker.Breaker
+	denied  atomic.Bool // the server lets nobody like us look anything up
 
 	queue    chan upload
 	closing  chan struct{} // closed when what waits is all that will come
@@ -78,7 +79,7 @@ func (f found) digest() digest.Digest {
 
 // find asks for the result of an action, and for its output with it.
 func (r *remote) find(ctx context.Context, action id) (f found, ok bool) {
-	if !r.breaker.Allow() {
+	if r.denied.Load() || !r.breaker.Allow() {
 		return f, false
 	}
 	begun := time.Now()
@@ -94,6 +95,9 @@ func (r *remote) find(ctx context.Context, action id) (f found, ok bool) {
 	}
 	if r.breaker.Answered(time.Since(begun), r.timeout/slow) {
 		r.log.Warn("the server is slow", "took", time.Since(begun))
+	}
+	if denies(err) && !r.denied.Swap(true) {
+		r.log.Warn("the server lets this client look nothing up", "error", err)
 	}
 	if err != nil {
 		return f, false

@@ -179,10 +179,16 @@ func (r *remote) note(err error) {
 	case errors.Is(err, blob.ErrFull), status.Code(err) == codes.ResourceExhausted:
 		r.fullTill = time.Now().Add(fullPause)
 		r.log.Warn("the server is full", "error", err)
-	case status.Code(err) == codes.PermissionDenied, status.Code(err) == codes.Unauthenticated, status.Code(err) == codes.Unimplemented:
+	case denies(err):
 		r.refused = true
 		r.log.Warn("the server takes nothing from this client", "error", err)
 	}
+}
+
+// denies reports whether the server would answer the same to all that this client asks.
+func denies(err error) bool {
+	code := status.Code(err)
+	return code == codes.PermissionDenied || code == codes.Unauthenticated || code == codes.Unimplemented
 }
 
 func away(err error) bool {
