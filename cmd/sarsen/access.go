@@ -11,11 +11,11 @@ import (
 
 // addAccess adds the flags that say how a server is reached to f.
 func addAccess(f *pflag.FlagSet, a *client.Access) {
-	f.StringVar(&a.CA, "tls-ca", "", "`FILE` of the certificates that are trusted instead of the system's; or SARSEN_TLS_CA")
-	f.StringVar(&a.Cert, "tls-cert", "", "`FILE` of a client certificate for the server; or SARSEN_TLS_CERT")
-	f.StringVar(&a.Key, "tls-key", "", "`FILE` of its key; or SARSEN_TLS_KEY")
+	f.StringVar(&a.CA, "tls-ca", "", "trust the certificates in `FILE` instead of the system's; or SARSEN_TLS_CA")
+	f.StringVar(&a.Cert, "tls-cert", "", "show the server the client certificate in `FILE`; or SARSEN_TLS_CERT")
+	f.StringVar(&a.Key, "tls-key", "", "the `FILE` with its key; or SARSEN_TLS_KEY")
 	f.StringVar(&a.Token, "token", "", "a token for the server, which other users of this machine can see here; or SARSEN_TOKEN")
-	f.StringArrayVar(&a.Headers, "header", nil, "`NAME=VALUE` to send with each call; may be given several times; or SARSEN_HEADER")
+	f.StringArrayVar(&a.Headers, "header", nil, "send `NAME=VALUE` with each call; may be given several times; or SARSEN_HEADER")
 }
 
 // accessVariables are what sets each of those flags that is not given.

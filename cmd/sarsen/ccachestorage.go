@@ -75,9 +75,9 @@ func newCcacheStorageCommand() *cobra.Command {
 	f.StringVar(&layout, "layout", "subdirs", "how the server names entries: subdirs, flat or bazel; Sarsen takes them all for one")
 	f.StringVar(&bearer, "bearer-token", os.Getenv("SARSEN_TOKEN"), "a token for the server; or SARSEN_TOKEN")
 	f.StringArrayVar(&headers, "header", nil, "NAME=VALUE to send with each request; may be given several times")
-	f.StringVar(&ca, "tls-ca", os.Getenv("SARSEN_TLS_CA"), "`FILE` of the certificates that are trusted instead of the system's; or SARSEN_TLS_CA")
-	f.StringVar(&cert, "tls-cert", os.Getenv("SARSEN_TLS_CERT"), "`FILE` of a client certificate for the server; or SARSEN_TLS_CERT")
-	f.StringVar(&key, "tls-key", os.Getenv("SARSEN_TLS_KEY"), "`FILE` of its key; or SARSEN_TLS_KEY")
+	f.StringVar(&ca, "tls-ca", os.Getenv("SARSEN_TLS_CA"), "trust the certificates in `FILE` instead of the system's; or SARSEN_TLS_CA")
+	f.StringVar(&cert, "tls-cert", os.Getenv("SARSEN_TLS_CERT"), "show the server the client certificate in `FILE`; or SARSEN_TLS_CERT")
+	f.StringVar(&key, "tls-key", os.Getenv("SARSEN_TLS_KEY"), "the `FILE` with its key; or SARSEN_TLS_KEY")
 	f.DurationVar(&o.IdleTimeout, "idle-timeout", 0, "end after so long without a client; 0 is never")
 	f.DurationVar(&o.Timeout, "timeout", 3*time.Second, "how long the server may take to answer")
 	f.SortFlags = false
