@@ -169,6 +169,11 @@ func (s *Server) ask(ctx context.Context, method string, key []byte, body io.Rea
 	if err == nil {
 		request.ContentLength = size
 		request.Header = s.o.Remote.header.Clone()
+		// Each request may be made again where the server closed a connection just then. No such header is sent.
+		request.Header["Idempotency-Key"] = []string{}
+		if h, ok := body.(held); ok {
+			request.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(progress{bytes.NewReader(h.value), c}), nil }
+		}
 		if body != nil {
 			request.Header.Set("Content-Type", "application/octet-stream")
 		}
@@ -309,6 +314,15 @@ func (s *Server) get(ctx context.Context, r request) (*value, error) {
 // refusal is a status that stands neither for yes nor for no.
 func (c *call) refusal() error { return fmt.Errorf("the server answers %s", c.response.Status) }
 
+// maxHeld is how large a value may be, in bytes, that is read before it is sent, so that it can be sent again.
+const maxHeld = 256 << 10
+
+// A held value is in memory.
+type held struct {
+	*bytes.Reader
+	value []byte
+}
+
 // put stores a value, unless there is one and r says to leave it.
 func (s *Server) put(ctx context.Context, r request, body io.Reader) (done bool, err error) {
 	if !r.overwrite {
@@ -321,6 +335,13 @@ func (s *Server) put(ctx context.Context, r request, body io.Reader) (done bool,
 		if is == http.StatusOK {
 			return false, nil
 		}
+	}
+	if r.size <= maxHeld {
+		value := make([]byte, r.size)
+		if _, err := io.ReadFull(body, value); err != nil {
+			return false, whole(err)
+		}
+		body = held{bytes.NewReader(value), value}
 	}
 	c, err := s.ask(ctx, http.MethodPut, r.key, body, int64(r.size))
 	if err != nil {
