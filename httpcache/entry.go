@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
@@ -85,18 +84,10 @@ func (h *handler) readEpoch(ctx context.Context, s space) (string, error) {
 // epochDue reports whether the epoch of s should be put again, so that its lease does not end while s is in use: all
 // entries hang on it, and what is merely used may be evicted. It says so to one caller.
 func (h *handler) epochDue(s space) bool {
-	if h.Lease <= 0 {
+	if h.Lease <= 0 || mutant.EpochUnrenewed {
 		return false
 	}
-	now := time.Now()
-	last, known := h.renewed.LoadOrStore(s, now)
-	if mutant.EpochUnrenewed {
-		return false
-	}
-	if !known {
-		return true
-	}
-	return now.Sub(last.(time.Time)) >= h.Lease/4 && h.renewed.CompareAndSwap(s, last, now)
+	return h.renewed.due(s, h.Lease/4)
 }
 
 // renew puts the epoch of s again as it is.
@@ -111,7 +102,7 @@ func (h *handler) renew(ctx context.Context, s space) error {
 		err = h.putEpoch(ctx, s, g)
 	}
 	if err != nil {
-		h.renewed.Delete(s) // the next one tries again
+		h.renewed.failed(s)
 	}
 	return err
 }
@@ -145,7 +136,7 @@ func (h *handler) draw(ctx context.Context, s space) (string, error) {
 	}
 	err := h.putEpoch(ctx, s, g)
 	if err == nil {
-		h.renewed.Store(s, time.Now())
+		h.renewed.put(s)
 	}
 	return g, err
 }

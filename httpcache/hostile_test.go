@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sarsen-build/sarsen/digest"
 )
@@ -117,4 +118,18 @@ func TestNarURLs(t *testing.T) {
 func TestCheckMethods(t *testing.T) {
 	f := newFixture(t, nil)
 	f.send("POST", "/sccache/team/.sccache_check", []byte("x")).must(t, http.StatusMethodNotAllowed)
+}
+
+// TestManyNamespaces uses more namespaces than are remembered.
+func TestManyNamespaces(t *testing.T) {
+	var r renewals
+	for i := range 3 * maxRenewals {
+		s := space{routeGradle, fmt.Sprint(i)}
+		if !r.due(s, time.Hour) || r.due(s, time.Hour) {
+			t.Fatalf("%v: want it to be due once", s)
+		}
+	}
+	if len(r.last) > maxRenewals {
+		t.Errorf("got %d namespaces in memory, want %d at most", len(r.last), maxRenewals)
+	}
 }

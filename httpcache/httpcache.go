@@ -38,7 +38,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -94,7 +93,7 @@ type handler struct {
 	stall     time.Duration
 	checking  atomic.Bool // a check is running
 	turns     turns
-	renewed   sync.Map      // by space: when its epoch was put last
+	renewed   renewals
 	calls     chan struct{} // one for each call of the store for a dialect that is under way
 	hurry     time.Duration // what the waits for such calls are divided by; tests are in a hurry
 	spoolLeft atomic.Int64  // bytes that bodies of unknown size may still take; negative while one is refused
