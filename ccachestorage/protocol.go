@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/sarsen-build/sarsen/internal/mutant"
@@ -91,9 +92,9 @@ func whole(err error) error {
 	return err
 }
 
-// appendMessage appends a text, cut to what the protocol allows.
+// appendMessage appends a text, cut to what the protocol allows: 255 bytes of UTF-8.
 func appendMessage(b []byte, text string) []byte {
-	text = text[:min(len(text), 255)]
+	text = strings.ToValidUTF8(text[:min(len(text), 255)], "")
 	return append(append(b, byte(len(text))), text...)
 }
 

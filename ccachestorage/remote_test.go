@@ -2,6 +2,7 @@ package ccachestorage
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
@@ -31,6 +32,15 @@ func TestConnectionGone(t *testing.T) {
 		c.want("put again", c.put(i, value, flagOverwrite), "ok")
 		if is, got := c.get(i); is != "ok" || string(got) != string(value) {
 			t.Errorf("get %d: got %s, %d bytes", i, is, len(got))
+		}
+	}
+}
+
+// TestMessages cuts what is too long, between two letters.
+func TestMessages(t *testing.T) {
+	for text, want := range map[string]string{"": "", "x": "x", strings.Repeat("x", 300): strings.Repeat("x", 255), strings.Repeat("\u00e4", 200): strings.Repeat("\u00e4", 127)} {
+		if got := string(appendMessage(nil, text)); got != string([]byte{byte(len(want))})+want {
+			t.Errorf("%.10q...: got %q", text, got)
 		}
 	}
 }
