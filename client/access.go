@@ -37,7 +37,7 @@ func (a Access) Options(t Target) ([]grpc.DialOption, error) {
 	for _, h := range a.Headers {
 		name, value, ok := strings.Cut(h, "=")
 		if name = strings.ToLower(name); !ok || !isHeader(name) {
-			return nil, fmt.Errorf("header %.40q: want NAME=VALUE, NAME of letters, digits, - _ and .", name)
+			return nil, fmt.Errorf("header %.40q: want NAME=VALUE, with letters, digits, hyphens, dots and underscores in NAME", name)
 		}
 		shown[name] = value
 	}
