@@ -133,3 +133,17 @@ func TestManyNamespaces(t *testing.T) {
 		t.Errorf("got %d namespaces in memory, want %d at most", len(r.last), maxRenewals)
 	}
 }
+
+// TestModuleTooLarge completes a module of more than the store ever takes: the client must not try again and again.
+func TestModuleTooLarge(t *testing.T) {
+	f := newFixture(t, nil) // takes 8 MiB
+	const module = "/api/cache/module/"
+	_, rest, _ := strings.Cut(f.do("POST", module+"start"+kuraQuery+"&hash=h&name=m", nil).must(t, 200).body, `{"upload_id":"`)
+	upload := kuraQuery + "&upload_id=" + strings.TrimSuffix(rest, `"}`)
+	for n := 1; n <= 2; n++ {
+		f.send("POST", fmt.Sprintf("%spart%s&part_number=%d", module, upload, n), noise(uint64(n), 5<<20)).must(t, 204)
+	}
+	f.handler.spoolLeft.Add(-4 << 20) // another upload is under way
+	f.send("POST", module+"complete"+upload, []byte(`{"parts":[1,2]}`)).must(t, 413)
+	f.send("POST", module+"complete"+upload, []byte(`{"parts":[1]}`)).must(t, 429)
+}

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,7 +13,6 @@ import (
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
-	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 )
 
@@ -169,23 +167,42 @@ func (x *exchange) completeModule(query url.Values) error {
 	return x.finish(func(ctx context.Context) error { return x.remove(ctx, x.space, "upload/"+id) })
 }
 
+// measure refuses parts of an upload that are not here, in no order, or too much in sum: before any is copied, since who
+// is told that there is no room at the moment tries again.
+func (x *exchange) measure(id string, parts []int) error {
+	var size int64
+	for i, n := range parts {
+		if i > 0 && n <= parts[i-1] {
+			return refuse(http.StatusBadRequest, "part %d comes after part %d", n, parts[i-1])
+		}
+		o, err := x.openPart(partPath(id, n))
+		if err != nil {
+			return err
+		}
+		size += o.digest.Size
+		o.Close()
+	}
+	switch {
+	case size > maxModule:
+		return refuse(http.StatusUnprocessableEntity, "the parts have more than %d bytes", int64(maxModule))
+	case size > x.MaxBlobSize:
+		return refuse(http.StatusRequestEntityTooLarge, "the parts have more than the %d bytes that are taken", x.MaxBlobSize)
+	}
+	return nil
+}
+
 // assemble returns the parts of an upload, one after the other.
 func (x *exchange) assemble(id string, parts []int) (*received, error) {
+	if err := x.measure(id, parts); err != nil {
+		return nil, err
+	}
 	f, err := x.newSpool(errNoSpool)
 	if err != nil {
 		return nil, err
 	}
 	sum := sha256.New()
-	for i, n := range parts {
-		if i > 0 && n <= parts[i-1] {
-			err = refuse(http.StatusBadRequest, "part %d comes after part %d", n, parts[i-1])
-		} else {
-			err = x.copyPart(io.MultiWriter(f, sum), partPath(id, n))
-		}
-		if err == nil && f.taken > maxModule {
-			err = refuse(http.StatusUnprocessableEntity, "the parts have more than %d bytes", int64(maxModule))
-		}
-		if err != nil {
+	for _, n := range parts {
+		if err := x.copyPart(io.MultiWriter(f, sum), partPath(id, n)); err != nil {
 			f.Close()
 			return nil, err
 		}
@@ -194,13 +211,16 @@ func (x *exchange) assemble(id string, parts []int) (*received, error) {
 	return &received{digest: d, file: f}, nil
 }
 
-func (x *exchange) copyPart(w io.Writer, path string) error {
-	o, err := await(x.r.Context(), x.handler, x.patience, func(ctx context.Context) (*opened, error) {
-		return x.open(ctx, x.space, path)
-	}, func(o *opened) { o.Close() })
-	if errors.Is(err, blob.ErrNotFound) {
-		return refuse(http.StatusBadRequest, "%s is not here", path)
+func (x *exchange) openPart(path string) (*opened, error) {
+	o, err := x.lookUp(path)
+	if err != nil && statusOf(err) == http.StatusNotFound {
+		return nil, refuse(http.StatusBadRequest, "%s is not here", path)
 	}
+	return o, err
+}
+
+func (x *exchange) copyPart(w io.Writer, path string) error {
+	o, err := x.openPart(path)
 	if err != nil {
 		return err
 	}
