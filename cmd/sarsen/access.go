@@ -5,9 +5,22 @@ import (
 	"os"
 
 	"github.com/spf13/pflag"
+	"google.golang.org/grpc"
 
 	"github.com/sarsen-build/sarsen/client"
 )
+
+// accessText ends the help of a flag that names a server.
+const accessText = "; SARSEN_TLS_CA, SARSEN_TLS_CERT, SARSEN_TLS_KEY, SARSEN_TOKEN and SARSEN_HEADER say how it is reached, as for gocacheprog"
+
+// reach connects to a server as the variables say.
+func reach(target client.Target, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	options, err := accessOfVariables().Options(target)
+	if err != nil {
+		return nil, err
+	}
+	return target.Connect(append(options, more...)...)
+}
 
 // addAccess adds the flags that say how a server is reached to f.
 func addAccess(f *pflag.FlagSet, a *client.Access) {

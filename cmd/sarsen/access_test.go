@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/sarsen-build/sarsen/digest"
 )
 
 // TestGocacheprogAccess has flags and variables that say what a server wants to see.
@@ -72,5 +74,25 @@ func TestCCAccess(t *testing.T) {
 	got := ccSettings{CA: "/ca", Cert: "/cert", Key: "/key", Token: "secret"}.access()
 	if got.Cert != "" || got.Key != "/other" || got.Token != "secret" {
 		t.Errorf("got %+v, want the variable's key without the setting's certificate", got)
+	}
+}
+
+// TestEveryClientAccess has a file of certificates that is not there, which each command that is a client looks for.
+func TestEveryClientAccess(t *testing.T) {
+	t.Setenv("SARSEN_TLS_CA", "/none")
+	const server = "grpcs://127.0.0.1:1"
+	for _, args := range [][]string{
+		{"get", "--server", server, digest.SHA256.Of([]byte("x")).String()},
+		{"put", "--server", server, "access_test.go"},
+		{"workers", "--server", server},
+		{"worker", "--scheduler", server, "--dir", t.TempDir()},
+	} {
+		cmd := newRootCommand()
+		cmd.SetArgs(args)
+		cmd.SetOut(new(bytes.Buffer))
+		cmd.SetErr(new(bytes.Buffer))
+		if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), "/none") {
+			t.Errorf("%s: got %v, want an error about the file", args[0], err)
+		}
 	}
 }

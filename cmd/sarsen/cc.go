@@ -90,12 +90,12 @@ The options ask for what follows instead of compiling. docs/cc.md has all variab
 type ccSettings struct {
 	MaxSize  string `yaml:"max_size"`
 	Remote   string `yaml:"remote"`
-	Instance string `yaml:"instance"`
-	ReadOnly bool   `yaml:"remote_read_only"`
 	CA       string `yaml:"remote_tls_ca"`
 	Cert     string `yaml:"remote_tls_cert"`
 	Key      string `yaml:"remote_tls_key"`
 	Token    string `yaml:"remote_token"`
+	Instance string `yaml:"instance"`
+	ReadOnly bool   `yaml:"remote_read_only"`
 	Idle     string `yaml:"idle"`
 	Mode     string `yaml:"mode"`
 }

@@ -29,8 +29,21 @@ DIGEST is HASH/SIZE, which is SHA-256, or blake3/HASH/SIZE.`
 type remote struct{ server, instance string }
 
 func (r *remote) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&r.server, "server", "grpc://127.0.0.1:8980", "the server: grpc://HOST:PORT, or grpcs://HOST:PORT for TLS")
+	cmd.Flags().StringVar(&r.server, "server", "grpc://127.0.0.1:8980", "the server: grpc://HOST:PORT, or grpcs://HOST:PORT for TLS"+accessText)
 	cmd.Flags().StringVar(&r.instance, "instance", "", "the instance name; blobs are shared by all instances of a Sarsen, action results are not")
+}
+
+// dial connects to the server and asks for its capabilities.
+func (r *remote) dial(ctx context.Context) (*client.Client, error) {
+	target, err := client.ParseTarget(r.server)
+	if err != nil {
+		return nil, err
+	}
+	options, err := accessOfVariables().Options(target)
+	if err != nil {
+		return nil, err
+	}
+	return client.Dial(ctx, r.server, r.instance, options...)
 }
 
 // inspector returns a command that takes one digest and looks into a server.
@@ -52,7 +65,7 @@ func inspector(name, short, long string, run func(ctx context.Context, c *client
 			if err != nil {
 				return err
 			}
-			c, err := client.Dial(cmd.Context(), from.server, from.instance)
+			c, err := from.dial(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -29,7 +29,7 @@ A digest is HASH/SIZE, or blake3/HASH/SIZE with --digest-function blake3; get, l
 			if !ok {
 				return fmt.Errorf("unknown digest function %q; --digest-function takes sha256 or blake3", name)
 			}
-			c, err := client.Dial(cmd.Context(), to.server, to.instance)
+			c, err := to.dial(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -82,7 +82,7 @@ lets a worker finish first.`,
 			if err != nil {
 				return &usageError{fmt.Errorf("--scheduler: %w", err)}
 			}
-			conn, err := target.Connect(workerDial...)
+			conn, err := reach(target, workerDial...)
 			if err != nil {
 				return err
 			}
@@ -98,7 +98,7 @@ lets a worker finish first.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&scheduler, "scheduler", "grpc://127.0.0.1:8980", "the server: grpc://HOST:PORT, or grpcs://HOST:PORT for TLS")
+	cmd.Flags().StringVar(&scheduler, "scheduler", "grpc://127.0.0.1:8980", "the server: grpc://HOST:PORT, or grpcs://HOST:PORT for TLS"+accessText)
 	cmd.Flags().StringVar(&w.name, "name", hostName(), "this worker's name, unique among the workers of a scheduler")
 	cmd.Flags().StringVar(&w.dir, "dir", defaultWorkerDir(), "where inputs are kept and actions run, on one file system")
 	cmd.Flags().IntVar(&w.slots, "slots", runtime.NumCPU(), "how many actions run at once")

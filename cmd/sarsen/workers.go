@@ -60,7 +60,7 @@ WORKER is its name in 'sarsen workers'.`,
 }
 
 func serverFlag(cmd *cobra.Command, server *string) {
-	cmd.Flags().StringVar(server, "server", "grpc://127.0.0.1:8980", "the server: grpc://HOST:PORT, or grpcs://HOST:PORT for TLS")
+	cmd.Flags().StringVar(server, "server", "grpc://127.0.0.1:8980", "the server: grpc://HOST:PORT, or grpcs://HOST:PORT for TLS"+accessText)
 }
 
 // withWorkers calls do with the part of a server that knows its workers.
@@ -69,7 +69,7 @@ func withWorkers(ctx context.Context, server string, do func(context.Context, pb
 	if err != nil {
 		return &usageError{err}
 	}
-	conn, err := target.Connect()
+	conn, err := reach(target)
 	if err != nil {
 		return err
 	}
