@@ -1,14 +1,19 @@
 package httpcache
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/model"
 )
 
 // TestNamesOfBytes names entries by bytes that are no UTF-8, which a record can't hold. That is the client's mistake,
@@ -146,4 +151,32 @@ func TestModuleTooLarge(t *testing.T) {
 	f.handler.spoolLeft.Add(-4 << 20) // another upload is under way
 	f.send("POST", module+"complete"+upload, []byte(`{"parts":[1,2]}`)).must(t, 413)
 	f.send("POST", module+"complete"+upload, []byte(`{"parts":[1]}`)).must(t, 429)
+}
+
+// A slow store takes a second to say what is missing.
+type slow struct{ *model.Store }
+
+func (s slow) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) {
+	time.Sleep(time.Second)
+	return s.Store.Missing(ctx, ds)
+}
+
+// TestSlowQuery asks a slow store for many artifacts at once: that is a look-up too, answered in the time of one.
+func TestSlowQuery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := slow{model.New(time.Hour)}
+		h := newHandler(Options{Store: store, Actions: action.New(store, store), SpoolDir: t.TempDir()})
+		do := func(method, path, body string) int {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))
+			return w.Code
+		}
+		if got := do("PUT", "/turbo/team/v8/artifacts/a", "x"); got != 202 {
+			t.Fatalf("PUT: got %d", got)
+		}
+		begun := time.Now()
+		if got := do("POST", "/turbo/team/v8/artifacts", `{"hashes":["`+strings.Repeat(`a","`, 100)+`a"]}`); got != 403 || time.Since(begun) > forTurbo.patience {
+			t.Errorf("got %d after %v, want 403 within %v", got, time.Since(begun), forTurbo.patience)
+		}
+	})
 }

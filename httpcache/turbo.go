@@ -108,27 +108,41 @@ func (x *exchange) turboQuery() error {
 	if len(query.Hashes) > maxHashes {
 		return refuse(http.StatusRequestEntityTooLarge, "the query names more than the %d artifacts that are looked up at once", maxHashes)
 	}
-	type artifact struct {
-		Size     int64  `json:"size"`
-		Duration int64  `json:"taskDurationMs"`
-		Tag      string `json:"tag,omitempty"`
+	answer, err := await(x.r.Context(), x.handler, x.patience, func(ctx context.Context) (map[string]*artifact, error) {
+		return x.artifacts(ctx, x.space, query.Hashes)
+	}, func(map[string]*artifact) {})
+	if err != nil {
+		return err
 	}
-	answer := map[string]*artifact{}
-	for _, hash := range query.Hashes {
-		e, err := await(x.r.Context(), x.handler, x.patience, func(ctx context.Context) (*entry, error) {
-			return x.find(ctx, x.space, hash)
-		}, func(*entry) {})
+	return x.json(answer)
+}
+
+// An artifact is what a batch query is told.
+type artifact struct {
+	Size     int64  `json:"size"`
+	Duration int64  `json:"taskDurationMs"`
+	Tag      string `json:"tag,omitempty"`
+}
+
+// artifacts returns those that are here, by hash, and nil for the others.
+func (h *handler) artifacts(ctx context.Context, s space, hashes []string) (map[string]*artifact, error) {
+	all := map[string]*artifact{}
+	for _, hash := range hashes {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		e, err := h.find(ctx, s, hash)
 		if errors.Is(err, blob.ErrNotFound) {
-			answer[hash] = nil
+			all[hash] = nil
 			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		duration, _ := strconv.ParseInt(e.value(artifactDuration), 10, 64) // or zero
-		answer[hash] = &artifact{e.digest.Size, duration, e.value(artifactTag)}
+		all[hash] = &artifact{e.digest.Size, duration, e.value(artifactTag)}
 	}
-	return x.json(answer)
+	return all, nil
 }
 
 // preflight answers what turbo asks with --preflight: where to go, which is here, and whether to send a token.
