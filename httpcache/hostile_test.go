@@ -112,7 +112,7 @@ func TestNarURLs(t *testing.T) {
 	f := newFixture(t, nil)
 	f.put("/nix/team/nar/1.nar", []byte("archive")).must(t, 201)
 	for url, code := range map[string]int{
-		"nar/1.nar": 200, "nar/1.nar?hash=abc": 200, "nar/2.nar?hash=abc": 404, "https://elsewhere.example/nar/2.nar": 200, "%": 404, "": 404,
+		"nar/1.nar": 200, "/nar//1.nar": 200, "nar/1.nar?hash=abc": 200, "nar/2.nar?hash=abc": 404, "https://elsewhere.example/nar/2.nar": 200, "%": 404, "": 404,
 	} {
 		f.put("/nix/team/0.narinfo", []byte("StorePath: /nix/store/0\nURL: "+url+"\nCompression: none\n")).must(t, 201)
 		f.get("/nix/team/0.narinfo").must(t, code)

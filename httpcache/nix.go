@@ -91,7 +91,7 @@ func narPath(text []byte) (path string, ours bool) {
 			if err != nil {
 				return "", true
 			}
-			return u.Path, !u.IsAbs()
+			return strings.Join(split(u.Path), "/"), !u.IsAbs()
 		}
 	}
 	return "", true
