@@ -94,7 +94,7 @@ type Record struct {
 // Records holds small values that may be superseded (action results, manifests), in the same medium
 // as blobs. The last Put wins whole.
 type Records interface {
-	// Get returns the value last put, or ErrNotFound.
+	// Get returns the value last put, and leases it, or ErrNotFound.
 	Get(ctx context.Context, key [32]byte) (Record, error)
 
 	// Put supersedes the value of key. When it returns nil, the value is as durable as the store is,

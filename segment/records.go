@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 
 	"github.com/sarsen-build/sarsen/blob"
@@ -31,7 +32,26 @@ func (r *Ring) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 	}
 	defer rd.Close()
 	value, err := rd.all()
-	return blob.Record{Value: value, Incarnation: uint64(placeOf(rd.seg.generation, rd.off-headerSize))}, err
+	if err != nil {
+		return blob.Record{}, err
+	}
+	if !mutant.RecordUnleased {
+		if err := r.leaseRecord(recordKey(key)); err != nil {
+			return blob.Record{}, err
+		}
+	}
+	return blob.Record{Value: value, Incarnation: uint64(placeOf(rd.seg.generation, rd.off-headerSize))}, nil
+}
+
+// leaseRecord leases what k is now, which may have been superseded since the caller read it.
+func (r *Ring) leaseRecord(k ledger.Key) error {
+	_, due := r.ledger.Lease(k, -1)
+	err := r.writeDownOne(k, due)
+	if err == nil || errors.Is(err, blob.ErrClosed) {
+		return err
+	}
+	r.log.Error("a record is called missing that is there", slog.Any("error", err))
+	return fmt.Errorf("%w: its lease can't be written down: %w", blob.ErrNotFound, err)
 }
 
 // Put implements blob.Records.

@@ -344,6 +344,38 @@ func TestRecordsStay(t *testing.T) {
 	})
 }
 
+// TestRecordLeased: a record that was got stays for a lease, also over a restart, however the ring turns.
+func TestRecordLeased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := &vfs.Mem{}
+		r := openRing(t, fsys, small)
+		key := [32]byte{1}
+		get := func(when string) {
+			t.Helper()
+			if rec, err := r.Get(t.Context(), key); err != nil || string(rec.Value) != "value" {
+				t.Errorf("%s: got %q, %v, want the value", when, rec.Value, err)
+			}
+		}
+		if err := r.Put(t.Context(), key, []byte("value")); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			time.Sleep(2 * small.Lease)
+			get("its lease was over, but nothing was evicted since")
+			time.Sleep(small.Lease * 3 / 4)
+			r.evictAll()
+			r.evictAll()
+			get("after eviction, in its lease")
+			closeRing(t, r)
+			r = openRing(t, fsys, small)
+			r.evictAll()
+			r.evictAll()
+			get("after a restart")
+		}
+		closeRing(t, r)
+	})
+}
+
 func TestTooLarge(t *testing.T) {
 	r := openRing(t, &vfs.Mem{}, small)
 	defer closeRing(t, r)

@@ -4,8 +4,8 @@
 // tests can compare any other store with it and front ends can be tested on a real one. Blobs stay
 // until Evict is called. Of a store that forgets by itself, Presence says what it may have forgotten.
 //
-// Committed blobs, blobs that Missing does not list, and records that were put are leased; reading
-// leases nothing.
+// Committed blobs, blobs that Missing does not list, and records that were put or got are leased; reading a
+// blob leases nothing.
 //
 // # Concurrency
 //
@@ -217,6 +217,7 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 	if r == nil || r.gone {
 		return blob.Record{}, blob.ErrNotFound
 	}
+	r.until = s.leaseEnd()
 	return r.Record, nil
 }
 

@@ -93,8 +93,9 @@ const (
 	VictimUsed     = false
 	PartBuried     = false
 
-	ValueCut     = false
-	RestUnread   = false
-	SocketShared = false
-	ManyTry      = false
+	ValueCut       = false
+	RestUnread     = false
+	SocketShared   = false
+	ManyTry        = false
+	RecordUnleased = false
 )

@@ -212,4 +212,7 @@ var (
 	SocketShared = name == "SocketShared"
 	// ManyTry lets all ask a server that did not answer when the pause is over, not one.
 	ManyTry = name == "ManyTry"
+
+	// RecordUnleased gives out a record that may be evicted at once, so that HEAD's yes is a GET's no.
+	RecordUnleased = name == "RecordUnleased"
 )

@@ -27,6 +27,7 @@ var caught = []struct {
 	{"Immutable", "segment", "TestSeeded/Immutable", "Immutable: Commit of wrong bytes"},
 	{"EarlyComplete", "segment", "TestSeededTwins", "after a restart: "},
 	{"EarlySynced", "segment", "TestSeededAcknowledged", "was acknowledged"},
+	{"RecordUnleased", "segment", "TestRecordLeased", "after eviction, in its lease"},
 	{"SyncAgain", "segment", "TestSyncFails", "Put after a sync failed"},
 
 	{"BodyUnsummed", "segment", "TestRaceTornEntry", "torn: it begins with"},
