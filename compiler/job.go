@@ -136,10 +136,15 @@ func (j *job) prepare() string {
 	if slices.Contains(command.Argv, "-H") { // which says here what headers there are
 		return "pass." + string(args.TooHard)
 	}
+	if j.special() {
+		return "pass." + string(args.Device)
+	}
 	if j.source, err = d.files.digest(j.path(command.Sources[0])); err != nil {
 		return passSource
 	}
-	if j.source.traits&(hasIncbin|hasEmbed) != 0 {
+	j.source.quoted, j.source.angled, j.source.probed = slices.Clip(j.source.quoted), slices.Clip(j.source.angled), slices.Clip(j.source.probed)
+	j.source.scan([]byte(strings.Join(command.Preprocessor, "\n"))) // what -D says may stand in the source
+	if j.source.traits&(hasIncbin|hasHidden) != 0 {
 		return passHidden
 	}
 	if j.timed(j.source.traits) && j.mode() == ModeDepend {
@@ -163,6 +168,25 @@ func (j *job) prepare() string {
 	k.add("source", j.source.digest.String())
 	j.key, j.fields = k.digest(), k.fields
 	return ""
+}
+
+// special reports whether the command names files that this process would not find by their names.
+func (j *job) special() bool {
+	c := j.command
+	names := slices.Concat(c.Sources, c.Includes, c.ExtraFiles)
+	for _, dir := range c.IncludeDirs {
+		names = append(names, dir.Path+"/")
+	}
+	for _, o := range c.Outputs {
+		names = append(names, o.Path)
+	}
+	return slices.ContainsFunc(names, special)
+}
+
+// isFile reports whether there is a regular file of that name.
+func (j *job) isFile(name string) bool {
+	s, err := stampOf(j.path(name))
+	return err == nil && s.mode.IsRegular()
 }
 
 // parts returns the answer to a command with several sources.
@@ -279,9 +303,7 @@ func (j *job) matches(r *result, memo map[string]digest.Digest) bool {
 	for _, f := range r.Files {
 		now, ok := memo[f.Name]
 		if !ok {
-			if c, err := j.daemon.files.digest(j.path(f.Name)); err == nil {
-				now = c.digest
-			}
+			now = j.now(f.Name)
 			memo[f.Name] = now
 		}
 		if now != f.Digest {
@@ -310,6 +332,15 @@ func (j *job) matches(r *result, memo map[string]digest.Digest) bool {
 		return false
 	}
 	return true
+}
+
+// now returns the digest of a file as it is. All that is no file has the same one.
+func (j *job) now(name string) digest.Digest {
+	c, err := j.daemon.files.digest(j.path(name))
+	if err != nil {
+		return digest.Digest{Function: digest.SHA256}
+	}
+	return c.digest
 }
 
 // preprocess lets the launcher run the preprocessor and looks up what it printed.

@@ -12,7 +12,7 @@ import (
 )
 
 // keyVersion changes when what is hashed, or how entries and manifests are written, changes.
-const keyVersion = "sarsen cc 2"
+const keyVersion = "sarsen cc 3"
 
 // A field is one thing that a key depends on, with the name that people are told.
 type field struct{ Name, Value string }

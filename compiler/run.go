@@ -84,8 +84,9 @@ func (j *job) dependencies(answer *launch.Answer) string {
 // the command line stands, and clang names system headers in the dependency file because of it.
 func (j *job) listsHeaders() bool {
 	c := j.command
-	return !c.Dialect.Clang() && !c.Flags.Debug &&
-		!slices.ContainsFunc(c.Argv, func(a string) bool { return strings.HasPrefix(a, "-f") && strings.Contains(a, "record") })
+	return !c.Dialect.Clang() && !c.Flags.Debug && !slices.ContainsFunc(c.Argv, func(a string) bool {
+		return strings.HasPrefix(a, "-f") && strings.Contains(a, "record") || strings.Contains(a, "-imacros") // whose headers it omits
+	})
 }
 
 // askDependencies preprocesses the source again, for the names of all headers.
@@ -209,7 +210,17 @@ func (j *job) included(report *launch.Report, deps string) ([]string, error) {
 	case !j.listsHeaders():
 		return j.askDependencies()
 	default:
+		s, err := j.daemon.ids.searchOf(j)
+		if err != nil {
+			return nil, err
+		}
 		names = slices.Clone(report.Headers)
+		for _, dir := range s.dirs { // gcc includes it of its own accord, and does not say so
+			if name := join(dir, "stdc-predef.h"); j.isFile(name) {
+				names = append(names, name)
+				break
+			}
+		}
 		slices.Sort(names)
 		names = slices.Compact(names)
 	}
@@ -239,7 +250,7 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 		if j.fresh(c.stamp, began) {
 			return nil, notFresh
 		}
-		if c.traits&(hasIncbin|hasEmbed) != 0 || precompiled(name) {
+		if c.traits&(hasIncbin|hasHidden) != 0 || precompiled(name) {
 			return nil, notHidden
 		}
 		traits |= c.traits
@@ -247,6 +258,9 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 		r.Files = append(r.Files, included{name, c.digest})
 	}
 	if traits&hasProbe != 0 {
+		return nil, notHidden
+	}
+	if slices.ContainsFunc(names, special) {
 		return nil, notHidden
 	}
 	if j.timed(traits) {
@@ -270,12 +284,21 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 			files, contents = append(files, name), append(contents, c)
 			r.Files = append(r.Files, included{name, c.digest})
 		}
-		var hidden bool
-		if r.Absent, hidden = j.gapsOf(s, files, contents); hidden {
+		gaps, found, hidden := j.gapsOf(s, files, contents)
+		if hidden {
 			return nil, notHidden
+		}
+		r.Absent = gaps
+		for _, name := range found {
+			r.Files = append(r.Files, included{name, j.now(name)})
 		}
 	}
 	return r, ""
+}
+
+// special reports whether a name means another file in another process.
+func special(name string) bool {
+	return strings.HasPrefix(name, "/proc/") || strings.HasPrefix(name, "/dev/fd/") || strings.HasPrefix(name, "/dev/std")
 }
 
 // precompiled reports whether a file is a precompiled header. What that was made from is not known.
