@@ -22,7 +22,7 @@ func (j *job) deliver(e *entry, counter string) {
 			continue
 		}
 		place := j.path(o.Path)
-		temp, err := j.daemon.place(place, data, os.FileMode(0o666&^j.ask.Umask))
+		temp, err := j.place(o.Kind, place, data, os.FileMode(0o666&^j.ask.Umask))
 		if err != nil {
 			removeAll(answer.Renames)
 			j.daemon.count(passOutput)
@@ -48,11 +48,11 @@ func (e *entry) output(kind args.Kind) ([]byte, bool) {
 }
 
 // place writes a file that is to become the one at path, in the same directory.
-func (d *Daemon) place(path string, data []byte, mode os.FileMode) (temp string, err error) {
-	if s, err := os.Lstat(path); err == nil && !s.Mode().IsRegular() {
+func (j *job) place(kind args.Kind, path string, data []byte, mode os.FileMode) (temp string, err error) {
+	if s, err := os.Lstat(path); err == nil && !j.replaceable(kind, s, mode) {
 		return "", errNoFile
 	}
-	temp = d.tempName(filepath.Dir(path))
+	temp = j.daemon.tempName(filepath.Dir(path))
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return "", err
