@@ -38,6 +38,19 @@ func (j *job) deliver(e *entry, counter string) {
 	removeAll(answer.Renames) // what it did not rename
 }
 
+// whole reports whether an entry has what the command writes, each once. A server may say anything.
+func (j *job) whole(e *entry) bool {
+	left := len(e.outputs)
+	for _, o := range j.command.Outputs {
+		if _, ok := e.output(o.Kind); ok {
+			left--
+		} else if !o.Maybe {
+			return false
+		}
+	}
+	return left == 0
+}
+
 func (e *entry) output(kind args.Kind) ([]byte, bool) {
 	for _, o := range e.outputs {
 		if o.kind == kind {

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sarsen-build/sarsen/compiler/args"
 	"github.com/sarsen-build/sarsen/compiler/launch"
 )
 
@@ -33,10 +34,11 @@ type identities struct {
 	mu       sync.Mutex
 	known    map[string]*identity
 	searches map[string]*search
+	called   map[string]called
 }
 
 func newIdentities(files *hashes) *identities {
-	return &identities{files: files, known: map[string]*identity{}, searches: map[string]*search{}}
+	return &identities{files: files, known: map[string]*identity{}, searches: map[string]*search{}, called: map[string]called{}}
 }
 
 // of returns the identity of the compiler that j runs.
@@ -72,6 +74,53 @@ func (id *identity) stands() bool {
 		}
 	}
 	return true
+}
+
+// dialect returns how a compiler is called: as its name says, which may be a link to another one. A link to a program with
+// another kind of name, as ccache makes, is no compiler.
+func (ids *identities) dialect(compiler string) (args.Dialect, bool) {
+	d, ok := args.DialectOf(compiler)
+	now, err := stampOf(compiler)
+	if !ok || err != nil {
+		return 0, false
+	}
+	ids.mu.Lock()
+	known := ids.called[compiler]
+	ids.mu.Unlock()
+	if known.stamp == now {
+		return known.dialect, known.dialect != 0
+	}
+	d = follow(compiler, d)
+	ids.mu.Lock()
+	ids.called[compiler] = called{now, d}
+	ids.mu.Unlock()
+	return d, d != 0
+}
+
+// called is how a compiler is called, which has that stamp.
+type called struct {
+	stamp   stamp
+	dialect args.Dialect // 0 if it is none
+}
+
+// follow returns the dialect of a compiler whose name has the dialect d, 0 if it is none.
+func follow(compiler string, d args.Dialect) args.Dialect {
+	real, err := filepath.EvalSymlinks(compiler)
+	if err != nil {
+		return 0
+	}
+	is, ok := args.DialectOf(real)
+	switch {
+	case !ok:
+		return 0
+	case is.Clang() && d == args.GCC:
+		return args.Clang
+	case is.Clang() && d == args.GXX:
+		return args.ClangXX
+	case is.Clang() != d.Clang():
+		return 0
+	}
+	return d
 }
 
 // errScript says that the compiler is a script, which may read any file and any variable before it runs another.

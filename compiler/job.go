@@ -30,6 +30,7 @@ type job struct {
 	fields   []field       // what key was made of
 
 	preprocessed digest.Digest // of the entry, if the preprocessor ran
+	textBegan    int64         // when it did, in nanoseconds since 1970
 	hit          bool          // its outputs are an entry's
 	miss         string        // the counter of what was missing
 	nearest      []string      // what differs from the nearest result
@@ -107,14 +108,24 @@ func (j *job) mode() string {
 // isSplit is prepare's reason for a command with several sources. It is no counter: each of them is asked for.
 const isSplit = "several sources"
 
+// maxSplit bounds the arguments of a command that is compiled in parts, in bytes: systems take no more than some.
+const maxSplit = 64 << 10
+
+func length(argv []string) (n int) {
+	for _, a := range argv {
+		n += len(a) + 1
+	}
+	return n
+}
+
 // prepare reads the command line and makes the manifest's key. It returns the counter of the reason if
 // the compiler is to run as it was called.
 func (j *job) prepare() string {
 	d := j.daemon
-	if j.ask.View != d.view {
+	if j.ask.View != d.view || !j.peer.group {
 		return passView
 	}
-	dialect, ok := args.DialectOf(j.ask.Compiler)
+	dialect, ok := d.ids.dialect(j.ask.Compiler)
 	if !ok {
 		return passCompiler
 	}
@@ -128,6 +139,9 @@ func (j *job) prepare() string {
 	}
 	j.command = command
 	if len(command.Sources) != 1 {
+		if length(command.Argv) > maxSplit {
+			return "pass." + string(args.ResponseFile) // the parts have none
+		}
 		return isSplit
 	}
 	if command.Flags.CreatesPCH || command.Flags.UsesPCH {
@@ -285,7 +299,7 @@ func (j *job) try(ctx context.Context, m *manifest) *entry {
 			continue
 		}
 		e, far, err := j.daemon.entries.get(ctx, r.Entry)
-		if err != nil {
+		if err != nil || !j.whole(e) {
 			j.miss = missEvicted
 			continue
 		}
@@ -358,6 +372,10 @@ func (j *job) preprocess(ctx context.Context) (*entry, string) {
 		bytes.Contains(report.Stdout, []byte("__builtin_source_location")) {
 		return nil, "" // comments, macros and columns matter, which do not follow from what it prints
 	}
+	if traitsOf(report.Stdout)&(hasIncbin|hasHidden) != 0 {
+		return nil, "" // it only names what is read later
+	}
+	j.textBegan = report.Began
 	defer j.peer.work()()
 	k := newKey("preprocessed")
 	j.common(k, false)
@@ -370,7 +388,7 @@ func (j *job) preprocess(ctx context.Context) (*entry, string) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	e, far, err := j.daemon.entries.get(ctx, j.preprocessed)
-	if err != nil {
+	if err != nil || !j.whole(e) {
 		return nil, ""
 	}
 	if far {

@@ -81,6 +81,9 @@ func (j *job) common(k *key, withPreprocessor bool) {
 	}
 	if c.Flags.HashDir && j.env["SARSEN_CC_IGNORE_DIR"] == "" {
 		k.add("directory", j.ask.Dir)
+		if pwd := j.env["PWD"]; special(pwd) { // the compiler writes that, where Dir has the real one
+			k.add("directory's name", pwd)
+		}
 	}
 	j.outputNames(k)
 	for _, name := range c.ExtraFiles {

@@ -95,7 +95,21 @@ func (j *job) askDependencies() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseRule(text)
+	names, err := parseRule(text)
+	if err != nil {
+		return nil, err
+	}
+	return names, j.startsWithSource(names)
+}
+
+// startsWithSource returns an error if the source is not the first file that a rule names: then the rule was misread.
+func (j *job) startsWithSource(names []string) error {
+	if len(names) > 0 {
+		if s, err := stampOf(j.path(names[0])); err == nil && s == j.source.stamp {
+			return nil
+		}
+	}
+	return errDependencies
 }
 
 // tempName returns a name in a directory that nobody else uses.
@@ -124,8 +138,9 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps string) stri
 		return notDeps
 	}
 	r, reason := j.resultOf(names, report.Began)
-	// Messages show lines of the source, which the preprocessor's output does not have as they were.
-	byText := j.preprocessed.Size != 0 && len(report.Stderr) == 0
+	// Messages show lines of the source, which the preprocessor's output does not have as they were. What has changed
+	// since the preprocessor began may not be what it printed.
+	byText := j.preprocessed.Size != 0 && len(report.Stderr) == 0 && j.unchanged(names, j.textBegan)
 	if reason != "" && !byText {
 		return reason
 	}
@@ -205,6 +220,9 @@ func (j *job) included(report *launch.Report, deps string) ([]string, error) {
 			return nil, err
 		}
 		if names, err = parseRule(text); err != nil {
+			return nil, err
+		}
+		if err := j.startsWithSource(names); err != nil {
 			return nil, err
 		}
 	case !j.listsHeaders():
@@ -294,6 +312,16 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 		}
 	}
 	return r, ""
+}
+
+// unchanged reports whether the source and the files of these names are older than that.
+func (j *job) unchanged(names []string, began int64) bool {
+	for _, name := range append([]string{j.command.Sources[0]}, names...) {
+		if s, err := stampOf(j.path(name)); err != nil || special(name) || j.fresh(s, began) {
+			return false
+		}
+	}
+	return true
 }
 
 // special reports whether a name means another file in another process.

@@ -66,7 +66,7 @@ func (s *entries) get(ctx context.Context, k digest.Digest) (e *entry, far bool,
 	if err != nil {
 		return nil, true, err
 	}
-	if err := s.fetch(ctx, r); err != nil {
+	if err := s.fetch(ctx, r, maxOutput); err != nil {
 		return nil, true, err
 	}
 	e, err = s.read(ctx, r)
@@ -211,7 +211,7 @@ func (s *entries) farManifest(ctx context.Context, k digest.Digest) (*manifest, 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.fetch(ctx, r); err != nil {
+	if err := s.fetch(ctx, r, maxManifestSize); err != nil {
 		return nil, err
 	}
 	m, err := s.manifestIn(ctx, r)
@@ -257,11 +257,24 @@ func (s *entries) change(ctx context.Context, k digest.Digest, edit func(*manife
 	return m, nil
 }
 
-// fetch copies the blobs that a result of the server names into the ring.
-func (s *entries) fetch(ctx context.Context, r *repb.ActionResult) error {
+// maxOutputs bounds how many files a result of the server may have: more than there are kinds.
+const maxOutputs = 16
+
+var errShape = errors.New("the server's result is none of a compiler")
+
+// fetch copies the blobs that a result of the server names into the ring. None may be larger than limit bytes.
+func (s *entries) fetch(ctx context.Context, r *repb.ActionResult, limit int64) error {
+	if r.ExitCode != 0 || len(r.OutputFiles) > maxOutputs {
+		return errShape
+	}
 	ds, err := digestsOf(r)
 	if err != nil {
 		return err
+	}
+	for _, d := range ds {
+		if d.Size > limit {
+			return errShape
+		}
 	}
 	missing, err := s.ring.Missing(ctx, digest.SetOf(ds...))
 	if err != nil || missing.Len() == 0 {

@@ -20,6 +20,7 @@ func compile(argv []string) int {
 		fmt.Fprintf(os.Stderr, "sarsen cc: %v\n", err)
 		return statusNotFound
 	}
+	enter(compiler)
 	umask := syscall.Umask(0)
 	syscall.Umask(umask)
 	l := &launcher{compiler: compiler, args: argv[1:], env: os.Environ(), umask: umask}
@@ -56,6 +57,9 @@ func (l *launcher) become() int {
 // is to run.
 func (l *launcher) ask() (status int, done bool) {
 	cwd, err := os.Getwd()
+	if err == nil && len(cwd) > 6 && cwd[:6] == "/proc/" {
+		cwd, err = syscall.Getwd() // that name is another directory for the daemon
+	}
 	if err != nil {
 		return 0, false
 	}

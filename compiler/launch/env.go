@@ -3,6 +3,7 @@ package launch
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -51,9 +52,20 @@ func Dir() (string, error) {
 	return filepath.Join(dir, "sarsen-cc"), nil
 }
 
+// inside is the variable that lists the programs which launchers have run instead of themselves, and in which this one runs.
+const inside = "SARSEN_CC_INSIDE"
+
+// enter notes for launchers further in that this one runs a program.
+func enter(compiler string) {
+	if outer := os.Getenv(inside); outer != "" {
+		compiler = outer + string(filepath.ListSeparator) + compiler
+	}
+	os.Setenv(inside, compiler)
+}
+
 // Find returns the absolute path of the compiler that argv0 means. If that is a path, it is taken, unless it
 // leads to this program itself under another name; a name is looked for in PATH, where this program is
-// skipped.
+// skipped, and so are the programs that this process is run by: one may be a script of the compiler's name that calls sarsen cc.
 func Find(argv0 string) (string, error) {
 	self, selfErr := os.Stat("/proc/self/exe")
 	if selfErr != nil {
@@ -61,7 +73,11 @@ func Find(argv0 string) (string, error) {
 			self, selfErr = os.Stat(name)
 		}
 	}
+	outer := filepath.SplitList(os.Getenv(inside))
 	other := func(name string) bool {
+		if abs, err := filepath.Abs(name); err == nil && slices.Contains(outer, abs) {
+			return false
+		}
 		info, err := os.Stat(name)
 		return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && (selfErr != nil || !os.SameFile(self, info))
 	}

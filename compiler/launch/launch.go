@@ -62,6 +62,9 @@ func command(argv []string) []string {
 	case isCompiler(filepath.Base(argv[0])):
 		return argv
 	case len(argv) > 2 && argv[1] == Program && !strings.HasPrefix(argv[2], "-"):
+		if again := command(argv[2:]); again != nil && filepath.Base(argv[2]) == filepath.Base(argv[0]) {
+			return again // sarsen cc sarsen cc gcc
+		}
 		return argv[2:]
 	}
 	return nil
