@@ -172,6 +172,9 @@ func (j *job) prepare() string {
 	if j.identity, err = d.ids.of(j); errors.Is(err, errScript) {
 		return passScript
 	}
+	if errors.Is(err, errSpecs) {
+		return passExtra
+	}
 	if err != nil {
 		d.log.Warn("compiler", "error", err)
 		return passCompiler

@@ -167,6 +167,8 @@ func (p *gccParser) combinations() {
 		p.refuse(TooHard, "-fsyntax-only with several sources")
 	case several && (out.depFile != "" || out.diagnostics != ""):
 		p.refuse(TooHard, "one file of several sources")
+	case c.Dialect.Clang() && slices.ContainsFunc(c.Hashed, func(a string) bool { return strings.HasSuffix(a, "no-integrated-as") }):
+		p.refuse(TooHard, "-fno-integrated-as") // which of the assemblers is not known
 	case out.passed && out.driver:
 		p.refuse(TooHard, "-Wp,-MD and -MD")
 	case out.depFile != "" && c.DepMode == "":

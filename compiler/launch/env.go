@@ -10,7 +10,7 @@ import (
 // Matters reports whether a variable of that name may change what a compiler makes or what the daemon
 // does, so that it is sent. Others stay here.
 func Matters(name string) bool {
-	for _, prefix := range [...]string{"LC_", "GCC_", "CLANG_", "CCC_", "CC_PRINT_", "SARSEN_CC_", "SDK", "COLLECT_"} {
+	for _, prefix := range [...]string{"LC_", "GCC_", "CLANG_", "CCC_", "CC_PRINT_", "SARSEN_CC_", "SDK", "COLLECT_", "LD_"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
