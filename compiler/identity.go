@@ -25,6 +25,7 @@ const queryTime = 5 * time.Second
 type identity struct {
 	digest string
 	stamps map[string]stamp // of the files that it was made from
+	gnu    bool             // the assembler can list what it reads
 	absent []gap            // files that the compiler would run or read if they were there
 }
 
@@ -247,6 +248,7 @@ func (m *maker) gcc() error {
 		if err := m.program(name, path); err != nil {
 			return err
 		}
+		m.id.gnu = m.id.gnu || name == "as" && isGNU(path)
 	}
 	specs := append(specsOf(j.command.Argv), "specs")
 	answer, err := j.query(append(prefixes(j.command.Hashed), "-print-search-dirs")...)

@@ -33,6 +33,11 @@ func (j *job) run(ctx context.Context) {
 	if deps != "" && deps != j.command.DepFile {
 		defer os.Remove(deps)
 	}
+	assembler := j.assemblerFile()
+	if assembler != "" {
+		answer.Argv = append([]string{"-Xassembler", "--MD", "-Xassembler", assembler}, answer.Argv...)
+		defer os.Remove(assembler)
+	}
 	d.writers.begin(j)
 	defer d.writers.end(j)
 	if j.peer.send(launch.Run, answer.Encode()) != nil {
@@ -45,7 +50,7 @@ func (j *job) run(ctx context.Context) {
 		return
 	}
 	rest := j.peer.work()
-	if reason := j.keep(ctx, &report, deps); reason != "" {
+	if reason := j.keep(ctx, &report, deps, assembler); reason != "" {
 		d.count(reason)
 	} else {
 		d.count(stored)
@@ -118,7 +123,7 @@ func (d *Daemon) tempName(dir string) string {
 }
 
 // keep stores what the compiler gave. It returns the counter of the reason if it did not.
-func (j *job) keep(ctx context.Context, report *launch.Report, deps string) string {
+func (j *job) keep(ctx context.Context, report *launch.Report, deps, assembler string) string {
 	d := j.daemon
 	switch {
 	case report.Status != 0:
@@ -136,6 +141,9 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps string) stri
 	names, err := j.included(report, deps)
 	if err != nil {
 		return notDeps
+	}
+	if assembler != "" && !j.assembled(assembler, names) {
+		return notHidden
 	}
 	r, reason := j.resultOf(names, report.Began)
 	// Messages show lines of the source, which the preprocessor's output does not have as they were. What has changed

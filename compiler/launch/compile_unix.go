@@ -138,10 +138,10 @@ func (l *launcher) run(a *Answer) int {
 	return report.Status
 }
 
-// blames reports whether the compiler failed at a file in the cache's folder: the dependency file that the daemon
-// asked for has no place on a full disk. Without it the compiler may succeed.
+// blames reports whether the compiler failed at a file in the cache's folder, or warns of it: the dependency files that the
+// daemon asked for have no place on a full disk. Without them the compiler may succeed.
 func (l *launcher) blames(r *Report) bool {
-	return r.Status != 0 && bytes.Contains(r.Stderr, []byte(l.dir))
+	return bytes.Contains(r.Stderr, []byte(l.dir))
 }
 
 // preprocess runs the preprocessor as the daemon wants it; what it said is the daemon's affair.
