@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // A search is where a compiler looks for headers, as it says itself.
@@ -169,7 +171,7 @@ func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap,
 		}
 		for _, probed := range c.probed {
 			for k := range here {
-				if g.add(here[k:k+1], probed) {
+				if g.add(here[k:k+1], probed) && !mutant.ProbeForgotten {
 					found = append(found, join(here[k], probed))
 				}
 			}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/compiler/args"
 	"github.com/sarsen-build/sarsen/compiler/launch"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // queryTime bounds how long a compiler may take to answer a question about itself.
@@ -168,9 +169,11 @@ func (ids *identities) make(j *job) (*identity, error) {
 		return nil, err
 	}
 	var err error
-	if j.command.Dialect.Clang() {
+	switch {
+	case mutant.DriverOnly:
+	case j.command.Dialect.Clang():
 		err = m.clang()
-	} else {
+	default:
 		err = m.gcc()
 	}
 	m.id.digest = m.key.digest().Hex()

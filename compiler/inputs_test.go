@@ -120,3 +120,13 @@ func TestPipeAsHeader(t *testing.T) {
 		t.Errorf("got %+v, want success", got)
 	}
 }
+
+// TestBack: a header that is as it was leads to the entry of then.
+func TestBack(t *testing.T) {
+	u := newUser(t)
+	u.write("x.c", "#include \"h.h\"\nint x = V;\n")
+	for i, want := range []string{"miss.new", "miss.header", "hit.direct"} {
+		u.write("h.h", []string{"#define V 1\n", "#define V 2\n", "#define V 1\n"}[i])
+		u.counts(want, func() { u.compile("gcc", "-c", "x.c") })
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/compiler/args"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/segment"
 	"github.com/sarsen-build/sarsen/upstream"
 )
@@ -140,6 +141,11 @@ func (s *entries) put(ctx context.Context, k digest.Digest, e *entry) error {
 }
 
 func (s *entries) putResult(ctx context.Context, k digest.Digest, r *repb.ActionResult, ds []digest.Digest, data [][]byte) error {
+	if mutant.ResultFirst {
+		if err := s.cache.Put(ctx, action.Key{Action: k}, r); err != nil {
+			return err
+		}
+	}
 	if err := errors.Join(s.ring.PutAll(ctx, ds, data)...); err != nil {
 		return err
 	}
@@ -237,7 +243,7 @@ func (s *entries) change(ctx context.Context, k digest.Digest, edit func(*manife
 	}
 	defer func() { <-slot }()
 	m := s.manifest(ctx, k)
-	if m == nil {
+	if m == nil || mutant.ManifestReplaced {
 		m = &manifest{}
 	}
 	m = edit(m)

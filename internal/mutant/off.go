@@ -78,4 +78,21 @@ const (
 
 	AssetHole       = false
 	AssetDropLatest = false
+
+	AbsentForgotten   = false
+	ProbeForgotten    = false
+	TwinForgotten     = false
+	FreshTrusted      = false
+	TextBelieved      = false
+	AssemblerBelieved = false
+	ArgumentDropped   = false
+	VariableDropped   = false
+	DirectoryDropped  = false
+	DriverOnly        = false
+	WritersIgnored    = false
+	ResultFirst       = false
+	PartTaken         = false
+	SourceReplaced    = false
+	ManifestReplaced  = false
+	CountLost         = false
 )
