@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sarsen-build/sarsen/internal/mutant"
@@ -141,8 +142,8 @@ func parseSearch(text []byte) *search {
 
 // gapsOf returns what was not there when files were read, and would have been read instead had it been, and what was only
 // looked for and found. hidden says that there is what may have been read, and is named nowhere.
-func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap, found []string, hidden bool) {
-	g := &gaps{job: j, known: map[string]bool{}, at: map[string]int{}}
+func (j *job) gapsOf(s *search, names []string, contents []content, began int64) (list []gap, found []string, hidden bool) {
+	g := &gaps{job: j, began: began, known: map[string]bool{}, at: map[string]int{}}
 	for _, name := range names {
 		g.known[plain(name)] = true
 	}
@@ -189,8 +190,12 @@ func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap,
 		hidden = g.add(here, name+".gch") || hidden
 		hidden = g.add(here, name+".pch") || hidden
 	}
+	for _, dir := range j.command.IncludeDirs {
+		now, err := stampOf(j.path(dir.Path))
+		hidden = hidden || err == nil && !now.mode.IsDir() // it may become a directory
+	}
 	same, twins := g.twins(chain, names, contents)
-	return g.list, slices.Concat(found, g.dirs, same), hidden || twins
+	return g.list, slices.Concat(found, g.dirs, same), hidden || twins || g.young
 }
 
 // plain returns a name without the ./ that dependency files leave out.
@@ -236,6 +241,8 @@ func dirOf(name string) string {
 // gaps collects names that are absent, by directory.
 type gaps struct {
 	job   *job
+	began int64           // when the compile did
+	young bool            // there is a file that may have come since
 	known map[string]bool // whether a file is there, for those that were read or looked for
 	at    map[string]int  // where a directory is in list
 	list  []gap
@@ -256,6 +263,10 @@ func (g *gaps) add(dirs []string, name string) (there bool) {
 		}
 		parent, base := dirOf(full), filepath.Base(full)
 		if !g.job.daemon.dirs.lacks(g.job.path(parent), base) {
+			if info, err := os.Lstat(g.job.path(full)); err == nil {
+				now := stampFrom(info.Sys().(*syscall.Stat_t))
+				g.young = g.young || g.job.fresh(now, g.began)
+			}
 			if info, err := os.Stat(g.job.path(full)); err == nil && !info.Mode().IsRegular() {
 				g.known[full], g.dirs = false, append(g.dirs, full)
 				continue

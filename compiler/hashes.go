@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -99,7 +100,7 @@ func (h *hashes) read(path string) (content, error) {
 		return content{}, errNoFile
 	}
 	var c content
-	if before.size > maxScan {
+	if before.size > maxScan && isBinary(f) {
 		c, err = stream(f)
 	} else {
 		data := make([]byte, before.size)
@@ -129,8 +130,15 @@ func (h *hashes) read(path string) (content, error) {
 
 var errChanged = errors.New("the file changes")
 
-// maxScan is the size in bytes above which a file is not read for traits: no text that people write is.
-const maxScan = 16 << 20
+// maxScan is the size in bytes above which a file is first looked at: compilers and their libraries have no traits.
+const maxScan = 1 << 20
+
+// isBinary reports whether a file begins as no text does.
+func isBinary(f io.ReaderAt) bool {
+	var head [512]byte
+	n, _ := f.ReadAt(head[:], 0)
+	return bytes.IndexByte(head[:n], 0) >= 0
+}
 
 // stream hashes a file that is too large for memory.
 func stream(r io.Reader) (content, error) {

@@ -47,18 +47,24 @@ func newIdentities(files *hashes) *identities {
 // of returns the identity of the compiler that j runs.
 func (ids *identities) of(j *job) (*identity, error) {
 	c := j.command
-	question := []string{j.ask.Compiler, c.Dialect.String(), c.Language, j.env["COMPILER_PATH"], j.env["GCC_EXEC_PREFIX"]}
-	question = append(question, j.env["LD_PRELOAD"], j.env["LD_LIBRARY_PATH"], j.env["LD_AUDIT"])
+	question := []string{j.ask.Compiler, c.Dialect.String(), c.Language}
+	below := false // this directory matters too
+	for _, name := range []string{"LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "LIBRARY_PATH", "PATH"} {
+		if list, set := j.env[name]; set {
+			question = append(question, name, list)
+			below = below || relative(list)
+		}
+	}
+	if below {
+		question = append(question, j.ask.Dir)
+	}
 	question = append(question, prefixes(c.Hashed)...)
 	if !c.Dialect.Clang() {
-		question = append(question, j.env["PATH"], j.env["LIBRARY_PATH"], j.lookPath("as"))
+		question = append(question, j.lookPath("as"))
 		question = append(question, specsOf(c.Argv)...)
 		if slices.ContainsFunc(c.Outputs, func(o args.Output) bool { return o.Kind == args.SplitDwarf }) {
 			question = append(question, "objcopy", j.lookPath("objcopy"))
 		}
-	}
-	if relative(j.env["LIBRARY_PATH"]) || relative(j.env["LD_LIBRARY_PATH"]) || relative(j.env["PATH"]) {
-		question = append(question, j.ask.Dir)
 	}
 	key := strings.Join(question, "\x00")
 	ids.mu.Lock()
@@ -79,7 +85,7 @@ func (ids *identities) of(j *job) (*identity, error) {
 
 // relative reports whether a list of directories has one that is below the directory in which the compiler runs.
 func relative(list string) bool {
-	return slices.ContainsFunc(filepath.SplitList(list), func(dir string) bool { return !filepath.IsAbs(dir) })
+	return list == "" || slices.ContainsFunc(filepath.SplitList(list), func(dir string) bool { return !filepath.IsAbs(dir) })
 }
 
 // stands reports whether the compiler is still made of the same files.

@@ -23,6 +23,10 @@ func TestSpecs(t *testing.T) {
 	u.write("lib/specs", specs+"2\n\n")
 	u.alike([]string{"x.o"}, argv...)
 	u.remove("lib/specs")
+	u.write("specs", specs+"8\n\n")
+	u.env[len(u.env)-1] = "LIBRARY_PATH=" // which is this directory
+	u.alike([]string{"x.o"}, argv...)
+	u.env[len(u.env)-1] = "LIBRARY_PATH=" + filepath.Join(u.work, "lib")
 	argv = append(argv, "-specs=my.specs")
 	u.write("my.specs", specs+"3\n\n")
 	u.alike([]string{"x.o"}, argv...)

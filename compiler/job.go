@@ -39,8 +39,11 @@ type job struct {
 // ReadFile implements args.Source.
 func (j *job) ReadFile(name string) ([]byte, error) { return os.ReadFile(j.path(name)) }
 
-// Getenv implements args.Source.
-func (j *job) Getenv(name string) string { return j.env[name] }
+// LookupEnv implements args.Source.
+func (j *job) LookupEnv(name string) (string, bool) {
+	value, set := j.env[name]
+	return value, set
+}
 
 // path returns the absolute path of a name that the compiler has.
 func (j *job) path(name string) string {
@@ -179,12 +182,18 @@ func (j *job) prepare() string {
 		d.log.Warn("compiler", "error", err)
 		return passCompiler
 	}
-	k := newKey("manifest")
-	j.common(k, true)
-	k.add("source name", command.Sources[0])
-	k.add("source", j.source.digest.String())
+	k := j.manifestKey()
 	j.key, j.fields = k.digest(), k.fields
 	return ""
+}
+
+// manifestKey returns the key of the manifest, of files as they are.
+func (j *job) manifestKey() *key {
+	k := newKey("manifest")
+	j.common(k, true)
+	k.add("source name", j.command.Sources[0])
+	k.add("source", j.source.digest.String())
+	return k
 }
 
 // special reports whether the command names files that this process would not find by their names.

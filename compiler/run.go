@@ -136,6 +136,9 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps, assembler s
 	if err != nil || !d.writers.alone(j) {
 		return notOutput
 	}
+	if !j.identity.stands(j) || j.manifestKey().digest() != j.key { // what is hashed has changed since
+		return notChanged
+	}
 	if !j.peer.there() { // the build may have gone on, and changed what was read
 		return notLeft
 	}
@@ -311,7 +314,7 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 			files, contents = append(files, name), append(contents, c)
 			r.Files = append(r.Files, included{name, c.digest})
 		}
-		gaps, found, hidden := j.gapsOf(s, files, contents)
+		gaps, found, hidden := j.gapsOf(s, files, contents, began)
 		if hidden {
 			return nil, notHidden
 		}

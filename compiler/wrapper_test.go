@@ -187,3 +187,42 @@ func TestGroup(t *testing.T) {
 		t.Errorf("the object belongs to group %d, want 12", got)
 	}
 }
+
+// TestComesMeanwhile: what comes after the compiler has looked for it was not what it found.
+func TestComesMeanwhile(t *testing.T) {
+	for _, c := range []struct{ name, text, hook string }{
+		{"header", "#include <h.h>\nint x = V;\n", "echo '#define V 2' > first/h.h"},
+		{"link", "#include <h.h>\nint x = V;\n", "ln -s ../other.h first/h.h"},
+		{"probe", "#if __has_include(<o.h>)\nint x = 1;\n#endif\n", ": > first/o.h"},
+		{"directory", "#include <h.h>\nint x = V;\n", "rm -r file; mkdir file; echo '#define V 2' > file/h.h"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			u := newUser(t)
+			compiler := u.wrapper()
+			u.write("first/k", "")
+			u.write("file", "")
+			u.write("other.h", "#define V 3\n")
+			u.write("second/h.h", "#define V 1\n")
+			u.write("x.c", c.text)
+			argv := []string{compiler, "-w", "-Ifirst", "-Ifile", "-Isecond", "-c", "x.c", "-o", "x.o"}
+			first := *u
+			first.env = append(u.env[:len(u.env):len(u.env)], "HOOK="+c.hook)
+			first.compile(argv...)
+			u.write("stamp", "")
+			u.alike([]string{"x.o"}, argv...)
+		})
+	}
+}
+
+// TestKeyChanges: a file that is in the key changes while the compiler runs, which may have read either.
+func TestKeyChanges(t *testing.T) {
+	u := newUser(t, "SARSEN_CC_EXTRA_FILES=extra")
+	compiler := u.wrapper()
+	u.write("x.c", "int x;\n")
+	u.write("extra", "1")
+	first := *u
+	first.env = append(u.env[:len(u.env):len(u.env)], "HOOK=echo 2 > extra")
+	first.compile(compiler, "-c", "x.c")
+	u.write("extra", "1")
+	u.counts("miss.new", func() { u.compile(compiler, "-c", "x.c") })
+}

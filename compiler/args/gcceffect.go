@@ -70,8 +70,17 @@ func (p *gccParser) effect(name, value string) {
 	case "-fprofile-use", "-fprofile-instr-use", "-fprofile-use=":
 		f.Profile = true
 		out.profileUse = value == ""
+		f.HashDir = f.HashDir || !p.c.Dialect.Clang() // which gcc names if there is no profile
 		if value != "" {
 			p.c.ExtraFiles = append(p.c.ExtraFiles, value)
+		}
+	case "-fplugin-arg-": // what it means is the plugin's affair: it may be a file
+		if _, file, ok := strings.Cut(value, "="); ok && file != "" {
+			p.c.ExtraFiles = append(p.c.ExtraFiles, file)
+		}
+	case "-mllvm":
+		if strings.Contains(value, "/") || strings.Contains(value, "file") {
+			p.refuse(TooHard, name+" "+value) // it may be written
 		}
 	case "-W":
 		// gcc looks for comments that say that a case falls through.
