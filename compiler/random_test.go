@@ -207,7 +207,7 @@ func (e *episode) command() []string {
 	if e.chance(5) {
 		return argv
 	}
-	return append(argv, "-o", e.one("out/x.o", "out/x.o", "x.out", "./out/x.o", e.where+"/out/x", source, "first/h.h"))
+	return append(argv, "-o", e.one("out/x.o", "out/x.o", "x.out", "./out/x.o", e.where+"/out/x", source, "first/new.h"))
 }
 
 // put gives an input a content.

@@ -74,14 +74,8 @@ func (p *gccParser) effect(name, value string) {
 		if value != "" {
 			p.c.ExtraFiles = append(p.c.ExtraFiles, value)
 		}
-	case "-fplugin-arg-": // what it means is the plugin's affair: it may be a file
-		if _, file, ok := strings.Cut(value, "="); ok && file != "" {
-			p.c.ExtraFiles = append(p.c.ExtraFiles, file)
-		}
-	case "-mllvm":
-		if strings.Contains(value, "/") || strings.Contains(value, "file") {
-			p.refuse(TooHard, name+" "+value) // it may be written
-		}
+	case "-fplugin-arg-", "-mllvm":
+		p.foreign(name, value)
 	case "-W":
 		// gcc looks for comments that say that a case falls through.
 		out.comments = out.comments || !p.c.Dialect.Clang() &&
@@ -98,6 +92,17 @@ func (p *gccParser) effect(name, value string) {
 		}
 	default:
 		p.color(name, value)
+	}
+}
+
+// foreign reads options that are a plugin's, or LLVM's own.
+func (p *gccParser) foreign(name, value string) {
+	_, file, ok := strings.Cut(value, "=")
+	switch {
+	case name == "-fplugin-arg-" && ok && file != "": // what it means is the plugin's affair: it may be a file
+		p.c.ExtraFiles = append(p.c.ExtraFiles, file)
+	case name == "-mllvm" && (strings.Contains(value, "/") || strings.Contains(value, "file")):
+		p.refuse(TooHard, name+" "+value) // it may be written
 	}
 }
 
