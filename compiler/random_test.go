@@ -251,7 +251,7 @@ func (e *episode) edit() {
 		os.Chtimes(filepath.Join(e.work, path), old, old)
 	case 3:
 		e.env = append(e.env, e.one("CPATH=first", "CPATH=", "CPATH=./third:", "C_INCLUDE_PATH=link", "LC_ALL=C.UTF-8", "LC_ALL=C", "SOURCE_DATE_EPOCH=1",
-			"SOURCE_DATE_EPOCH=2", "GCC_COLORS=", "TERM=xterm", "VPATH=src", "COLUMNS=40", "PWD="+e.work, "DEPENDENCIES_OUTPUT="))
+			"SOURCE_DATE_EPOCH=2", "GCC_COLORS=", "TERM=xterm", "VPATH=src", "COLUMNS=40", "LIBRARY_PATH=", "DEPENDENCIES_OUTPUT="))
 		e.log = append(e.log, e.env[len(e.env)-1])
 	case 4:
 		source := slices.Index(e.flags, "src/x.c")
@@ -260,12 +260,36 @@ func (e *episode) edit() {
 		}
 		e.flags = slices.Insert(slices.Clone(e.flags), source, e.one("-O2", "-Wunused", "-DX", "-Isecond", "-g0", "-Ifirst"))
 		e.log = append(e.log, "other arguments")
+	case 5:
+		e.move()
 	default:
 		contents := e.files[path]
 		n := e.r.IntN(len(contents))
 		e.log = append(e.log, fmt.Sprintf("%s = content %d", path, n))
 		e.put(path, contents[n])
 	}
+}
+
+// move gives the directory another name.
+func (e *episode) move() {
+	to := e.dir + ".moved"
+	if e.work == to {
+		to = e.dir + ".back"
+	}
+	e.log = append(e.log, "move to "+to)
+	if err := os.Rename(e.work, to); err != nil {
+		e.t.Fatal(err)
+	}
+	if e.where == e.work {
+		for i, a := range e.flags {
+			e.flags[i] = strings.ReplaceAll(a, e.work, to)
+		}
+		e.where = to
+	} else {
+		os.Remove(e.where)
+		os.Symlink(to, e.where)
+	}
+	e.work = to
 }
 
 // both compiles twice from the same state, without and with the cache.
