@@ -3,10 +3,8 @@
 package launch
 
 import (
-	"bytes"
-	"fmt"
 	"os"
-	"path/filepath"
+	"path"
 	"syscall"
 )
 
@@ -17,7 +15,7 @@ const statusNotFound = 127
 func compile(argv []string) int {
 	compiler, err := Find(argv[0])
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "sarsen cc: %v\n", err)
+		complain(err.Error())
 		return statusNotFound
 	}
 	umask := syscall.Umask(0)
@@ -48,7 +46,7 @@ func (l *launcher) become() int {
 		l.conn.close()
 	}
 	err := syscall.Exec(l.compiler, append([]string{l.compiler}, l.args...), l.env)
-	fmt.Fprintf(os.Stderr, "sarsen cc: run %s: %v\n", l.compiler, err)
+	complain("run " + l.compiler + ": " + err.Error())
 	return statusNotFound
 }
 
@@ -106,9 +104,18 @@ func (l *launcher) take(a *Answer) (status int, done bool) {
 			return 0, false
 		}
 	}
-	os.Stdout.Write(a.Stdout)
-	os.Stderr.Write(a.Stderr)
+	say(a.Stdout, a.Stderr)
 	return 0, true
+}
+
+// say repeats what a compiler said.
+func say(stdout, stderr []byte) {
+	if len(stdout) > 0 {
+		os.Stdout.Write(stdout)
+	}
+	if len(stderr) > 0 {
+		os.Stderr.Write(stderr)
+	}
 }
 
 // run runs the compiler as the daemon wants it and reports how it ended.
@@ -123,8 +130,7 @@ func (l *launcher) run(a *Answer) int {
 	if a.Headers {
 		report.Stderr, report.Headers = splitHeaders(report.Stderr)
 	}
-	os.Stdout.Write(report.Stdout)
-	os.Stderr.Write(report.Stderr)
+	say(report.Stdout, report.Stderr)
 	if l.conn.send(Done, report.Encode()) == nil {
 		l.conn.receive() // until the daemon has read the outputs; without it nothing is stored
 	}
@@ -137,7 +143,7 @@ func (l *launcher) run(a *Answer) int {
 // blames reports whether the compiler failed at a file in the cache's folder: the dependency file that the daemon
 // asked for has no place on a full disk. Without it the compiler may succeed.
 func (l *launcher) blames(r *Report) bool {
-	return r.Status != 0 && bytes.Contains(r.Stderr, []byte(l.dir))
+	return r.Status != 0 && index(string(r.Stderr), l.dir) >= 0
 }
 
 // preprocess runs the preprocessor as the daemon wants it; what it said is the daemon's affair.
@@ -211,7 +217,7 @@ func content(f *os.File) []byte {
 }
 
 // SocketIn returns the path of the daemon's socket in its folder.
-func SocketIn(dir string) string { return filepath.Join(dir, "daemon.sock") }
+func SocketIn(dir string) string { return path.Join(dir, "daemon.sock") }
 
 // LockIn returns the path of the file that a daemon has locked for as long as it lives.
-func LockIn(dir string) string { return filepath.Join(dir, "daemon.lock") }
+func LockIn(dir string) string { return path.Join(dir, "daemon.lock") }
