@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 )
 
 // A search is where a compiler looks for headers, as it says itself.
@@ -140,7 +138,7 @@ func parseSearch(text []byte) *search {
 // gapsOf returns what was not there when files were read, and would have been read instead had it been.
 // hidden says that a precompiled header is there which may have been: it is named nowhere.
 func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap, hidden bool) {
-	g := &gaps{job: j, known: map[string]bool{}, at: map[string]int{}}
+	g := &gaps{job: j, look: j.daemon.dirs.look(), known: map[string]bool{}, at: map[string]int{}}
 	for _, name := range names {
 		g.known[name] = true
 	}
@@ -201,6 +199,7 @@ func dirOf(name string) string {
 // gaps collects names that are absent, by directory.
 type gaps struct {
 	job   *job
+	look  *look
 	known map[string]bool // whether a file is there, for those that were read or looked for
 	at    map[string]int  // where a directory is in list
 	list  []gap
@@ -222,7 +221,7 @@ func (g *gaps) add(dirs []string, name string) (there bool) {
 			continue
 		}
 		parent, base := dirOf(full), filepath.Base(full)
-		if !g.job.daemon.dirs.lacks(g.job.path(parent), base) {
+		if !g.look.lacks(g.job.path(parent), base) {
 			g.known[full], there = true, true
 			continue
 		}
@@ -237,59 +236,10 @@ func (g *gaps) add(dirs []string, name string) (there bool) {
 }
 
 // holds reports whether everything in the gap is still absent.
-func (g *gap) holds(j *job) bool {
+func (g *gap) holds(j *job, l *look) bool {
 	dir := j.path(g.Dir)
 	if len(g.Names) == 0 {
-		_, err := stampOf(dir)
-		return errors.Is(err, fs.ErrNotExist)
+		return l.at(dir) == gone
 	}
-	return j.daemon.dirs.lack(dir, g.Names)
-}
-
-// directories remembers what directories do not have. A directory whose stamp is the same has the same
-// names.
-type directories struct {
-	mu    sync.Mutex
-	known map[string]*listing
-}
-
-type listing struct {
-	stamp  stamp
-	absent map[string]bool
-}
-
-func newDirectories() *directories { return &directories{known: map[string]*listing{}} }
-
-// lacks reports whether dir has no such name.
-func (d *directories) lacks(dir, name string) bool { return d.lack(dir, []string{name}) }
-
-// lack reports whether dir has none of names. The lock is held across what the system has in memory.
-func (d *directories) lack(dir string, names []string) bool {
-	began := time.Now()
-	now, err := stampOf(dir)
-	if err != nil {
-		return errors.Is(err, fs.ErrNotExist)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l := d.known[dir]
-	if l == nil || l.stamp != now {
-		l = &listing{stamp: now, absent: map[string]bool{}}
-		if began.UnixNano()-now.newest() > int64(settled) {
-			if len(d.known) > 50_000 {
-				clear(d.known)
-			}
-			d.known[dir] = l
-		}
-	}
-	for _, name := range names {
-		if l.absent[name] {
-			continue
-		}
-		if _, err := os.Lstat(dir + "/" + name); !errors.Is(err, fs.ErrNotExist) {
-			return false
-		}
-		l.absent[name] = true
-	}
-	return true
+	return l.lacks(dir, g.Names...)
 }

@@ -60,14 +60,16 @@ func (l *launcher) ask() (status int, done bool) {
 	if l.dir, err = Dir(); err != nil {
 		return 0, false
 	}
-	if l.conn, err = connect(l.dir); err != nil {
-		return 0, false
-	}
 	ask := Ask{
 		Version: Version, Compiler: l.compiler, Args: l.args, Dir: cwd, Env: environment(),
 		Umask: uint32(l.umask), View: View(), Terminal: isTerminal(2),
 	}
-	if l.conn.send(Request, ask.Encode()) != nil {
+	body := ask.Encode()
+	// What is sent right away is there when the daemon first looks.
+	if l.conn, err = connect(l.dir); err != nil {
+		return 0, false
+	}
+	if l.conn.send(Request, body) != nil {
 		return 0, false
 	}
 	for {

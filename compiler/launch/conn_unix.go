@@ -142,7 +142,7 @@ func (c *conn) receive() (Kind, []byte, error) {
 // fill receives some bytes. It gives up after Patience, unless the daemon would work if it got a processor.
 func (c *conn) fill() error {
 	if cap(c.buf)-len(c.buf) < 4096 {
-		c.buf = append(make([]byte, 0, max(64<<10, 2*len(c.buf))), c.buf...)
+		c.buf = append(make([]byte, 0, max(8<<10, 2*len(c.buf))), c.buf...)
 	}
 	for tries := 0; ; {
 		n, err := syscall.Read(c.fd, c.buf[len(c.buf):cap(c.buf)])
