@@ -37,6 +37,7 @@ leave() {
 	for pid in $(cat "$group/cgroup.procs"); do kill -KILL "$pid" 2>/dev/null || true; done
 	sleep 0.2
 	rmdir "$group"
+	[ ! -s "$work/times" ] || table # of what there is, if somebody ends it early
 }
 trap leave EXIT
 
@@ -63,7 +64,7 @@ make_project() {
 	case $project in
 	zstd)
 		rm -rf "$work/zstd/obj" "$work/zstd/libzstd.a"
-		counted make -s -j2 libzstd.a BUILD_DIR=obj CC="${1:+$1 }gcc" CFLAGS=-O1
+		counted make -s -j2 libzstd.a BUILD_DIR=obj CC="${1:+$1 }gcc" CFLAGS=-O0
 		;;
 	lua)
 		rm -f "$work"/lua/*.o "$work"/lua/*.a
@@ -119,27 +120,31 @@ wrapper_of() {
 	esac
 }
 
-# round has each state once; builds that only hit are short and have five.
+# round has each state once, and builds that only hit, which are short, more often. They take turns too.
 round() {
 	remote=''
 	timed empty gcc ''
 	for tool in sarsen ccache sccache; do
 		begin $tool
 		timed empty $tool "$(wrapper_of $tool)"
-		sleep 2 # until files are old enough to be remembered
-		make_project "$(wrapper_of $tool)"
-		for _ in 1 2 3 4 5; do timed full $tool "$(wrapper_of $tool)"; done
+	done
+	sleep 2 # until files are old enough to be remembered
+	for tool in sarsen ccache sccache; do make_project "$(wrapper_of $tool)"; done
+	for _ in 1 2 3 4 5; do
+		for tool in sarsen ccache sccache; do timed full $tool "$(wrapper_of $tool)"; done
+	done
+	for tool in sarsen ccache sccache; do
 		all_hits $tool full $((objects + 1))
 		end $tool
 	done
 	remote=yes
-	for tool in sarsen ccache sccache; do
-		for _ in 1 2 3; do
+	for _ in 1 2 3; do
+		for tool in sarsen ccache sccache; do
 			begin $tool
 			timed server $tool "$(wrapper_of $tool)"
 			all_hits $tool server 1
+			end $tool
 		done
-		end $tool
 	done
 }
 
@@ -170,17 +175,15 @@ table() {
 			return sprintf(form " (" form "-" form ")", n % 2 ? s[(n + 1) / 2] : (s[n / 2] + s[n / 2 + 1]) / 2, s[1], s[n])
 		}
 		function row(k, other, col, n, i, v, w) {
-			for (i = 1; i <= n[k]; i++) {
-				v[i] = value[k, col, i]
-				if (other != "" && n[other]) w[i] = v[i] / value[other, col, i]
-			}
+			for (i = 1; i <= n[k]; i++) v[i] = value[k, col, i]
 			if (other == "") return spread(v, n[k], "%.0f")
-			return n[other] == n[k] ? spread(w, n[k], "%.2f") : "-"
+			for (i = 1; i <= n[k] && i <= n[other]; i++) w[i] = v[i] / value[other, col, i]
+			return spread(w, i - 1, "%.2f")
 		}
 		{ k = $1 " " $2 " " $3; if (!n[k]++) keys[++known] = k; value[k, 4, n[k]] = $4; value[k, 5, n[k]] = $5 }
 		END {
 			split("ccache sccache gcc", tools, " ")
-			print "| project | cache | tool | wall, ms | CPU, ms | wall by ccache | CPU by ccache | wall by sccache | CPU by sccache | wall by gcc | CPU by gcc |"
+			print "| project | cache | tool | wall, ms | CPU, ms | wall / ccache | CPU / ccache | wall / sccache | CPU / sccache | wall / gcc | CPU / gcc |"
 			print "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 			for (i = 1; i <= known; i++) {
 				split(keys[i], part, " ")
@@ -188,7 +191,7 @@ table() {
 				for (j = 1; j <= 3; j++) {
 					other = part[1] " " part[2] " " tools[j]
 					for (col = 4; col <= 5; col++)
-						line = line " | " (tools[j] != part[3] && (other in n) ? row(keys[i], other, col, n) : "-")
+						line = line " | " (part[3] != "gcc" && tools[j] != part[3] && (other in n) ? row(keys[i], other, col, n) : "-")
 				}
 				print line " |"
 			}
@@ -210,4 +213,3 @@ for project in $projects; do
 	done
 done
 stop_sarsen
-table
