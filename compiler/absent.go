@@ -8,9 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/sarsen-build/sarsen/internal/mutant"
 )
@@ -143,7 +141,7 @@ func parseSearch(text []byte) *search {
 // gapsOf returns what was not there when files were read, and would have been read instead had it been, and what was only
 // looked for and found. hidden says that there is what may have been read, and is named nowhere.
 func (j *job) gapsOf(s *search, names []string, contents []content, began int64) (list []gap, found []string, hidden bool) {
-	g := &gaps{job: j, began: began, known: map[string]bool{}, at: map[string]int{}}
+	g := &gaps{job: j, began: began, look: j.daemon.dirs.look(), known: map[string]bool{}, at: map[string]int{}}
 	for _, name := range names {
 		g.known[plain(name)] = true
 	}
@@ -241,8 +239,9 @@ func dirOf(name string) string {
 // gaps collects names that are absent, by directory.
 type gaps struct {
 	job   *job
-	began int64           // when the compile did
-	young bool            // there is a file that may have come since
+	began int64 // when the compile did
+	young bool  // there is a file that may have come since
+	look  *look
 	known map[string]bool // whether a file is there, for those that were read or looked for
 	at    map[string]int  // where a directory is in list
 	list  []gap
@@ -262,7 +261,7 @@ func (g *gaps) add(dirs []string, name string) (there bool) {
 			continue
 		}
 		parent, base := dirOf(full), filepath.Base(full)
-		if !g.job.daemon.dirs.lacks(g.job.path(parent), base) {
+		if !g.look.lacks(g.job.path(parent), base) {
 			if info, err := os.Lstat(g.job.path(full)); err == nil {
 				now := stampFrom(info.Sys().(*syscall.Stat_t))
 				g.young = g.young || g.job.fresh(now, g.began)
@@ -285,59 +284,10 @@ func (g *gaps) add(dirs []string, name string) (there bool) {
 }
 
 // holds reports whether everything in the gap is still absent.
-func (g *gap) holds(j *job) bool {
+func (g *gap) holds(j *job, l *look) bool {
 	dir := j.path(g.Dir)
 	if len(g.Names) == 0 {
-		_, err := stampOf(dir)
-		return errors.Is(err, fs.ErrNotExist)
+		return l.at(dir) == gone
 	}
-	return j.daemon.dirs.lack(dir, g.Names)
-}
-
-// directories remembers what directories do not have. A directory whose stamp is the same has the same
-// names.
-type directories struct {
-	mu    sync.Mutex
-	known map[string]*listing
-}
-
-type listing struct {
-	stamp  stamp
-	absent map[string]bool
-}
-
-func newDirectories() *directories { return &directories{known: map[string]*listing{}} }
-
-// lacks reports whether dir has no such name.
-func (d *directories) lacks(dir, name string) bool { return d.lack(dir, []string{name}) }
-
-// lack reports whether dir has none of names. The lock is held across what the system has in memory.
-func (d *directories) lack(dir string, names []string) bool {
-	began := time.Now()
-	now, err := stampOf(dir)
-	if err != nil {
-		return errors.Is(err, fs.ErrNotExist)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l := d.known[dir]
-	if l == nil || l.stamp != now {
-		l = &listing{stamp: now, absent: map[string]bool{}}
-		if began.UnixNano()-now.newest() > int64(settled) {
-			if len(d.known) > 50_000 {
-				clear(d.known)
-			}
-			d.known[dir] = l
-		}
-	}
-	for _, name := range names {
-		if l.absent[name] {
-			continue
-		}
-		if _, err := os.Lstat(dir + "/" + name); !errors.Is(err, fs.ErrNotExist) {
-			return false
-		}
-		l.absent[name] = true
-	}
-	return true
+	return l.lacks(dir, g.Names...)
 }

@@ -95,8 +95,9 @@ func (id *identity) stands(j *job) bool {
 			return false
 		}
 	}
+	look := j.daemon.dirs.look()
 	for i := range id.absent {
-		if !id.absent[i].holds(j) {
+		if !id.absent[i].holds(j, look) {
 			return false
 		}
 	}
@@ -280,11 +281,12 @@ func (m *maker) gcc() error {
 
 // lacks notes which files are in none of the directories in a list, and returns those that are there.
 func (m *maker) lacks(list string, names []string) (there []string) {
+	look := m.job.daemon.dirs.look()
 	for _, dir := range filepath.SplitList(strings.TrimSpace(list)) {
 		dir = filepath.Clean(m.job.path(dir))
 		g := gap{Dir: dir}
 		for _, name := range names {
-			if m.job.daemon.dirs.lacks(dir, name) {
+			if look.lacks(dir, name) {
 				g.Names = append(g.Names, name)
 			} else if !slices.Contains(there, dir+"/"+name) {
 				there = append(there, dir+"/"+name)

@@ -305,9 +305,9 @@ func (j *job) try(ctx context.Context, m *manifest) *entry {
 	if m == nil {
 		return nil
 	}
-	memo := map[string]digest.Digest{}
+	memo, look := map[string]digest.Digest{}, j.daemon.dirs.look()
 	for _, r := range m.results {
-		if !j.matches(r, memo) {
+		if !j.matches(r, memo, look) {
 			continue
 		}
 		e, far, err := j.daemon.entries.get(ctx, r.Entry)
@@ -324,7 +324,7 @@ func (j *job) try(ctx context.Context, m *manifest) *entry {
 }
 
 // matches reports whether everything is as it was when r was made, and notes what is not.
-func (j *job) matches(r *result, memo map[string]digest.Digest) bool {
+func (j *job) matches(r *result, memo map[string]digest.Digest, look *look) bool {
 	var differ []string
 	for _, f := range r.Files {
 		now, ok := memo[f.Name]
@@ -344,7 +344,7 @@ func (j *job) matches(r *result, memo map[string]digest.Digest) bool {
 		return false
 	}
 	for i := range r.Absent {
-		if g := &r.Absent[i]; !g.holds(j) {
+		if g := &r.Absent[i]; !g.holds(j, look) {
 			j.miss, j.nearest = missAbsent, []string{g.Dir}
 			return false
 		}

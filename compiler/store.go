@@ -268,7 +268,7 @@ const maxOutputs = 16
 
 var errShape = errors.New("the server's result is none of a compiler")
 
-// fetch copies the blobs that a result of the server names into the ring. None may be larger than limit bytes.
+// fetch copies the blobs that a result of the server names into the ring, those that came with it from there. None may be larger than limit bytes.
 func (s *entries) fetch(ctx context.Context, r *repb.ActionResult, limit int64) error {
 	if r.ExitCode != 0 || len(r.OutputFiles) > maxOutputs {
 		return errShape
@@ -282,16 +282,45 @@ func (s *entries) fetch(ctx context.Context, r *repb.ActionResult, limit int64) 
 			return errShape
 		}
 	}
+	came := inlined(r, ds)
 	missing, err := s.ring.Missing(ctx, digest.SetOf(ds...))
 	if err != nil || missing.Len() == 0 {
 		return err
 	}
-	data, errs := s.remote.blobs.GetAll(ctx, missing.List())
-	if err := errors.Join(errs...); err != nil {
-		if !errors.Is(err, blob.ErrNotFound) {
-			s.remote.failed(lookupFailed)
+	var got, rest []digest.Digest
+	var data [][]byte
+	for _, d := range missing.List() {
+		if b, ok := came[d]; ok {
+			got, data = append(got, d), append(data, b)
+		} else {
+			rest = append(rest, d)
 		}
-		return err
 	}
-	return errors.Join(s.ring.PutAll(ctx, missing.List(), data)...)
+	if len(rest) > 0 {
+		more, errs := s.remote.blobs.GetAll(ctx, rest)
+		if err := errors.Join(errs...); err != nil {
+			if !errors.Is(err, blob.ErrNotFound) {
+				s.remote.failed(lookupFailed)
+			}
+			return err
+		}
+		data = append(data, more...)
+	}
+	return errors.Join(s.ring.PutAll(ctx, append(got, rest...), data)...) // which compares them with their digests
+}
+
+// inlined takes the bytes that came with a result out of it. ds are the digests that it names.
+func inlined(r *repb.ActionResult, ds []digest.Digest) map[digest.Digest][]byte {
+	came := map[digest.Digest][]byte{}
+	take := func(d digest.Digest, b *[]byte) {
+		if len(*b) > 0 {
+			came[d], *b = *b, nil
+		}
+	}
+	for i, f := range r.OutputFiles {
+		take(ds[i], &f.Contents)
+	}
+	take(ds[len(ds)-2], &r.StdoutRaw)
+	take(ds[len(ds)-1], &r.StderrRaw)
+	return came
 }

@@ -53,6 +53,11 @@ const (
 	SourceDependencies Kind = "source-dependencies" // cl's JSON
 )
 
+// Kinds has all of them.
+var Kinds = []Kind{
+	Object, Dependencies, CoverageNotes, SplitDwarf, StackUsage, CallGraph, Diagnostics, PrecompiledHeader, SourceDependencies,
+}
+
 // An Output is a file that the compiler writes.
 type Output struct {
 	Kind  Kind

@@ -2,21 +2,19 @@ package launch
 
 import (
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
+	"path"
 )
 
 // Matters reports whether a variable of that name may change what a compiler makes or what the daemon
 // does, so that it is sent. Others stay here.
 func Matters(name string) bool {
 	for _, prefix := range [...]string{"LC_", "GCC_", "CLANG_", "CCC_", "CC_PRINT_", "SARSEN_CC_", "SDK", "COLLECT_", "LD_"} {
-		if strings.HasPrefix(name, prefix) {
+		if hasPrefix(name, prefix) {
 			return true
 		}
 	}
 	for _, suffix := range [...]string{"_INCLUDE_PATH", "_DEPLOYMENT_TARGET", "_DEPENDENCIES", "DEPENDENCIES_OUTPUT"} {
-		if strings.HasSuffix(name, suffix) {
+		if hasSuffix(name, suffix) {
 			return true
 		}
 	}
@@ -33,7 +31,7 @@ func Matters(name string) bool {
 func environment() []string {
 	var kept []string
 	for _, entry := range os.Environ() {
-		if name, _, _ := strings.Cut(entry, "="); Matters(name) {
+		if Matters(before(entry, "=")) {
 			kept = append(kept, entry)
 		}
 	}
@@ -43,13 +41,13 @@ func environment() []string {
 // Dir returns the folder of the user's cache: SARSEN_CC_DIR, or sarsen-cc where caches lie.
 func Dir() (string, error) {
 	if dir := os.Getenv("SARSEN_CC_DIR"); dir != "" {
-		return filepath.Abs(dir)
+		return absolute(dir)
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(dir, "sarsen-cc"), nil
+	return path.Join(dir, "sarsen-cc"), nil
 }
 
 // inside is the variable that lists the programs which launchers have run instead of themselves, and in which this one runs.
@@ -58,7 +56,7 @@ const inside = "SARSEN_CC_INSIDE"
 // enter notes for launchers further in that this one runs a program.
 func enter(compiler string) {
 	if outer := os.Getenv(inside); outer != "" {
-		compiler = outer + string(filepath.ListSeparator) + compiler
+		compiler = outer + ":" + compiler
 	}
 	os.Setenv(inside, compiler)
 }
@@ -73,26 +71,25 @@ func Find(argv0 string) (string, error) {
 			self, selfErr = os.Stat(name)
 		}
 	}
-	outer := filepath.SplitList(os.Getenv(inside))
+	outer := list(os.Getenv(inside))
 	other := func(name string) bool {
-		if abs, err := filepath.Abs(name); err == nil && slices.Contains(outer, abs) {
-			return false
+		for _, o := range outer {
+			if abs, err := absolute(name); err == nil && o == abs {
+				return false
+			}
 		}
 		info, err := os.Stat(name)
 		return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && (selfErr != nil || !os.SameFile(self, info))
 	}
-	if strings.ContainsRune(argv0, filepath.Separator) {
+	if lastIndex(argv0, '/') >= 0 {
 		if other(argv0) {
-			return filepath.Abs(argv0)
+			return absolute(argv0)
 		}
-		argv0 = filepath.Base(argv0)
+		argv0 = path.Base(argv0)
 	}
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		if dir == "" {
-			dir = "."
-		}
-		if name := filepath.Join(dir, argv0); other(name) {
-			return filepath.Abs(name)
+	for _, dir := range list(os.Getenv("PATH")) {
+		if name := path.Join(dir, argv0); other(name) { // an empty dir is the one where this process runs
+			return absolute(name)
 		}
 	}
 	return "", &os.PathError{Op: "find compiler", Path: argv0, Err: os.ErrNotExist}
