@@ -8,8 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"time"
+	"syscall"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // A search is where a compiler looks for headers, as it says itself.
@@ -86,7 +87,7 @@ func (s *search) through(j *job, names []string) []string {
 		}
 		for _, name := range names {
 			rest, ok := strings.CutPrefix(name, real+"/")
-			if !ok || strings.HasPrefix(name, dir+"/") {
+			if _, named := within(name, dir); !ok || named {
 				continue
 			}
 			if _, err := os.Stat(path + "/" + rest); err == nil {
@@ -137,12 +138,12 @@ func parseSearch(text []byte) *search {
 	return s
 }
 
-// gapsOf returns what was not there when files were read, and would have been read instead had it been.
-// hidden says that a precompiled header is there which may have been: it is named nowhere.
-func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap, hidden bool) {
-	g := &gaps{job: j, known: map[string]bool{}, at: map[string]int{}}
+// gapsOf returns what was not there when files were read, and would have been read instead had it been, and what was only
+// looked for and found. hidden says that there is what may have been read, and is named nowhere.
+func (j *job) gapsOf(s *search, names []string, contents []content, began int64) (list []gap, found []string, hidden bool) {
+	g := &gaps{job: j, began: began, look: j.daemon.dirs.look(), known: map[string]bool{}, at: map[string]int{}}
 	for _, name := range names {
-		g.known[name] = true
+		g.known[plain(name)] = true
 	}
 	chain := append(slices.Clone(s.quote), s.dirs...)
 	for _, dir := range s.missing {
@@ -156,7 +157,7 @@ func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap,
 	}
 	for i, name := range names {
 		for k, dir := range chain {
-			if rest, ok := strings.CutPrefix(name, dir+"/"); ok {
+			if rest, ok := within(name, dir); ok {
 				g.add(chain[:k], rest)
 				g.add(s.double, rest)
 				g.add(computed, rest)
@@ -168,7 +169,11 @@ func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap,
 			g.add(here[:1], quoted)
 		}
 		for _, probed := range c.probed {
-			g.add(here, probed)
+			for k := range here {
+				if g.add(here[k:k+1], probed) && !mutant.ProbeForgotten {
+					found = append(found, join(here[k], probed))
+				}
+			}
 		}
 		if strings.HasPrefix(name, "/usr/") {
 			continue // those are not precompiled, and many
@@ -183,7 +188,40 @@ func (j *job) gapsOf(s *search, names []string, contents []content) (list []gap,
 		hidden = g.add(here, name+".gch") || hidden
 		hidden = g.add(here, name+".pch") || hidden
 	}
-	return g.list, hidden
+	for _, dir := range j.command.IncludeDirs {
+		now, err := stampOf(j.path(dir.Path))
+		hidden = hidden || err == nil && !now.mode.IsDir() // it may become a directory
+	}
+	same, twins := g.twins(chain, names, contents)
+	return g.list, slices.Concat(found, g.dirs, same), hidden || twins || g.young
+}
+
+// plain returns a name without the ./ that dependency files leave out.
+func plain(name string) string {
+	for strings.HasPrefix(name, "./") {
+		name = strings.TrimLeft(name[2:], "/")
+	}
+	return name
+}
+
+// join returns the name of a file that is found in a directory of the search, as dependency files have it.
+func join(dir, name string) string {
+	switch {
+	case dir == "" || filepath.IsAbs(name):
+		return plain(name)
+	case !strings.HasSuffix(dir, "/"):
+		dir += "/"
+	}
+	return plain(dir + name) // as it is: .. after a link is not what was before it
+}
+
+// within returns the name by which a file was found if it was found in a directory of the search.
+func within(name, dir string) (string, bool) {
+	prefix := join(dir, "")
+	if prefix == "" && filepath.IsAbs(name) {
+		return "", false
+	}
+	return strings.CutPrefix(plain(name), prefix)
 }
 
 // dirOf returns the directory in a file's name as it is written.
@@ -201,9 +239,13 @@ func dirOf(name string) string {
 // gaps collects names that are absent, by directory.
 type gaps struct {
 	job   *job
+	began int64 // when the compile did
+	young bool  // there is a file that may have come since
+	look  *look
 	known map[string]bool // whether a file is there, for those that were read or looked for
 	at    map[string]int  // where a directory is in list
 	list  []gap
+	dirs  []string // directories, and the like, where a file was looked for
 }
 
 // add notes that name is in none of dirs, as far as that is so. It reports whether it is in one. An absolute
@@ -213,16 +255,21 @@ func (g *gaps) add(dirs []string, name string) (there bool) {
 		dirs = []string{""}
 	}
 	for _, dir := range dirs {
-		full := dir + "/" + name // as it is: .. after a link is not what was before it
-		if dir == "" {
-			full = name
-		}
+		full := join(dir, name)
 		if seen, ok := g.known[full]; ok {
 			there = there || seen
 			continue
 		}
 		parent, base := dirOf(full), filepath.Base(full)
-		if !g.job.daemon.dirs.lacks(g.job.path(parent), base) {
+		if !g.look.lacks(g.job.path(parent), base) {
+			if info, err := os.Lstat(g.job.path(full)); err == nil {
+				now := stampFrom(info.Sys().(*syscall.Stat_t))
+				g.young = g.young || g.job.fresh(now, g.began)
+			}
+			if info, err := os.Stat(g.job.path(full)); err == nil && !info.Mode().IsRegular() {
+				g.known[full], g.dirs = false, append(g.dirs, full)
+				continue
+			}
 			g.known[full], there = true, true
 			continue
 		}
@@ -237,59 +284,10 @@ func (g *gaps) add(dirs []string, name string) (there bool) {
 }
 
 // holds reports whether everything in the gap is still absent.
-func (g *gap) holds(j *job) bool {
+func (g *gap) holds(j *job, l *look) bool {
 	dir := j.path(g.Dir)
 	if len(g.Names) == 0 {
-		_, err := stampOf(dir)
-		return errors.Is(err, fs.ErrNotExist)
+		return l.at(dir) == gone
 	}
-	return j.daemon.dirs.lack(dir, g.Names)
-}
-
-// directories remembers what directories do not have. A directory whose stamp is the same has the same
-// names.
-type directories struct {
-	mu    sync.Mutex
-	known map[string]*listing
-}
-
-type listing struct {
-	stamp  stamp
-	absent map[string]bool
-}
-
-func newDirectories() *directories { return &directories{known: map[string]*listing{}} }
-
-// lacks reports whether dir has no such name.
-func (d *directories) lacks(dir, name string) bool { return d.lack(dir, []string{name}) }
-
-// lack reports whether dir has none of names. The lock is held across what the system has in memory.
-func (d *directories) lack(dir string, names []string) bool {
-	began := time.Now()
-	now, err := stampOf(dir)
-	if err != nil {
-		return errors.Is(err, fs.ErrNotExist)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l := d.known[dir]
-	if l == nil || l.stamp != now {
-		l = &listing{stamp: now, absent: map[string]bool{}}
-		if began.UnixNano()-now.newest() > int64(settled) {
-			if len(d.known) > 50_000 {
-				clear(d.known)
-			}
-			d.known[dir] = l
-		}
-	}
-	for _, name := range names {
-		if l.absent[name] {
-			continue
-		}
-		if _, err := os.Lstat(dir + "/" + name); !errors.Is(err, fs.ErrNotExist) {
-			return false
-		}
-		l.absent[name] = true
-	}
-	return true
+	return l.lacks(dir, g.Names...)
 }

@@ -139,6 +139,7 @@ const backlog = 1024
 // Run is the life of the process that a launcher started: it serves the socket that it was given until ctx
 // ends or it has been idle for long enough. The lock that it was given ends with it.
 func Run(ctx context.Context, o Options) error {
+	closeInherited()
 	socket, lock := os.NewFile(socketFile, "socket"), os.NewFile(lockFile, "lock")
 	defer lock.Close() // last: who has it may start another one
 	l, err := net.FileListener(socket)

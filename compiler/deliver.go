@@ -6,6 +6,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/compiler/args"
 	"github.com/sarsen-build/sarsen/compiler/launch"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // deliver writes an entry's outputs beside their places and lets the launcher rename them. If something
@@ -22,7 +23,7 @@ func (j *job) deliver(e *entry, counter string) {
 			continue
 		}
 		place := j.path(o.Path)
-		temp, err := j.daemon.place(place, data, os.FileMode(0o666&^j.ask.Umask))
+		temp, err := j.place(o.Kind, place, data, os.FileMode(0o666&^j.ask.Umask))
 		if err != nil {
 			removeAll(answer.Renames)
 			j.daemon.count(passOutput)
@@ -38,6 +39,19 @@ func (j *job) deliver(e *entry, counter string) {
 	removeAll(answer.Renames) // what it did not rename
 }
 
+// whole reports whether an entry has what the command writes, each once. A server may say anything.
+func (j *job) whole(e *entry) bool {
+	left := len(e.outputs)
+	for _, o := range j.command.Outputs {
+		if _, ok := e.output(o.Kind); ok {
+			left--
+		} else if !o.Maybe && !mutant.PartTaken {
+			return false
+		}
+	}
+	return left == 0
+}
+
 func (e *entry) output(kind args.Kind) ([]byte, bool) {
 	for _, o := range e.outputs {
 		if o.kind == kind {
@@ -48,11 +62,11 @@ func (e *entry) output(kind args.Kind) ([]byte, bool) {
 }
 
 // place writes a file that is to become the one at path, in the same directory.
-func (d *Daemon) place(path string, data []byte, mode os.FileMode) (temp string, err error) {
-	if s, err := os.Lstat(path); err == nil && !s.Mode().IsRegular() {
+func (j *job) place(kind args.Kind, path string, data []byte, mode os.FileMode) (temp string, err error) {
+	if s, err := os.Lstat(path); err == nil && !j.replaceable(kind, s, mode) {
 		return "", errNoFile
 	}
-	temp = d.tempName(filepath.Dir(path))
+	temp = j.daemon.tempName(filepath.Dir(path))
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return "", err

@@ -43,7 +43,7 @@ func parseRule(text []byte) ([]string, error) {
 			i++
 		case c == '\n':
 			end()
-			return names, nil
+			return names, phony(text[i+1:])
 		case c == ' ' || c == '\t' || c == '\r':
 			end()
 		default:
@@ -52,6 +52,16 @@ func parseRule(text []byte) ([]string, error) {
 	}
 	end()
 	return names, nil
+}
+
+// phony returns an error if what follows the first rule is more than rules without prerequisites: then a name has a new line.
+func phony(text []byte) error {
+	for line := range bytes.Lines(text) {
+		if line = bytes.TrimRight(line, "\r\n"); len(line) > 0 && line[len(line)-1] != ':' {
+			return errDependencies
+		}
+	}
+	return nil
 }
 
 // colon returns where the targets of the first rule end.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sarsen-build/sarsen/digest"
@@ -32,16 +33,18 @@ type stamp struct {
 func (s *stamp) newest() int64 { return max(s.mtime, s.ctime) }
 
 // A trait is something in a file's text that decides how its results may be kept.
-type trait uint8
+type trait uint16
 
 const (
 	hasTime      trait = 1 << iota // __TIME__
 	hasDate                        // __DATE__
 	hasTimestamp                   // __TIMESTAMP__
 	hasIncbin                      // .incbin or .include: the assembler reads a file that no dependency list names
-	hasEmbed                       // #embed, __has_embed: likewise for some compilers
+	hasHidden                      // #embed, __has_embed, and pragmas that look at files: likewise
 	hasComputed                    // #include NAME: a macro says what is included
 	hasProbe                       // __has_include(NAME): a macro says what is asked for
+	hasOnce                        // #pragma once: of files with one content the first is read
+	hasImport                      // #import: likewise
 )
 
 // A content is what is known of a file.
@@ -70,6 +73,9 @@ func (h *hashes) digest(path string) (content, error) {
 	if err != nil {
 		return content{}, err
 	}
+	if !now.mode.IsRegular() { // a pipe would be waited for
+		return content{}, errNoFile
+	}
 	h.mu.Lock()
 	c, ok := h.known[path]
 	h.mu.Unlock()
@@ -80,7 +86,7 @@ func (h *hashes) digest(path string) (content, error) {
 }
 
 func (h *hashes) read(path string) (content, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return content{}, err
 	}
@@ -94,13 +100,13 @@ func (h *hashes) read(path string) (content, error) {
 		return content{}, errNoFile
 	}
 	var c content
-	if before.size > maxScan {
+	if before.size > maxScan && isBinary(f) {
 		c, err = stream(f)
 	} else {
 		data := make([]byte, before.size)
 		if _, err = io.ReadFull(f, data); err == nil {
-			c = content{digest: digest.SHA256.Of(data), traits: traitsOf(data)}
-			directives(&c, data)
+			c.digest = digest.SHA256.Of(data)
+			c.scan(data)
 		}
 	}
 	if err != nil {
@@ -124,8 +130,15 @@ func (h *hashes) read(path string) (content, error) {
 
 var errChanged = errors.New("the file changes")
 
-// maxScan is the size in bytes above which a file is not read for traits: no text that people write is.
-const maxScan = 16 << 20
+// maxScan is the size in bytes above which a file is first looked at: compilers and their libraries have no traits.
+const maxScan = 1 << 20
+
+// isBinary reports whether a file begins as no text does.
+func isBinary(f io.ReaderAt) bool {
+	var head [512]byte
+	n, _ := f.ReadAt(head[:], 0)
+	return bytes.IndexByte(head[:n], 0) >= 0
+}
 
 // stream hashes a file that is too large for memory.
 func stream(r io.Reader) (content, error) {
@@ -134,104 +147,4 @@ func stream(r io.Reader) (content, error) {
 	c := content{digest: digest.Digest{Function: digest.SHA256, Size: n}}
 	h.Sum(c.digest.Hash[:0])
 	return c, err
-}
-
-// traitsOf looks for words that matter. A word in a comment counts: that costs a miss at most.
-func traitsOf(text []byte) trait {
-	var t trait
-	if bytes.Contains(text, []byte("__TIME")) {
-		if bytes.Contains(text, []byte("__TIME__")) {
-			t |= hasTime
-		}
-		if bytes.Contains(text, []byte("__TIMESTAMP__")) {
-			t |= hasTimestamp
-		}
-	}
-	if bytes.Contains(text, []byte("__DATE__")) {
-		t |= hasDate
-	}
-	if bytes.Contains(text, []byte(".incbin")) || bytes.Contains(text, []byte(".include")) {
-		t |= hasIncbin
-	}
-	if bytes.Contains(text, []byte("embed")) && embeds(text) {
-		t |= hasEmbed
-	}
-	return t
-}
-
-// embeds reports whether a line is an #embed, or asks for one.
-func embeds(text []byte) bool {
-	if bytes.Contains(text, []byte("__has_embed")) {
-		return true
-	}
-	for {
-		i := bytes.Index(text, []byte("embed"))
-		if i < 0 {
-			return false
-		}
-		if before := bytes.TrimRight(text[:i], " \t"); bytes.HasSuffix(before, []byte("#")) {
-			return true
-		}
-		text = text[i+1:]
-	}
-}
-
-// directives notes the names that text includes, and those that it asks for with __has_include. Directives that are
-// switched off count too: a name that is not there is all that matters about them.
-func directives(c *content, text []byte) {
-	for rest := text; ; {
-		i := bytes.IndexByte(rest, '#')
-		if i < 0 {
-			break
-		}
-		rest = rest[i+1:]
-		after := bytes.TrimLeft(rest, " \t")
-		word := bytes.TrimLeft(after, "abcdefghijklmnopqrstuvwxyz_")
-		switch string(after[:len(after)-len(word)]) {
-		case "include", "include_next", "import":
-		default:
-			continue
-		}
-		if name, ok := operand(word, '"', '"'); ok {
-			c.quoted = append(c.quoted, name)
-		} else if name, ok := operand(word, '<', '>'); ok {
-			c.angled = append(c.angled, name)
-		} else {
-			c.traits |= hasComputed
-		}
-	}
-	for rest := text; ; {
-		i := bytes.Index(rest, []byte("__has_include"))
-		if i < 0 {
-			return
-		}
-		rest = bytes.TrimPrefix(rest[i+len("__has_include"):], []byte("_next"))
-		after := bytes.TrimLeft(rest, " \t")
-		inside := bytes.TrimLeft(bytes.TrimPrefix(after, []byte("(")), " \t")
-		if name, ok := operand(inside, '"', '"'); ok {
-			c.probed = append(c.probed, name)
-		} else if name, ok := operand(inside, '<', '>'); ok {
-			c.probed = append(c.probed, name)
-		} else if len(inside) < len(after) && len(inside) > 0 && inside[0] != ')' {
-			c.traits |= hasProbe
-		}
-	}
-}
-
-// operand returns the name between open and end, with which text begins.
-func operand(text []byte, open, end byte) (string, bool) {
-	text = bytes.TrimLeft(text, " \t")
-	if len(text) == 0 || text[0] != open {
-		return "", false
-	}
-	text = text[1:]
-	for i, c := range text {
-		if c == end {
-			return string(text[:i]), i > 0
-		}
-		if c == '\n' {
-			break
-		}
-	}
-	return "", false
 }

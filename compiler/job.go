@@ -30,6 +30,7 @@ type job struct {
 	fields   []field       // what key was made of
 
 	preprocessed digest.Digest // of the entry, if the preprocessor ran
+	textBegan    int64         // when it did, in nanoseconds since 1970
 	hit          bool          // its outputs are an entry's
 	miss         string        // the counter of what was missing
 	nearest      []string      // what differs from the nearest result
@@ -38,8 +39,11 @@ type job struct {
 // ReadFile implements args.Source.
 func (j *job) ReadFile(name string) ([]byte, error) { return os.ReadFile(j.path(name)) }
 
-// Getenv implements args.Source.
-func (j *job) Getenv(name string) string { return j.env[name] }
+// LookupEnv implements args.Source.
+func (j *job) LookupEnv(name string) (string, bool) {
+	value, set := j.env[name]
+	return value, set
+}
 
 // path returns the absolute path of a name that the compiler has.
 func (j *job) path(name string) string {
@@ -107,14 +111,24 @@ func (j *job) mode() string {
 // isSplit is prepare's reason for a command with several sources. It is no counter: each of them is asked for.
 const isSplit = "several sources"
 
+// maxSplit bounds the arguments of a command that is compiled in parts, in bytes: systems take no more than some.
+const maxSplit = 64 << 10
+
+func length(argv []string) (n int) {
+	for _, a := range argv {
+		n += len(a) + 1
+	}
+	return n
+}
+
 // prepare reads the command line and makes the manifest's key. It returns the counter of the reason if
 // the compiler is to run as it was called.
 func (j *job) prepare() string {
 	d := j.daemon
-	if j.ask.View != d.view {
+	if j.ask.View != d.view || !j.peer.group {
 		return passView
 	}
-	dialect, ok := args.DialectOf(j.ask.Compiler)
+	dialect, ok := d.ids.dialect(j.ask.Compiler)
 	if !ok {
 		return passCompiler
 	}
@@ -128,6 +142,9 @@ func (j *job) prepare() string {
 	}
 	j.command = command
 	if len(command.Sources) != 1 {
+		if length(command.Argv) > maxSplit {
+			return "pass." + string(args.ResponseFile) // the parts have none
+		}
 		return isSplit
 	}
 	if command.Flags.CreatesPCH || command.Flags.UsesPCH {
@@ -136,10 +153,15 @@ func (j *job) prepare() string {
 	if slices.Contains(command.Argv, "-H") { // which says here what headers there are
 		return "pass." + string(args.TooHard)
 	}
+	if j.special() {
+		return "pass." + string(args.Device)
+	}
 	if j.source, err = d.files.digest(j.path(command.Sources[0])); err != nil {
 		return passSource
 	}
-	if j.source.traits&(hasIncbin|hasEmbed) != 0 {
+	j.source.quoted, j.source.angled, j.source.probed = slices.Clip(j.source.quoted), slices.Clip(j.source.angled), slices.Clip(j.source.probed)
+	j.source.scan([]byte(strings.Join(command.Preprocessor, "\n"))) // what -D says may stand in the source
+	if j.source.traits&(hasIncbin|hasHidden) != 0 {
 		return passHidden
 	}
 	if j.timed(j.source.traits) && j.mode() == ModeDepend {
@@ -153,16 +175,44 @@ func (j *job) prepare() string {
 	if j.identity, err = d.ids.of(j); errors.Is(err, errScript) {
 		return passScript
 	}
+	if errors.Is(err, errSpecs) {
+		return passExtra
+	}
 	if err != nil {
 		d.log.Warn("compiler", "error", err)
 		return passCompiler
 	}
-	k := newKey("manifest")
-	j.common(k, true)
-	k.add("source name", command.Sources[0])
-	k.add("source", j.source.digest.String())
+	k := j.manifestKey()
 	j.key, j.fields = k.digest(), k.fields
 	return ""
+}
+
+// manifestKey returns the key of the manifest, of files as they are.
+func (j *job) manifestKey() *key {
+	k := newKey("manifest")
+	j.common(k, true)
+	k.add("source name", j.command.Sources[0])
+	k.add("source", j.source.digest.String())
+	return k
+}
+
+// special reports whether the command names files that this process would not find by their names.
+func (j *job) special() bool {
+	c := j.command
+	names := slices.Concat(c.Sources, c.Includes, c.ExtraFiles)
+	for _, dir := range c.IncludeDirs {
+		names = append(names, dir.Path+"/")
+	}
+	for _, o := range c.Outputs {
+		names = append(names, o.Path)
+	}
+	return slices.ContainsFunc(names, special)
+}
+
+// isFile reports whether there is a regular file of that name.
+func (j *job) isFile(name string) bool {
+	s, err := stampOf(j.path(name))
+	return err == nil && s.mode.IsRegular()
 }
 
 // parts returns the answer to a command with several sources.
@@ -255,13 +305,13 @@ func (j *job) try(ctx context.Context, m *manifest) *entry {
 	if m == nil {
 		return nil
 	}
-	memo := map[string]digest.Digest{}
+	memo, look := map[string]digest.Digest{}, j.daemon.dirs.look()
 	for _, r := range m.results {
-		if !j.matches(r, memo) {
+		if !j.matches(r, memo, look) {
 			continue
 		}
 		e, far, err := j.daemon.entries.get(ctx, r.Entry)
-		if err != nil {
+		if err != nil || !j.whole(e) {
 			j.miss = missEvicted
 			continue
 		}
@@ -274,14 +324,12 @@ func (j *job) try(ctx context.Context, m *manifest) *entry {
 }
 
 // matches reports whether everything is as it was when r was made, and notes what is not.
-func (j *job) matches(r *result, memo map[string]digest.Digest) bool {
+func (j *job) matches(r *result, memo map[string]digest.Digest, look *look) bool {
 	var differ []string
 	for _, f := range r.Files {
 		now, ok := memo[f.Name]
 		if !ok {
-			if c, err := j.daemon.files.digest(j.path(f.Name)); err == nil {
-				now = c.digest
-			}
+			now = j.now(f.Name)
 			memo[f.Name] = now
 		}
 		if now != f.Digest {
@@ -296,7 +344,7 @@ func (j *job) matches(r *result, memo map[string]digest.Digest) bool {
 		return false
 	}
 	for i := range r.Absent {
-		if g := &r.Absent[i]; !g.holds(j) {
+		if g := &r.Absent[i]; !g.holds(j, look) {
 			j.miss, j.nearest = missAbsent, []string{g.Dir}
 			return false
 		}
@@ -310,6 +358,15 @@ func (j *job) matches(r *result, memo map[string]digest.Digest) bool {
 		return false
 	}
 	return true
+}
+
+// now returns the digest of a file as it is. All that is no file has the same one.
+func (j *job) now(name string) digest.Digest {
+	c, err := j.daemon.files.digest(j.path(name))
+	if err != nil {
+		return digest.Digest{Function: digest.SHA256}
+	}
+	return c.digest
 }
 
 // preprocess lets the launcher run the preprocessor and looks up what it printed.
@@ -327,6 +384,10 @@ func (j *job) preprocess(ctx context.Context) (*entry, string) {
 		bytes.Contains(report.Stdout, []byte("__builtin_source_location")) {
 		return nil, "" // comments, macros and columns matter, which do not follow from what it prints
 	}
+	if traitsOf(report.Stdout)&(hasIncbin|hasHidden) != 0 {
+		return nil, "" // it only names what is read later
+	}
+	j.textBegan = report.Began
 	defer j.peer.work()()
 	k := newKey("preprocessed")
 	j.common(k, false)
@@ -339,7 +400,7 @@ func (j *job) preprocess(ctx context.Context) (*entry, string) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	e, far, err := j.daemon.entries.get(ctx, j.preprocessed)
-	if err != nil {
+	if err != nil || !j.whole(e) {
 		return nil, ""
 	}
 	if far {

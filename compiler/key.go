@@ -9,10 +9,11 @@ import (
 
 	"github.com/sarsen-build/sarsen/compiler/args"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // keyVersion changes when what is hashed, or how entries and manifests are written, changes.
-const keyVersion = "sarsen cc 2"
+const keyVersion = "sarsen cc 3"
 
 // A field is one thing that a key depends on, with the name that people are told.
 type field struct{ Name, Value string }
@@ -60,7 +61,9 @@ func (j *job) common(k *key, withPreprocessor bool) {
 		k.add("processor", j.daemon.processor)
 	}
 	for i, a := range c.Hashed {
-		k.add("argument", a)
+		if !mutant.ArgumentDropped || !strings.HasPrefix(a, "-O") {
+			k.add("argument", a)
+		}
 		if i == 0 || c.Hashed[i-1] != "--sysroot" && c.Hashed[i-1] != "-isysroot" {
 			continue
 		}
@@ -75,12 +78,15 @@ func (j *job) common(k *key, withPreprocessor bool) {
 		}
 	}
 	for _, name := range c.Env {
-		if value, ok := j.env[name]; ok {
+		if value, ok := j.env[name]; ok && !mutant.VariableDropped {
 			k.add("variable "+name, value)
 		}
 	}
-	if c.Flags.HashDir && j.env["SARSEN_CC_IGNORE_DIR"] == "" {
+	if c.Flags.HashDir && j.env["SARSEN_CC_IGNORE_DIR"] == "" && !mutant.DirectoryDropped {
 		k.add("directory", j.ask.Dir)
+		if pwd := j.env["PWD"]; special(pwd) { // the compiler writes that, where Dir has the real one
+			k.add("directory's name", pwd)
+		}
 	}
 	j.outputNames(k)
 	for _, name := range c.ExtraFiles {

@@ -69,9 +69,9 @@ func TestTraits(t *testing.T) {
 		"s = __DATE__;":              hasDate,
 		"s = __TIMESTAMP__":          hasTimestamp,
 		"asm(\".incbin \\\"x\\\"\")": hasIncbin,
-		"#  embed \"x\"":             hasEmbed,
+		"#  embed \"x\"":             hasHidden,
 		"void embedded(void);":       0,
-		"#if __has_embed(\"x\")":     hasEmbed,
+		"#if __has_embed(\"x\")":     hasHidden,
 	} {
 		if got := traitsOf([]byte(text)); got != want {
 			t.Errorf("%s: got %b, want %b", text, got, want)

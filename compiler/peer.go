@@ -25,14 +25,15 @@ var errMessage = errors.New("malformed message")
 
 // A peer is a launcher at the other end of a connection.
 type peer struct {
-	conn *net.UnixConn
-	r    *bufio.Reader
+	conn  *net.UnixConn
+	group bool // it is in this process's group, to which files belong that either makes
+	r     *bufio.Reader
 
 	mu sync.Mutex // held while a message is sent
 }
 
 func newPeer(conn *net.UnixConn) *peer {
-	return &peer{conn: conn, r: bufio.NewReaderSize(conn, 16<<10)}
+	return &peer{conn: conn, group: sameGroup(conn), r: bufio.NewReaderSize(conn, 16<<10)}
 }
 
 // receive returns the next message; 0 waits until the launcher has gone.

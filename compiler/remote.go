@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/compiler/args"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/upstream"
 )
@@ -67,6 +68,16 @@ func newRemote(conn grpc.ClientConnInterface, instance string, readOnly bool, so
 	return r
 }
 
+// wanted are the outputs that a server is asked to send along with a result, which saves a round trip. It may leave
+// them out.
+var wanted = func() []string {
+	names := []string{manifestFile}
+	for _, k := range args.Kinds {
+		names = append(names, string(k))
+	}
+	return names
+}()
+
 // get returns what the server has for a key.
 func (r *remote) get(ctx context.Context, k digest.Digest) (*repb.ActionResult, error) {
 	if time.Now().UnixNano() < r.down.Load() {
@@ -74,6 +85,7 @@ func (r *remote) get(ctx context.Context, k digest.Digest) (*repb.ActionResult, 
 	}
 	result, err := r.results.GetActionResult(ctx, &repb.GetActionResultRequest{
 		InstanceName: r.instance, ActionDigest: upstream.ToProto(k), DigestFunction: repb.DigestFunction_SHA256,
+		InlineStdout: true, InlineStderr: true, InlineOutputFiles: wanted,
 	})
 	if status.Code(err) == codes.NotFound {
 		return nil, blob.ErrNotFound

@@ -17,6 +17,7 @@ import (
 	"github.com/sarsen-build/sarsen/compiler/args"
 	"github.com/sarsen-build/sarsen/compiler/launch"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // grain is how far a file's times may lie behind the clock.
@@ -33,6 +34,11 @@ func (j *job) run(ctx context.Context) {
 	if deps != "" && deps != j.command.DepFile {
 		defer os.Remove(deps)
 	}
+	assembler := j.assemblerFile()
+	if assembler != "" {
+		answer.Argv = append([]string{"-Xassembler", "--MD", "-Xassembler", assembler}, answer.Argv...)
+		defer os.Remove(assembler)
+	}
 	d.writers.begin(j)
 	defer d.writers.end(j)
 	if j.peer.send(launch.Run, answer.Encode()) != nil {
@@ -45,7 +51,7 @@ func (j *job) run(ctx context.Context) {
 		return
 	}
 	rest := j.peer.work()
-	if reason := j.keep(ctx, &report, deps); reason != "" {
+	if reason := j.keep(ctx, &report, deps, assembler); reason != "" {
 		d.count(reason)
 	} else {
 		d.count(stored)
@@ -84,8 +90,9 @@ func (j *job) dependencies(answer *launch.Answer) string {
 // the command line stands, and clang names system headers in the dependency file because of it.
 func (j *job) listsHeaders() bool {
 	c := j.command
-	return !c.Dialect.Clang() && !c.Flags.Debug &&
-		!slices.ContainsFunc(c.Argv, func(a string) bool { return strings.HasPrefix(a, "-f") && strings.Contains(a, "record") })
+	return !c.Dialect.Clang() && !c.Flags.Debug && !slices.ContainsFunc(c.Argv, func(a string) bool {
+		return strings.HasPrefix(a, "-f") && strings.Contains(a, "record") || strings.Contains(a, "-imacros") // whose headers it omits
+	})
 }
 
 // askDependencies preprocesses the source again, for the names of all headers.
@@ -94,7 +101,21 @@ func (j *job) askDependencies() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseRule(text)
+	names, err := parseRule(text)
+	if err != nil {
+		return nil, err
+	}
+	return names, j.startsWithSource(names)
+}
+
+// startsWithSource returns an error if the source is not the first file that a rule names: then the rule was misread.
+func (j *job) startsWithSource(names []string) error {
+	if len(names) > 0 {
+		if s, err := stampOf(j.path(names[0])); err == nil && s == j.source.stamp {
+			return nil
+		}
+	}
+	return errDependencies
 }
 
 // tempName returns a name in a directory that nobody else uses.
@@ -103,7 +124,7 @@ func (d *Daemon) tempName(dir string) string {
 }
 
 // keep stores what the compiler gave. It returns the counter of the reason if it did not.
-func (j *job) keep(ctx context.Context, report *launch.Report, deps string) string {
+func (j *job) keep(ctx context.Context, report *launch.Report, deps, assembler string) string {
 	d := j.daemon
 	switch {
 	case report.Status != 0:
@@ -115,6 +136,9 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps string) stri
 	if err != nil || !d.writers.alone(j) {
 		return notOutput
 	}
+	if !j.identity.stands(j) || j.manifestKey().digest() != j.key { // what is hashed has changed since
+		return notChanged
+	}
 	if !j.peer.there() { // the build may have gone on, and changed what was read
 		return notLeft
 	}
@@ -122,9 +146,13 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps string) stri
 	if err != nil {
 		return notDeps
 	}
+	if assembler != "" && !j.assembled(assembler, names) {
+		return notHidden
+	}
 	r, reason := j.resultOf(names, report.Began)
-	// Messages show lines of the source, which the preprocessor's output does not have as they were.
-	byText := j.preprocessed.Size != 0 && len(report.Stderr) == 0
+	// Messages show lines of the source, which the preprocessor's output does not have as they were. What has changed
+	// since the preprocessor began may not be what it printed.
+	byText := j.preprocessed.Size != 0 && len(report.Stderr) == 0 && (mutant.TextBelieved || j.unchanged(names, j.textBegan))
 	if reason != "" && !byText {
 		return reason
 	}
@@ -206,10 +234,23 @@ func (j *job) included(report *launch.Report, deps string) ([]string, error) {
 		if names, err = parseRule(text); err != nil {
 			return nil, err
 		}
+		if err := j.startsWithSource(names); err != nil {
+			return nil, err
+		}
 	case !j.listsHeaders():
 		return j.askDependencies()
 	default:
+		s, err := j.daemon.ids.searchOf(j)
+		if err != nil {
+			return nil, err
+		}
 		names = slices.Clone(report.Headers)
+		for _, dir := range s.dirs { // gcc includes it of its own accord, and does not say so
+			if name := join(dir, "stdc-predef.h"); j.isFile(name) {
+				names = append(names, name)
+				break
+			}
+		}
 		slices.Sort(names)
 		names = slices.Compact(names)
 	}
@@ -239,7 +280,7 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 		if j.fresh(c.stamp, began) {
 			return nil, notFresh
 		}
-		if c.traits&(hasIncbin|hasEmbed) != 0 || precompiled(name) {
+		if c.traits&(hasIncbin|hasHidden) != 0 || precompiled(name) {
 			return nil, notHidden
 		}
 		traits |= c.traits
@@ -247,6 +288,9 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 		r.Files = append(r.Files, included{name, c.digest})
 	}
 	if traits&hasProbe != 0 {
+		return nil, notHidden
+	}
+	if slices.ContainsFunc(names, special) {
 		return nil, notHidden
 	}
 	if j.timed(traits) {
@@ -270,12 +314,33 @@ func (j *job) resultOf(names []string, began int64) (*result, string) {
 			files, contents = append(files, name), append(contents, c)
 			r.Files = append(r.Files, included{name, c.digest})
 		}
-		var hidden bool
-		if r.Absent, hidden = j.gapsOf(s, files, contents); hidden {
+		gaps, found, hidden := j.gapsOf(s, files, contents, began)
+		if hidden {
 			return nil, notHidden
+		}
+		if !mutant.AbsentForgotten {
+			r.Absent = gaps
+		}
+		for _, name := range found {
+			r.Files = append(r.Files, included{name, j.now(name)})
 		}
 	}
 	return r, ""
+}
+
+// unchanged reports whether the source and the files of these names are older than that.
+func (j *job) unchanged(names []string, began int64) bool {
+	for _, name := range append([]string{j.command.Sources[0]}, names...) {
+		if s, err := stampOf(j.path(name)); err != nil || special(name) || j.fresh(s, began) {
+			return false
+		}
+	}
+	return true
+}
+
+// special reports whether a name means another file in another process.
+func special(name string) bool {
+	return strings.HasPrefix(name, "/proc/") || strings.HasPrefix(name, "/dev/fd/") || strings.HasPrefix(name, "/dev/std")
 }
 
 // precompiled reports whether a file is a precompiled header. What that was made from is not known.
@@ -284,7 +349,9 @@ func precompiled(name string) bool {
 }
 
 // fresh reports whether a file may have changed since the compile began.
-func (j *job) fresh(s stamp, began int64) bool { return s.newest() >= began-int64(grain) }
+func (j *job) fresh(s stamp, began int64) bool {
+	return !mutant.FreshTrusted && s.newest() >= began-int64(grain)
+}
 
 // entryKey returns the key of the entry that r leads to.
 func (j *job) entryKey(r *result) digest.Digest {

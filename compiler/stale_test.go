@@ -5,9 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"testing"
-	"time"
 )
 
 // TestFoundEarlier: a header that the compiler would find before the one it read makes another object, however the
@@ -138,46 +136,6 @@ func TestPreprocessedText(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestOneOutput: of two compiles that write one file at a time, neither is kept as what the other one wrote.
-func TestOneOutput(t *testing.T) {
-	u := newUser(t)
-	u.write("a.c", "int a;\n")
-	u.write("b.c", "int b;\n")
-	// The compiler ends when the other one has written.
-	u.write("bin/gcc", "#!/bin/sh\n"+gcc(t)+" \"$@\"; status=$?\n[ -z \"$WAIT\" ] || { : > ready; until [ -e go ]; do sleep 0.01; done; }\nexit $status\n")
-	script := filepath.Join(u.work, "bin/gcc")
-	if err := os.Chmod(script, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	slow := *u
-	slow.env = append(slices.Clone(u.env), "WAIT=1")
-	done := make(chan outcome)
-	go func() { done <- slow.run(script, "-c", "a.c", "-o", "x.o") }()
-	for {
-		if _, err := os.Stat(filepath.Join(u.work, "ready")); err == nil {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	u.compile(script, "-c", "b.c", "-o", "x.o")
-	u.write("go", "")
-	<-done
-	u.compile(script, "-c", "a.c", "-o", "x.o")
-	u.exec("gcc", "-c", "a.c", "-o", "want.o")
-	if u.read("x.o") != u.read("want.o") {
-		t.Errorf("the object of a.c is that of b.c")
-	}
-}
-
-func gcc(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("gcc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // TestInherited: the daemon does not hold the files that the build had open.

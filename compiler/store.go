@@ -11,6 +11,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/compiler/args"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/segment"
 	"github.com/sarsen-build/sarsen/upstream"
 )
@@ -66,7 +67,7 @@ func (s *entries) get(ctx context.Context, k digest.Digest) (e *entry, far bool,
 	if err != nil {
 		return nil, true, err
 	}
-	if err := s.fetch(ctx, r); err != nil {
+	if err := s.fetch(ctx, r, maxOutput); err != nil {
 		return nil, true, err
 	}
 	e, err = s.read(ctx, r)
@@ -140,6 +141,11 @@ func (s *entries) put(ctx context.Context, k digest.Digest, e *entry) error {
 }
 
 func (s *entries) putResult(ctx context.Context, k digest.Digest, r *repb.ActionResult, ds []digest.Digest, data [][]byte) error {
+	if mutant.ResultFirst {
+		if err := s.cache.Put(ctx, action.Key{Action: k}, r); err != nil {
+			return err
+		}
+	}
 	if err := errors.Join(s.ring.PutAll(ctx, ds, data)...); err != nil {
 		return err
 	}
@@ -211,7 +217,7 @@ func (s *entries) farManifest(ctx context.Context, k digest.Digest) (*manifest, 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.fetch(ctx, r); err != nil {
+	if err := s.fetch(ctx, r, maxManifestSize); err != nil {
 		return nil, err
 	}
 	m, err := s.manifestIn(ctx, r)
@@ -237,7 +243,7 @@ func (s *entries) change(ctx context.Context, k digest.Digest, edit func(*manife
 	}
 	defer func() { <-slot }()
 	m := s.manifest(ctx, k)
-	if m == nil {
+	if m == nil || mutant.ManifestReplaced {
 		m = &manifest{}
 	}
 	m = edit(m)
@@ -257,22 +263,64 @@ func (s *entries) change(ctx context.Context, k digest.Digest, edit func(*manife
 	return m, nil
 }
 
-// fetch copies the blobs that a result of the server names into the ring.
-func (s *entries) fetch(ctx context.Context, r *repb.ActionResult) error {
+// maxOutputs bounds how many files a result of the server may have: more than there are kinds.
+const maxOutputs = 16
+
+var errShape = errors.New("the server's result is none of a compiler")
+
+// fetch copies the blobs that a result of the server names into the ring, those that came with it from there. None may be larger than limit bytes.
+func (s *entries) fetch(ctx context.Context, r *repb.ActionResult, limit int64) error {
+	if r.ExitCode != 0 || len(r.OutputFiles) > maxOutputs {
+		return errShape
+	}
 	ds, err := digestsOf(r)
 	if err != nil {
 		return err
 	}
+	for _, d := range ds {
+		if d.Size > limit {
+			return errShape
+		}
+	}
+	came := inlined(r, ds)
 	missing, err := s.ring.Missing(ctx, digest.SetOf(ds...))
 	if err != nil || missing.Len() == 0 {
 		return err
 	}
-	data, errs := s.remote.blobs.GetAll(ctx, missing.List())
-	if err := errors.Join(errs...); err != nil {
-		if !errors.Is(err, blob.ErrNotFound) {
-			s.remote.failed(lookupFailed)
+	var got, rest []digest.Digest
+	var data [][]byte
+	for _, d := range missing.List() {
+		if b, ok := came[d]; ok {
+			got, data = append(got, d), append(data, b)
+		} else {
+			rest = append(rest, d)
 		}
-		return err
 	}
-	return errors.Join(s.ring.PutAll(ctx, missing.List(), data)...)
+	if len(rest) > 0 {
+		more, errs := s.remote.blobs.GetAll(ctx, rest)
+		if err := errors.Join(errs...); err != nil {
+			if !errors.Is(err, blob.ErrNotFound) {
+				s.remote.failed(lookupFailed)
+			}
+			return err
+		}
+		data = append(data, more...)
+	}
+	return errors.Join(s.ring.PutAll(ctx, append(got, rest...), data)...) // which compares them with their digests
+}
+
+// inlined takes the bytes that came with a result out of it. ds are the digests that it names.
+func inlined(r *repb.ActionResult, ds []digest.Digest) map[digest.Digest][]byte {
+	came := map[digest.Digest][]byte{}
+	take := func(d digest.Digest, b *[]byte) {
+		if len(*b) > 0 {
+			came[d], *b = *b, nil
+		}
+	}
+	for i, f := range r.OutputFiles {
+		take(ds[i], &f.Contents)
+	}
+	take(ds[len(ds)-2], &r.StdoutRaw)
+	take(ds[len(ds)-1], &r.StderrRaw)
+	return came
 }

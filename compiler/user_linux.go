@@ -10,16 +10,27 @@ import (
 
 // sameUser reports whether the other end is a process of this user.
 func sameUser(conn *net.UnixConn) bool {
+	peer, err := credentials(conn)
+	return err == nil && int(peer.Uid) == os.Geteuid()
+}
+
+// sameGroup reports whether the other end is a process of this group.
+func sameGroup(conn *net.UnixConn) bool {
+	peer, err := credentials(conn)
+	return err == nil && int(peer.Gid) == os.Getegid()
+}
+
+func credentials(conn *net.UnixConn) (peer *syscall.Ucred, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return false
+		return nil, err
 	}
-	same := false
-	raw.Control(func(fd uintptr) {
-		peer, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-		same = err == nil && int(peer.Uid) == os.Geteuid()
-	})
-	return same
+	if failed := raw.Control(func(fd uintptr) {
+		peer, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	}); failed != nil {
+		return nil, failed
+	}
+	return peer, err
 }
 
 var processorLine = regexp.MustCompile(`(?m)^(vendor_id|cpu family|model|stepping|flags|Features|CPU \w+)\s*:.*$`)

@@ -17,8 +17,24 @@ type Source interface {
 	// ReadFile returns a response file. A relative name is relative to the directory in which the
 	// compiler would run.
 	ReadFile(name string) ([]byte, error)
-	// Getenv returns a variable of the compiler's environment, "" if it is not set.
-	Getenv(name string) string
+	// LookupEnv returns a variable of the compiler's environment, and whether it is set.
+	LookupEnv(name string) (string, bool)
+}
+
+// getenv returns a variable, "" if it is not set.
+func getenv(src Source, name string) string {
+	value, _ := src.LookupEnv(name)
+	return value
+}
+
+// refused returns the reason if one of these variables is set. An empty one may count too.
+func refused(src Source, names []string) error {
+	for _, name := range names {
+		if _, set := src.LookupEnv(name); set {
+			return refuse(Environment, name)
+		}
+	}
+	return nil
 }
 
 // A Kind says what an output is. The strings are stable: entries name their files with them.
@@ -36,6 +52,11 @@ const (
 	PrecompiledHeader  Kind = "precompiled-header"  // .gch, .pch
 	SourceDependencies Kind = "source-dependencies" // cl's JSON
 )
+
+// Kinds has all of them.
+var Kinds = []Kind{
+	Object, Dependencies, CoverageNotes, SplitDwarf, StackUsage, CallGraph, Diagnostics, PrecompiledHeader, SourceDependencies,
+}
 
 // An Output is a file that the compiler writes.
 type Output struct {

@@ -8,13 +8,13 @@ import (
 
 // gccDirs returns the include directories that gcc and clang take from the environment.
 func gccDirs(c *Command, src Source) []IncludeDir {
-	dirs := pathDirs(c.Dialect, PlainDir, src.Getenv("CPATH"))
+	dirs := pathDirs(c.Dialect, PlainDir, getenv(src, "CPATH"))
 	for _, v := range []struct{ name, language string }{
 		{"C_INCLUDE_PATH", "c"}, {"CPLUS_INCLUDE_PATH", "c++"},
 		{"OBJC_INCLUDE_PATH", "objective-c"}, {"OBJCPLUS_INCLUDE_PATH", "objective-c++"},
 	} {
 		if slices.ContainsFunc(c.sources, func(s source) bool { return strings.TrimSuffix(s.language, "-header") == v.language }) {
-			dirs = append(dirs, pathDirs(c.Dialect, SystemDir, src.Getenv(v.name))...)
+			dirs = append(dirs, pathDirs(c.Dialect, SystemDir, getenv(src, v.name))...)
 		}
 	}
 	return dirs

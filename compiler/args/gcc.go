@@ -36,10 +36,8 @@ var gccRefused = []string{
 
 // parseGCC reads a command line of gcc or clang.
 func parseGCC(d Dialect, argv []string, src Source) (*Command, error) {
-	for _, name := range gccRefused {
-		if src.Getenv(name) != "" {
-			return nil, refuse(Environment, name)
-		}
+	if err := refused(src, gccRefused); err != nil {
+		return nil, err
 	}
 	split := splitGNU
 	if d.Clang() {

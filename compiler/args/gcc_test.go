@@ -18,7 +18,10 @@ func (w world) ReadFile(name string) ([]byte, error) {
 	return nil, fs.ErrNotExist
 }
 
-func (w world) Getenv(name string) string { return w["$"+name] }
+func (w world) LookupEnv(name string) (string, bool) {
+	value, set := w["$"+name]
+	return value, set
+}
 
 // words splits a command line at spaces.
 func words(line string) []string { return strings.Fields(line) }

@@ -70,9 +70,12 @@ func (p *gccParser) effect(name, value string) {
 	case "-fprofile-use", "-fprofile-instr-use", "-fprofile-use=":
 		f.Profile = true
 		out.profileUse = value == ""
+		f.HashDir = f.HashDir || !p.c.Dialect.Clang() // which gcc names if there is no profile
 		if value != "" {
 			p.c.ExtraFiles = append(p.c.ExtraFiles, value)
 		}
+	case "-fplugin-arg-", "-mllvm":
+		p.foreign(name, value)
 	case "-W":
 		// gcc looks for comments that say that a case falls through.
 		out.comments = out.comments || !p.c.Dialect.Clang() &&
@@ -89,6 +92,17 @@ func (p *gccParser) effect(name, value string) {
 		}
 	default:
 		p.color(name, value)
+	}
+}
+
+// foreign reads options that are a plugin's, or LLVM's own.
+func (p *gccParser) foreign(name, value string) {
+	_, file, ok := strings.Cut(value, "=")
+	switch {
+	case name == "-fplugin-arg-" && ok && file != "": // what it means is the plugin's affair: it may be a file
+		p.c.ExtraFiles = append(p.c.ExtraFiles, file)
+	case name == "-mllvm" && (strings.Contains(value, "/") || strings.Contains(value, "file")):
+		p.refuse(TooHard, name+" "+value) // it may be written
 	}
 }
 
@@ -167,6 +181,8 @@ func (p *gccParser) combinations() {
 		p.refuse(TooHard, "-fsyntax-only with several sources")
 	case several && (out.depFile != "" || out.diagnostics != ""):
 		p.refuse(TooHard, "one file of several sources")
+	case c.Dialect.Clang() && slices.ContainsFunc(c.Hashed, func(a string) bool { return strings.HasSuffix(a, "no-integrated-as") }):
+		p.refuse(TooHard, "-fno-integrated-as") // which of the assemblers is not known
 	case out.passed && out.driver:
 		p.refuse(TooHard, "-Wp,-MD and -MD")
 	case out.depFile != "" && c.DepMode == "":

@@ -122,8 +122,13 @@ func (p *gccParser) passedCC1() {
 			p.refuse(BadArguments, "-Xclang "+arg)
 		case takes:
 			i++
-			if arg == "-load" || arg == "-include-pch" {
+			switch {
+			case arg == "-load" || arg == "-include-pch":
 				p.file(arg, p.cc1Args[i])
+			case arg == "-mllvm":
+				p.effect(arg, p.cc1Args[i])
+			case strings.HasPrefix(arg, "-plugin-arg-"):
+				p.effect("-fplugin-arg-", "="+p.cc1Args[i])
 			}
 		case ok && o.action == hash && o.form != separate && o.form != either:
 		case !ok && strings.HasPrefix(arg, "-f") && !strings.Contains(arg, "/"):

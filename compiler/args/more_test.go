@@ -78,7 +78,7 @@ func TestGCCFlags(t *testing.T) {
 		{GCC, "-c a.c --coverage", Flags{Coverage: true, HashDir: true, HashOutput: true}},
 		{GCC, "-c a.c -fprofile-arcs", Flags{Coverage: true, HashDir: true, HashOutput: true}},
 		{GCC, "-c a.c -fprofile-generate=x", Flags{Coverage: true, HashDir: true, HashOutput: true}},
-		{GCC, "-c a.c -fprofile-use=x", Flags{Profile: true}},
+		{GCC, "-c a.c -fprofile-use=x", Flags{Profile: true, HashDir: true}},
 		{Clang, "-c a.c -fcoverage-mapping", Flags{Coverage: true, HashDir: true, HashOutput: true}},
 		{Clang, "-c a.c -include-pch x.pch", Flags{UsesPCH: true}},
 		{Clang, "-c a.c -Xclang -include-pch -Xclang x.pch", Flags{UsesPCH: true}},
@@ -101,7 +101,7 @@ func TestGCCFlags(t *testing.T) {
 
 func TestGCCNames(t *testing.T) {
 	c := parse(t, GCC, "-c a.c -include x.h -imacrosy.h -Ip -iquote q -isystem r -idirafter s -F t -Wp,-include,z.h -Xpreprocessor -Iu"+
-		" -fplugin=./p.so -specs=s.specs -fprofile-use=prof -fdebug-prefix-map=/a=b -fmacro-prefix-map=c==", world{"$CPATH": ":v", "$C_INCLUDE_PATH": "w", "$CPLUS_INCLUDE_PATH": "no"})
+		" -fplugin=./p.so -fplugin-arg-p-list=p.txt -specs=s.specs -fprofile-use=prof -fdebug-prefix-map=/a=b -fmacro-prefix-map=c==", world{"$CPATH": ":v", "$C_INCLUDE_PATH": "w", "$CPLUS_INCLUDE_PATH": "no"})
 	if want := []string{"x.h", "y.h", "z.h"}; !slices.Equal(c.Includes, want) {
 		t.Errorf("got includes %q, want %q", c.Includes, want)
 	}
@@ -110,7 +110,7 @@ func TestGCCNames(t *testing.T) {
 	if !slices.Equal(c.IncludeDirs, dirs) {
 		t.Errorf("got directories %v, want %v", c.IncludeDirs, dirs)
 	}
-	if want := []string{"./p.so", "s.specs", "prof"}; !slices.Equal(c.ExtraFiles, want) {
+	if want := []string{"./p.so", "p.txt", "s.specs", "prof"}; !slices.Equal(c.ExtraFiles, want) {
 		t.Errorf("got files %q, want %q", c.ExtraFiles, want)
 	}
 	if want := []PrefixMap{{"/a", "b"}, {"c", "="}}; !slices.Equal(c.PrefixMaps, want) {
@@ -254,10 +254,12 @@ func TestEnvironment(t *testing.T) {
 		{GCC, "DEPENDENCIES_OUTPUT"}, {GXX, "SUNPRO_DEPENDENCIES"}, {GCC, "COMPILER_PATH"}, {GCC, "GCC_EXEC_PREFIX"},
 		{Clang, "CCC_OVERRIDE_OPTIONS"}, {ClangCL, "CCC_OVERRIDE_OPTIONS"}, {MSVC, "VS_UNICODE_OUTPUT"},
 	} {
-		_, err := Parse(test.dialect, words("-c a.c"), world{"$" + test.name: "x"})
-		var u *Uncacheable
-		if !errors.As(err, &u) || u.Reason != Environment || u.Detail != test.name {
-			t.Errorf("%s with %s: got %v", test.dialect, test.name, err)
+		for _, value := range []string{"x", ""} { // an empty one is set too
+			_, err := Parse(test.dialect, words("-c a.c"), world{"$" + test.name: value})
+			var u *Uncacheable
+			if !errors.As(err, &u) || u.Reason != Environment || u.Detail != test.name {
+				t.Errorf("%s with %s=%s: got %v", test.dialect, test.name, value, err)
+			}
 		}
 	}
 }

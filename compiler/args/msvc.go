@@ -27,12 +27,10 @@ var msvcRefused = []string{"VS_UNICODE_OUTPUT", "CCC_OVERRIDE_OPTIONS", "CC_PRIN
 
 // parseMSVC reads a command line of cl or clang-cl.
 func parseMSVC(d Dialect, argv []string, src Source) (*Command, error) {
-	for _, name := range msvcRefused {
-		if src.Getenv(name) != "" {
-			return nil, refuse(Environment, name)
-		}
+	if err := refused(src, msvcRefused); err != nil {
+		return nil, err
 	}
-	before, after := variable(d, src.Getenv("CL")), variable(d, src.Getenv("_CL_"))
+	before, after := variable(d, getenv(src, "CL")), variable(d, getenv(src, "_CL_"))
 	argv = append(append(before, argv...), after...)
 	argv, err := expand(argv, src, func(text string) []string { return splitMicrosoft(decode(text)) })
 	if err != nil {
@@ -49,8 +47,8 @@ func parseMSVC(d Dialect, argv []string, src Source) (*Command, error) {
 	if err := p.finish(); err != nil {
 		return nil, err
 	}
-	c.IncludeDirs = append(c.IncludeDirs, pathDirs(d, SystemDir, src.Getenv("INCLUDE"))...)
-	c.IncludeDirs = append(c.IncludeDirs, pathDirs(d, SystemDir, src.Getenv("EXTERNAL_INCLUDE"))...)
+	c.IncludeDirs = append(c.IncludeDirs, pathDirs(d, SystemDir, getenv(src, "INCLUDE"))...)
+	c.IncludeDirs = append(c.IncludeDirs, pathDirs(d, SystemDir, getenv(src, "EXTERNAL_INCLUDE"))...)
 	return c, nil
 }
 

@@ -39,7 +39,7 @@ func (p place) ReadFile(name string) ([]byte, error) {
 	return os.ReadFile(filepath.Join(string(p), name))
 }
 
-func (place) Getenv(string) string { return "" }
+func (place) LookupEnv(string) (string, bool) { return "", false }
 
 // lay makes the project in a new directory.
 func lay(t *testing.T) string {

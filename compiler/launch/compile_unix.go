@@ -3,10 +3,8 @@
 package launch
 
 import (
-	"bytes"
-	"fmt"
 	"os"
-	"path/filepath"
+	"path"
 	"syscall"
 )
 
@@ -17,9 +15,10 @@ const statusNotFound = 127
 func compile(argv []string) int {
 	compiler, err := Find(argv[0])
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "sarsen cc: %v\n", err)
+		complain(err.Error())
 		return statusNotFound
 	}
+	enter(compiler)
 	umask := syscall.Umask(0)
 	syscall.Umask(umask)
 	l := &launcher{compiler: compiler, args: argv[1:], env: os.Environ(), umask: umask}
@@ -48,7 +47,7 @@ func (l *launcher) become() int {
 		l.conn.close()
 	}
 	err := syscall.Exec(l.compiler, append([]string{l.compiler}, l.args...), l.env)
-	fmt.Fprintf(os.Stderr, "sarsen cc: run %s: %v\n", l.compiler, err)
+	complain("run " + l.compiler + ": " + err.Error())
 	return statusNotFound
 }
 
@@ -56,20 +55,25 @@ func (l *launcher) become() int {
 // is to run.
 func (l *launcher) ask() (status int, done bool) {
 	cwd, err := os.Getwd()
+	if err == nil && len(cwd) > 6 && cwd[:6] == "/proc/" {
+		cwd, err = syscall.Getwd() // that name is another directory for the daemon
+	}
 	if err != nil {
 		return 0, false
 	}
 	if l.dir, err = Dir(); err != nil {
 		return 0, false
 	}
-	if l.conn, err = connect(l.dir); err != nil {
-		return 0, false
-	}
 	ask := Ask{
 		Version: Version, Compiler: l.compiler, Args: l.args, Dir: cwd, Env: environment(),
 		Umask: uint32(l.umask), View: View(), Terminal: isTerminal(2),
 	}
-	if l.conn.send(Request, ask.Encode()) != nil {
+	body := ask.Encode()
+	// What is sent right away is there when the daemon first looks.
+	if l.conn, err = connect(l.dir); err != nil {
+		return 0, false
+	}
+	if l.conn.send(Request, body) != nil {
 		return 0, false
 	}
 	for {
@@ -106,9 +110,18 @@ func (l *launcher) take(a *Answer) (status int, done bool) {
 			return 0, false
 		}
 	}
-	os.Stdout.Write(a.Stdout)
-	os.Stderr.Write(a.Stderr)
+	say(a.Stdout, a.Stderr)
 	return 0, true
+}
+
+// say repeats what a compiler said.
+func say(stdout, stderr []byte) {
+	if len(stdout) > 0 {
+		os.Stdout.Write(stdout)
+	}
+	if len(stderr) > 0 {
+		os.Stderr.Write(stderr)
+	}
 }
 
 // run runs the compiler as the daemon wants it and reports how it ended.
@@ -123,8 +136,7 @@ func (l *launcher) run(a *Answer) int {
 	if a.Headers {
 		report.Stderr, report.Headers = splitHeaders(report.Stderr)
 	}
-	os.Stdout.Write(report.Stdout)
-	os.Stderr.Write(report.Stderr)
+	say(report.Stdout, report.Stderr)
 	if l.conn.send(Done, report.Encode()) == nil {
 		l.conn.receive() // until the daemon has read the outputs; without it nothing is stored
 	}
@@ -134,10 +146,10 @@ func (l *launcher) run(a *Answer) int {
 	return report.Status
 }
 
-// blames reports whether the compiler failed at a file in the cache's folder: the dependency file that the daemon
-// asked for has no place on a full disk. Without it the compiler may succeed.
+// blames reports whether the compiler failed at a file in the cache's folder, or warns of it: the dependency files that the
+// daemon asked for have no place on a full disk. Without them the compiler may succeed.
 func (l *launcher) blames(r *Report) bool {
-	return r.Status != 0 && bytes.Contains(r.Stderr, []byte(l.dir))
+	return index(string(r.Stderr), l.dir) >= 0
 }
 
 // preprocess runs the preprocessor as the daemon wants it; what it said is the daemon's affair.
@@ -211,7 +223,7 @@ func content(f *os.File) []byte {
 }
 
 // SocketIn returns the path of the daemon's socket in its folder.
-func SocketIn(dir string) string { return filepath.Join(dir, "daemon.sock") }
+func SocketIn(dir string) string { return path.Join(dir, "daemon.sock") }
 
 // LockIn returns the path of the file that a daemon has locked for as long as it lives.
-func LockIn(dir string) string { return filepath.Join(dir, "daemon.lock") }
+func LockIn(dir string) string { return path.Join(dir, "daemon.lock") }

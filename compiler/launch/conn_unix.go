@@ -3,17 +3,12 @@
 package launch
 
 import (
-	"encoding/binary"
 	"errors"
 	"os"
-	"path/filepath"
+	"path"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -88,9 +83,9 @@ func short(path string) string {
 	if len(path) < 100 {
 		return path
 	}
-	if cwd, err := os.Getwd(); err == nil {
-		if relative, err := filepath.Rel(cwd, path); err == nil && len(relative) < 100 {
-			return relative
+	if cwd, err := syscall.Getwd(); err == nil {
+		if name := relative(cwd, path); len(name) < 100 {
+			return name
 		}
 	}
 	return path
@@ -124,7 +119,7 @@ const maxBusy = 15 * time.Second
 func (c *conn) receive() (Kind, []byte, error) {
 	for began := time.Now(); time.Since(began) < maxBusy; {
 		if len(c.buf) >= 4 {
-			size := int(binary.LittleEndian.Uint32(c.buf))
+			size := int(lengthOf(c.buf))
 			if size == 0 || size > MaxMessage {
 				return 0, nil, errMessage
 			}
@@ -147,7 +142,7 @@ func (c *conn) receive() (Kind, []byte, error) {
 // fill receives some bytes. It gives up after Patience, unless the daemon would work if it got a processor.
 func (c *conn) fill() error {
 	if cap(c.buf)-len(c.buf) < 4096 {
-		c.buf = append(make([]byte, 0, max(64<<10, 2*len(c.buf))), c.buf...)
+		c.buf = append(make([]byte, 0, max(8<<10, 2*len(c.buf))), c.buf...)
 	}
 	for tries := 0; ; {
 		n, err := syscall.Read(c.fd, c.buf[len(c.buf):cap(c.buf)])
@@ -219,7 +214,7 @@ func spawn(dir string, socket, lock uintptr) error {
 		return err
 	}
 	defer null.Close()
-	log, err := os.OpenFile(filepath.Join(dir, "daemon.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(path.Join(dir, "daemon.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -227,31 +222,10 @@ func spawn(dir string, socket, lock uintptr) error {
 	if info, err := log.Stat(); err == nil && info.Size() > 1<<20 {
 		log.Truncate(0)
 	}
-	env := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "TZ=") }) // this compile's
+	env := slices.DeleteFunc(os.Environ(), func(entry string) bool { return hasPrefix(entry, "TZ=") }) // this compile's
 	_, err = syscall.ForkExec(self, []string{self, Program, "--daemon", dir}, &syscall.ProcAttr{
 		Dir: dir, Env: env, Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), socket, lock},
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	return err
-}
-
-// firstInherited is the first file that a daemon has not been given on purpose.
-const firstInherited = 5
-
-// closeInherited closes what the build had open when the daemon was started: locks and pipes, whose other ends wait
-// for its end. What this program has opened itself is closed on exec, and so told apart.
-func closeInherited() {
-	entries, err := os.ReadDir("/dev/fd")
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd < firstInherited {
-			continue
-		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
-			syscall.Close(fd)
-		}
-	}
 }

@@ -2,8 +2,10 @@
 //
 // `sarsen cc gcc ...`, or a link to the program that is named like a compiler, asks the user's daemon
 // (package compiler) once what to do, and does it: puts outputs in place that the daemon has written, or
-// runs the compiler. The package takes over while the program is being initialised: it imports so little
-// that it comes before gRPC and protobuf, whose initialisation costs more than a cached compile.
+// runs the compiler. The package takes over while the program is being initialised, and before all but what
+// every Go program has: the initialisation of the rest costs more than a cached compile. Packages are initialised
+// in the order of their paths as far as imports allow, so it imports nothing that waits for a path behind its own
+// (strings and fmt wait for unicode); TestImports has the list.
 //
 // # Invariants
 //
@@ -25,8 +27,7 @@ package launch
 
 import (
 	"os"
-	"path/filepath"
-	"strings"
+	"path"
 	"time"
 )
 
@@ -45,9 +46,6 @@ func patience() time.Duration {
 const Program = "cc"
 
 func init() {
-	if len(os.Args) > 2 && os.Args[1] == Program && os.Args[2] == "--daemon" {
-		closeInherited()
-	}
 	if argv := command(os.Args); argv != nil {
 		os.Exit(compile(argv))
 	}
@@ -59,9 +57,12 @@ func command(argv []string) []string {
 	switch {
 	case len(argv) == 0:
 		return nil
-	case isCompiler(filepath.Base(argv[0])):
+	case isCompiler(path.Base(argv[0])):
 		return argv
-	case len(argv) > 2 && argv[1] == Program && !strings.HasPrefix(argv[2], "-"):
+	case len(argv) > 2 && argv[1] == Program && !hasPrefix(argv[2], "-"):
+		if again := command(argv[2:]); again != nil && path.Base(argv[2]) == path.Base(argv[0]) {
+			return again // sarsen cc sarsen cc gcc
+		}
 		return argv[2:]
 	}
 	return nil
@@ -69,14 +70,18 @@ func command(argv []string) []string {
 
 // isCompiler reports whether a program of that name is a compiler: gcc, x86_64-linux-gnu-g++-12, cl.exe.
 func isCompiler(name string) bool {
-	name = strings.TrimSuffix(name, ".exe")
-	if cut := strings.TrimRight(name, "0123456789."); strings.HasSuffix(cut, "-") {
-		name = strings.TrimSuffix(cut, "-")
+	name = trimSuffix(name, ".exe")
+	cut := len(name)
+	for cut > 0 && (name[cut-1] == '.' || name[cut-1] >= '0' && name[cut-1] <= '9') {
+		cut--
+	}
+	if hasSuffix(name[:cut], "-") {
+		name = name[:cut-1]
 	}
 	if name == "clang-cl" {
 		return true
 	}
-	name = name[strings.LastIndexByte(name, '-')+1:]
+	name = name[lastIndex(name, '-')+1:]
 	switch name {
 	case "gcc", "g++", "cc", "c++", "clang", "clang++", "cl":
 		return true

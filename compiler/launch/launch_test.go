@@ -2,10 +2,67 @@ package launch
 
 import (
 	"bytes"
+	"go/build"
+	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
+
+// TestImports: what is not in the list, or imports what is not, is initialised after much of the program. Before adding
+// to it, look with GODEBUG=inittrace=1 where a compile comes.
+func TestImports(t *testing.T) {
+	early := []string{"errors", "os", "os/signal", "path", "runtime", "slices", "strconv", "sync", "syscall", "time", "unsafe"}
+	p, err := build.ImportDir(".", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range p.Imports {
+		if !slices.Contains(early, name) {
+			t.Errorf("the launcher imports %s, and so begins late", name)
+		}
+	}
+}
+
+func TestNumber(t *testing.T) {
+	for _, n := range []uint64{0, 1, 127, 128, 300, 1 << 32, math.MaxInt64, math.MaxUint64} {
+		var e encoder
+		e.number(n)
+		d := decoder{b: e}
+		if got := d.number(); got != n || d.end() != nil {
+			t.Errorf("%x: got %d, %v, want %d", []byte(e), got, d.end(), n)
+		}
+	}
+	for _, b := range []string{"", "\x80", strings.Repeat("\xff", 9) + "\x02", strings.Repeat("\x80", 10) + "\x01"} {
+		d := decoder{b: []byte(b)}
+		if got := d.number(); got != 0 || !d.bad {
+			t.Errorf("%q: got %d, want an error", b, got)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	for _, c := range []struct{ dir, file, want string }{
+		{"/a/b", "/a/b/c", "c"},
+		{"/a/b", "/a/bc/d", "../bc/d"},
+		{"/a/b/x", "/a/c/d", "../../c/d"},
+		{"/", "/a/b", "a/b"},
+		{"/x", "/a/b", "../a/b"},
+	} {
+		if got := relative(c.dir, c.file); got != c.want {
+			t.Errorf("%s in %s: got %q, want %q", c.file, c.dir, got, c.want)
+		}
+	}
+	for _, c := range []struct {
+		list string
+		want []string
+	}{{"", nil}, {"/a", []string{"/a"}}, {":/a", []string{"", "/a"}}, {"/a:/b:", []string{"/a", "/b", ""}}} {
+		if got := list(c.list); !slices.Equal(got, c.want) {
+			t.Errorf("%q: got %q, want %q", c.list, got, c.want)
+		}
+	}
+}
 
 func TestCommand(t *testing.T) {
 	for _, c := range []struct{ argv, want string }{

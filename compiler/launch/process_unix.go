@@ -63,7 +63,7 @@ func splitHeaders(stderr []byte) (rest []byte, headers []string) {
 			headers, known[name], before = append(headers, name), true, false
 			continue
 		}
-		if known[string(text)] {
+		if known[string(text)] || isPredefined(text) {
 			if before && len(rest) > start+1 && rest[len(rest)-2] == ':' {
 				rest = rest[:start] // the list's title, in whatever language
 			}
@@ -74,6 +74,13 @@ func splitHeaders(stderr []byte) (rest []byte, headers []string) {
 		rest = append(rest, line...)
 	}
 	return rest, headers
+}
+
+// isPredefined reports whether a line is the name of the header that gcc includes by itself. It is not among the others, but
+// it may be in the list.
+func isPredefined(line []byte) bool {
+	const name = "/stdc-predef.h"
+	return len(line) > len(name) && string(line[len(line)-len(name):]) == name
 }
 
 // header returns the name in a line of -H.

@@ -3,7 +3,6 @@
 package launch
 
 import (
-	"fmt"
 	"os"
 	"sync"
 )
@@ -44,7 +43,7 @@ func (l *launcher) alone() int {
 	}
 	state, err := l.child(l.args, os.Stdout.Fd(), os.Stderr.Fd())
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "sarsen cc: run %s: %v\n", l.compiler, err)
+		complain("run " + l.compiler + ": " + err.Error())
 		return statusNotFound
 	}
 	if state.Signaled() {

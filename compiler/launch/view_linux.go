@@ -1,12 +1,11 @@
 package launch
 
 import (
-	"bytes"
 	"os"
+	"runtime"
 	"strconv"
 	"syscall"
-
-	"golang.org/x/sys/unix"
+	"unsafe"
 )
 
 // View names the tree of files that this process sees: its mount namespace and its root. Two processes with
@@ -39,23 +38,40 @@ func starved(fd int) bool {
 		if err != nil {
 			continue
 		}
-		if i := bytes.LastIndexByte(stat, ')'); i >= 0 && i+2 < len(stat) && stat[i+2] == 'R' {
+		if i := lastIndex(string(stat), ')'); i >= 0 && i+2 < len(stat) && stat[i+2] == 'R' {
 			return true
 		}
 	}
 	return false
 }
 
+// closeOnExec is MFD_CLOEXEC of memfd_create(2).
+const closeOnExec = 1
+
+// memfdCreate returns the number of memfd_create(2), which package syscall is older than. For a machine whose number is
+// not known here it is one that no call has.
+func memfdCreate() uintptr {
+	switch runtime.GOARCH {
+	case "amd64":
+		return 319
+	case "arm64", "riscv64", "loong64":
+		return 279
+	}
+	return ^uintptr(0)
+}
+
 // scratch returns a file that lies in memory and goes with its last descriptor.
 func scratch() (*os.File, error) {
-	fd, err := unix.MemfdCreate("sarsen-cc", unix.MFD_CLOEXEC)
-	if err != nil {
+	name := []byte("sarsen-cc\x00")
+	fd, _, errno := syscall.Syscall(memfdCreate(), uintptr(unsafe.Pointer(&name[0])), closeOnExec, 0)
+	if errno != 0 {
 		return unlinked()
 	}
-	return os.NewFile(uintptr(fd), "scratch"), nil
+	return os.NewFile(fd, "scratch"), nil
 }
 
 func isTerminal(fd int) bool {
-	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	return err == nil
+	var t syscall.Termios
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TCGETS, uintptr(unsafe.Pointer(&t)))
+	return errno == 0
 }

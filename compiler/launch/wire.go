@@ -1,9 +1,6 @@
 package launch
 
-import (
-	"encoding/binary"
-	"errors"
-)
+import "errors"
 
 // Version is the first field of every request. A daemon of another version answers Pass and ends.
 const Version = "3"
@@ -66,7 +63,14 @@ var errMessage = errors.New("malformed message")
 // encoder appends fields to a message.
 type encoder []byte
 
-func (e *encoder) number(n uint64) { *e = binary.AppendUvarint(*e, n) }
+// number appends seven bits a byte, least first; the highest bit says that more follow.
+func (e *encoder) number(n uint64) {
+	for ; n >= 0x80; n >>= 7 {
+		*e = append(*e, byte(n)|0x80)
+	}
+	*e = append(*e, byte(n))
+}
+
 func (e *encoder) bytes(b []byte)  { e.number(uint64(len(b))); *e = append(*e, b...) }
 func (e *encoder) string(s string) { e.number(uint64(len(s))); *e = append(*e, s...) }
 func (e *encoder) strings(ss []string) {
@@ -90,14 +94,22 @@ type decoder struct {
 	bad bool
 }
 
+// maxNumber is how many bytes a number takes at most.
+const maxNumber = 10
+
 func (d *decoder) number() uint64 {
-	n, size := binary.Uvarint(d.b)
-	if size <= 0 {
-		d.b, d.bad = nil, true
-		return 0
+	var n uint64
+	for i, c := range d.b {
+		if i == maxNumber-1 && c > 1 { // more than 64 bits
+			break
+		}
+		if n |= uint64(c&0x7f) << (7 * i); c < 0x80 {
+			d.b = d.b[i+1:]
+			return n
+		}
 	}
-	d.b = d.b[size:]
-	return n
+	d.b, d.bad = nil, true
+	return 0
 }
 
 func (d *decoder) bytes() []byte {
@@ -136,8 +148,14 @@ func (d *decoder) end() error {
 
 // Frame returns a message as it travels: four bytes of length, least first, the kind, and the body.
 func Frame(k Kind, body []byte) []byte {
-	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 5+len(body)), uint32(len(body)+1))
-	return append(append(b, byte(k)), body...)
+	n := len(body) + 1
+	b := append(make([]byte, 0, 4+n), byte(n), byte(n>>8), byte(n>>16), byte(n>>24), byte(k))
+	return append(b, body...)
+}
+
+// lengthOf returns the length with which a message begins.
+func lengthOf(b []byte) uint32 {
+	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
 }
 
 // Encode returns the body of a Request.

@@ -93,9 +93,25 @@ const (
 	VictimUsed     = false
 	PartBuried     = false
 
-	ValueCut       = false
-	RestUnread     = false
-	SocketShared   = false
-	ManyTry        = false
-	RecordUnleased = false
+	ValueCut          = false
+	RestUnread        = false
+	SocketShared      = false
+	ManyTry           = false
+	RecordUnleased    = false
+	AbsentForgotten   = false
+	ProbeForgotten    = false
+	TwinForgotten     = false
+	FreshTrusted      = false
+	TextBelieved      = false
+	AssemblerBelieved = false
+	ArgumentDropped   = false
+	VariableDropped   = false
+	DirectoryDropped  = false
+	DriverOnly        = false
+	WritersIgnored    = false
+	ResultFirst       = false
+	PartTaken         = false
+	SourceReplaced    = false
+	ManifestReplaced  = false
+	CountLost         = false
 )

@@ -215,4 +215,36 @@ var (
 
 	// RecordUnleased gives out a record that may be evicted at once, so that HEAD's yes is a GET's no.
 	RecordUnleased = name == "RecordUnleased"
+	// AbsentForgotten does not note which headers were absent that would have been found first.
+	AbsentForgotten = name == "AbsentForgotten"
+	// ProbeForgotten does not note a header that __has_include found and nothing read.
+	ProbeForgotten = name == "ProbeForgotten"
+	// TwinForgotten does not look for headers that gcc took for others.
+	TwinForgotten = name == "TwinForgotten"
+	// FreshTrusted relies on headers that changed after the compile began.
+	FreshTrusted = name == "FreshTrusted"
+	// TextBelieved keeps by the preprocessor's text what was compiled after a header had changed.
+	TextBelieved = name == "TextBelieved"
+	// AssemblerBelieved does not look at what the assembler has read.
+	AssemblerBelieved = name == "AssemblerBelieved"
+	// ArgumentDropped leaves options of the optimiser out of the key.
+	ArgumentDropped = name == "ArgumentDropped"
+	// VariableDropped leaves the environment out of the key.
+	VariableDropped = name == "VariableDropped"
+	// DirectoryDropped leaves the directory out of the key.
+	DirectoryDropped = name == "DirectoryDropped"
+	// DriverOnly takes the driver for the whole compiler.
+	DriverOnly = name == "DriverOnly"
+	// WritersIgnored keeps an output that two compiles wrote at a time.
+	WritersIgnored = name == "WritersIgnored"
+	// ResultFirst publishes an entry before its blobs are there (seed 001, torn entry).
+	ResultFirst = name == "ResultFirst"
+	// PartTaken takes an entry for a hit though an output is missing.
+	PartTaken = name == "PartTaken"
+	// SourceReplaced puts outputs in the place of whatever file is there.
+	SourceReplaced = name == "SourceReplaced"
+	// ManifestReplaced replaces a manifest instead of adding to it (seed 001, lost update).
+	ManifestReplaced = name == "ManifestReplaced"
+	// CountLost adds to a counter what it was a moment ago (seed 001, lost update).
+	CountLost = name == "CountLost"
 )

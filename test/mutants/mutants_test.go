@@ -91,6 +91,23 @@ var caught = []struct {
 	{"RangesBelieved", "upstream", "TestLies", "want ErrCorrupt"},
 	{"RangesSwapped", "upstream", "TestCopy", "17825793 written"},
 
+	{"AbsentForgotten", "compiler", "TestInputs/this_directory/depend", "x.o is not what the compiler alone writes"},
+	{"ProbeForgotten", "compiler", "TestInputs/probed_header_goes/depend", "x.o is not what the compiler alone writes"},
+	{"TwinForgotten", "compiler", "TestInputs/twin_of_an_imported_header/depend", "x.o is not what the compiler alone writes"},
+	{"FreshTrusted", "compiler", "TestChangedMeanwhile", "want \"miss.new not_stored.header_too_new\""},
+	{"TextBelieved", "compiler", "TestChangedBetween", "x.o is not what the compiler alone writes"},
+	{"AssemblerBelieved", "compiler", "TestInputs/assembly_in_pieces/depend", "x.o is not what the compiler alone writes"},
+	{"ArgumentDropped", "compiler", "TestStale/argument", "counted \"hit.direct\""},
+	{"VariableDropped", "compiler", "TestDate", "counted \"miss.date\", want \"miss.new\""},
+	{"DirectoryDropped", "compiler", "TestDirectory", "counted \"hit.direct\", want \"miss.new\""},
+	{"DriverOnly", "compiler", "TestTwoInstallations", "x.o is not what the compiler alone writes"},
+	{"WritersIgnored", "compiler", "TestOneOutput", "x.o is not what the compiler alone writes"},
+	{"ResultFirst", "compiler", "TestBack", "want \"miss.new\""},
+	{"PartTaken", "compiler", "TestWhole", "no object: got true, want false"},
+	{"SourceReplaced", "compiler", "TestSourceAsOutput", "the source is"},
+	{"ManifestReplaced", "compiler", "TestBack", "want \"hit.direct\""},
+	{"CountLost", "compiler", "TestCounters", "want ten counters of"},
+
 	{"AssetHole", "asset", "TestComplete", "want ErrNotFound"},
 	{"AssetDropLatest", "asset", "TestPushedMeanwhile", "nothing is downloaded here"},
 
