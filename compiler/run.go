@@ -44,6 +44,7 @@ func (j *job) run(ctx context.Context) {
 		d.count(notLeft)
 		return
 	}
+	j.compare(&report)
 	rest := j.peer.work()
 	if reason := j.keep(ctx, &report, deps); reason != "" {
 		d.count(reason)
@@ -123,8 +124,14 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps string) stri
 		return notDeps
 	}
 	r, reason := j.resultOf(names, report.Began)
+	return j.put(ctx, e, r, reason)
+}
+
+// put stores an entry and that r led to it, unless reason says why r can't be relied on. It returns the counter of
+// the reason if it did not.
+func (j *job) put(ctx context.Context, e *entry, r *result, reason string) string {
 	// Messages show lines of the source, which the preprocessor's output does not have as they were.
-	byText := j.preprocessed.Size != 0 && len(report.Stderr) == 0
+	byText := j.preprocessed.Size != 0 && len(e.stderr) == 0
 	if reason != "" && !byText {
 		return reason
 	}
@@ -132,6 +139,7 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps string) stri
 	if !byText {
 		key = j.entryKey(r)
 	}
+	d := j.daemon
 	if err := d.entries.put(ctx, key, e); err != nil {
 		return j.notKept(err)
 	}
