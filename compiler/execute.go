@@ -139,6 +139,10 @@ func (j *job) execute(ctx context.Context) (e *entry, leave func()) {
 		j.here(notConfigured)
 		return nil, leave
 	}
+	if time.Now().UnixNano() < j.daemon.entries.remote.down.Load() {
+		j.here(notNow)
+		return nil, j.queue(x)
+	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
 	a := &attempt{free: make(chan struct{}), queued: make(chan struct{}), begun: make(chan struct{}), done: make(chan struct{})}
@@ -210,7 +214,10 @@ func (j *job) await(ctx context.Context, a *attempt, x *executor) int {
 			return ended
 		case <-tick.C:
 			if j.peer.send(launch.Far, nil) != nil {
-				<-a.free
+				select { // until then the job is looked at
+				case <-a.free:
+				case <-a.done:
+				}
 				return left
 			}
 		case <-free:
@@ -249,8 +256,6 @@ func (j *job) queue(x *executor) (leave func()) {
 
 // run is an attempt from its beginning to its end.
 func (x *executor) run(ctx context.Context, a *attempt, j *job) {
-	free := sync.OnceFunc(func() { close(a.free) })
-	defer free()
 	if a.why = x.ready(ctx); a.why != "" {
 		return
 	}
@@ -263,10 +268,10 @@ func (x *executor) run(ctx context.Context, a *attempt, j *job) {
 	a.plan, a.why = j.plan(x)
 	<-x.scans
 	again := j.env["SARSEN_CC_RECACHE"] != ""
-	free()
 	if a.why != "" {
 		return
 	}
+	close(a.free)
 	select {
 	case x.slots <- struct{}{}:
 	case <-ctx.Done():

@@ -314,8 +314,8 @@ func TestExecuteWithoutHelp(t *testing.T) {
 		{"no execution", newFarm(t, false).addr, "not_executed.server_executes_nothing", "not_executed.server_failed_before"},
 		{"no worker", newFarm(t, true).addr, "not_executed.in_queue", "not_executed.server_failed_before"},
 		{"a worker that is not --chroot", plain.addr, "not_executed.compile_failed", "not_executed.server_failed_before"},
-		{"gone", gone.Addr().String(), "not_executed.server_failed remote.lookup_failed", "not_executed.server_failed_before"},
-		{"mute", mute.Addr().String(), "not_executed.server_failed remote.lookup_failed", "not_executed.server_failed_before"},
+		{"gone", gone.Addr().String(), "not_executed.server_failed_before remote.lookup_failed", "not_executed.server_failed_before"},
+		{"mute", mute.Addr().String(), "not_executed.server_failed_before remote.lookup_failed", "not_executed.server_failed_before"},
 		{"none", "", "not_executed.no_server_set", "not_executed.no_server_set"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package compiler
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -29,10 +30,13 @@ type missed struct {
 
 func newPast() *past { return &past{misses: map[string][]missed{}} }
 
+// sourcePath returns the source's path as people write it.
+func (j *job) sourcePath() string { return filepath.Clean(j.path(j.command.Sources[0])) }
+
 func (p *past) note(j *job) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	path := j.path(j.command.Sources[0])
+	path := j.sourcePath()
 	if len(p.misses) >= maxPast && p.misses[path] == nil {
 		clear(p.misses)
 	}
@@ -44,7 +48,7 @@ func (p *past) note(j *job) {
 func (p *past) place(j *job, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if m := p.misses[j.path(j.command.Sources[0])]; len(m) > 0 {
+	if m := p.misses[j.sourcePath()]; len(m) > 0 {
 		m[len(m)-1].place = text
 	}
 }
