@@ -11,6 +11,9 @@
 //     manifest, and counters are added to atomically, so no update is lost.
 //   - NoFalseHit: an entry is taken only if the compiler, everything in its key, every file that was read, and
 //     every place where another would have been found first are as they were. When in doubt the compiler runs.
+//   - SameThere: what a server compiles is what the compiler here would have written: the action's root has the
+//     files, links and directories that the compile looks at here, the compiler among them, and whatever is not
+//     sure to be so is compiled here.
 //   - Outputs are read while the launcher waits, so they are the compiler's; if it left meanwhile, nothing
 //     is stored.
 //

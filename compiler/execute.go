@@ -54,12 +54,13 @@ type executor struct {
 	large      chan struct{} // who uploads what is large
 	log        func(string, error)
 
-	down  atomic.Int64 // nanoseconds since 1970 until which nothing is executed
-	asked atomic.Int64 // when it last said that it executes
-	began atomic.Int64 // when it last began an action
-	ctx   context.Context
-	stop  context.CancelFunc
-	work  sync.WaitGroup
+	down    atomic.Int64 // nanoseconds since 1970 until which nothing is executed
+	asked   atomic.Int64 // when it last said that it executes
+	began   atomic.Int64 // when it last began or ended an action
+	running atomic.Int64 // actions that workers have
+	ctx     context.Context
+	stop    context.CancelFunc
+	work    sync.WaitGroup
 }
 
 func newExecutor(o *Options) *executor {
@@ -160,7 +161,7 @@ func (j *job) execute(ctx context.Context) (e *entry, leave func()) {
 		j.here(notBegun)
 		select {
 		case <-a.queued:
-			if time.Now().UnixNano()-x.began.Load() > int64(j.daemon.o.ExecuteQueue) {
+			if x.running.Load() == 0 && time.Now().UnixNano()-x.began.Load() > int64(j.daemon.o.ExecuteQueue) {
 				x.pauseFor(3 * pause) // nobody works there
 			}
 		default:

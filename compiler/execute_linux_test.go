@@ -272,6 +272,7 @@ func TestExecuteRefuses(t *testing.T) {
 	u.project()
 	u.write("src/time.c", "#include \"time.h\"\n")
 	u.write("src/time.h", "const char *t = __TIMESTAMP__;\n")
+	u.write("src/date.c", "const char *d = __DATE__;\n")
 	u.write("src/twice.c", "#include \"x/y.h\"\n#include \"z/y.h\"\n")
 	u.write("src/x/y.h", "#pragma once\nextern int y;\n")
 	u.write("src/z/y.h", "#pragma once\nextern int y;\n")
@@ -284,6 +285,7 @@ func TestExecuteRefuses(t *testing.T) {
 	u.write("src/private.c", "#include \""+private+"/p.h\"\n")
 	u.same("miss.new not_executed.processor", "gcc", "-march=native", "-c", "src/m.i")
 	u.same("miss.new not_executed.time_macro not_stored.time_macro", "gcc", "-c", "src/time.c")
+	u.same("miss.new not_executed.time_macro", "gcc", "-c", "src/date.c")
 	u.same("miss.new not_executed.headers_alike", "gcc", "-c", "src/twice.c")
 	u.same("miss.new not_executed.private_directory", "gcc", "-c", "src/private.c")
 	u.same("miss.new not_executed.headers_not_found not_stored.compile_failed", "gcc", "-c", "src/m.c")
@@ -322,6 +324,11 @@ func TestExecuteWithoutHelp(t *testing.T) {
 			u := farUser(t, tt.addr, "SARSEN_CC_REMOTE_QUEUE=2s")
 			u.project()
 			u.same("miss.new "+tt.first, "gcc", "-O1", "-c", "src/m.i")
+			for i := 0; tt.name == "no worker" && u.counters()[tt.second] == 0; i++ { // the first may not have got to the queue in time
+				if u.compile("gcc", fmt.Sprintf("-DN=%d", i), "-c", "src/m.i"); i == 20 {
+					t.Fatalf("20 compiles waited for a worker: %v", u.counters())
+				}
+			}
 			u.same("miss.new "+tt.second, "gcc", "-O2", "-c", "src/m.i")
 			u.same("hit.direct", "gcc", "-O1", "-c", "src/m.i")
 		})

@@ -54,6 +54,9 @@ func (j *job) plan(x *executor) (*plan, string) {
 	if p.result, reason = j.resultOf(names, began); reason != "" {
 		return nil, "not_executed." + strings.TrimPrefix(reason, "not_stored.")
 	}
+	if p.result.Date != "" && j.env["SOURCE_DATE_EPOCH"] == "" {
+		return nil, notToday
+	}
 	err := p.inputs(x)
 	if err == nil {
 		err = p.describe(x)

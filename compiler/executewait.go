@@ -70,6 +70,11 @@ func (x *executor) wait(ctx context.Context, a *attempt, again bool) (*repb.Exec
 	quiet := time.NewTicker(silence)
 	defer quiet.Stop()
 	begun := false
+	defer func() {
+		if begun {
+			x.running.Add(-1)
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():
@@ -85,9 +90,11 @@ func (x *executor) wait(ctx context.Context, a *attempt, again bool) (*repb.Exec
 			case next.err != nil:
 				return nil, next.err
 			case next.op.GetDone():
+				x.began.Store(time.Now().UnixNano())
 				return response(next.op)
 			case !begun && executing(next.op):
 				begun = true
+				x.running.Add(1)
 				x.began.Store(time.Now().UnixNano())
 				close(a.begun)
 			}

@@ -204,6 +204,7 @@ const (
 	notTold       = "not_executed.headers_alike"
 	notPlanned    = "not_executed.error"
 	notGCC        = "not_executed.not_gcc"
+	notToday      = "not_executed.time_macro" // it may be another day there
 	notNative     = "not_executed.processor" // -march=native
 	notOptions    = "not_executed.option"
 

@@ -43,6 +43,9 @@ func (t *toolchains) of(j *job) ([]string, error) {
 		return nil, err
 	}
 	t.mu.Lock()
+	if len(t.known) > 1000 {
+		clear(t.known)
+	}
 	t.known[key] = names
 	t.mu.Unlock()
 	return names, nil
