@@ -119,7 +119,7 @@ func (j *job) executes() bool {
 type attempt struct {
 	free   chan struct{} // closed when what the compile reads is known
 	queued chan struct{} // closed when the server is asked to execute it
-	begun  chan struct{} // closed when a worker has it
+	stage  chan bool     // whether a worker has it, whenever that changes
 	done   chan struct{} // closed at the end
 	plan   *plan
 	entry  *entry // nil if it is to be run here, because of reason
@@ -146,7 +146,7 @@ func (j *job) execute(ctx context.Context) (e *entry, leave func()) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
-	a := &attempt{free: make(chan struct{}), queued: make(chan struct{}), begun: make(chan struct{}), done: make(chan struct{})}
+	a := &attempt{free: make(chan struct{}), queued: make(chan struct{}), stage: make(chan bool), done: make(chan struct{})}
 	if j.peer.send(launch.Far, nil) != nil { // from now on it waits for longer
 		return nil, leave
 	}
@@ -203,11 +203,11 @@ func (j *job) await(ctx context.Context, a *attempt, x *executor) int {
 	defer tick.Stop()
 	impatient := time.NewTimer(j.daemon.o.ExecuteQueue)
 	defer impatient.Stop()
-	free, begun := a.free, a.begun
-	var here chan struct{} // is x.here once the compile has waited for long enough
-	ready, late := false, false
+	free := a.free
+	begun, late := false, false
 	for {
-		if ready && late {
+		var here chan struct{}
+		if free == nil && !begun && late {
 			here = x.here
 		}
 		select {
@@ -222,12 +222,10 @@ func (j *job) await(ctx context.Context, a *attempt, x *executor) int {
 				return left
 			}
 		case <-free:
-			free, ready = nil, true
+			free = nil
 		case <-impatient.C:
 			late = true
-		case <-begun:
-			begun, ready, here = nil, false, nil
-			free = nil
+		case begun = <-a.stage:
 		case here <- struct{}{}:
 			return stolen
 		}

@@ -116,7 +116,11 @@ func farUser(t *testing.T, addr string, env ...string) *user {
 	t.Helper()
 	u := newUser(t, append([]string{"SARSEN_CC_REMOTE=" + addr, "SARSEN_CC_REMOTE_EXECUTE=1"}, env...)...)
 	t.Cleanup(func() {
-		if log, err := os.ReadFile(filepath.Join(u.dir, "daemon.log")); err == nil && t.Failed() {
+		log, _ := os.ReadFile(filepath.Join(u.dir, "daemon.log")) // there may be nothing to say
+		if strings.Contains(string(log), "DATA RACE") {
+			t.Error("the daemon has a race")
+		}
+		if t.Failed() {
 			t.Logf("%s", log)
 		}
 	})
@@ -321,7 +325,11 @@ func TestExecuteWithoutHelp(t *testing.T) {
 		{"none", "", "not_executed.no_server_set", "not_executed.no_server_set"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			u := farUser(t, tt.addr, "SARSEN_CC_REMOTE_QUEUE=2s")
+			queue := "1m"
+			if tt.name == "no worker" {
+				queue = "1s"
+			}
+			u := farUser(t, tt.addr, "SARSEN_CC_REMOTE_QUEUE="+queue)
 			u.project()
 			u.same("miss.new "+tt.first, "gcc", "-O1", "-c", "src/m.i")
 			for i := 0; tt.name == "no worker" && u.counters()[tt.second] == 0; i++ { // the first may not have got to the queue in time

@@ -321,8 +321,10 @@ func (p *plan) describe(x *executor) error {
 	}
 	command := &repb.Command{
 		Arguments: []string{j.ask.Compiler, "@/" + name}, EnvironmentVariables: j.variables(),
-		WorkingDirectory: strings.TrimPrefix(p.real, "/"), OutputPaths: slices.Sorted(slices.Values(p.paths)), Platform: x.platform,
+		WorkingDirectory: strings.TrimPrefix(p.real, "/"), OutputPaths: slices.Sorted(slices.Values(p.paths)),
 	}
+	//lint:ignore SA1019 Servers of before version 2.2 read it there.
+	command.Platform = x.platform
 	run, err := message(blobs, command)
 	if err != nil {
 		return err

@@ -72,7 +72,7 @@ func (x *executor) wait(ctx context.Context, a *attempt, again bool) (*repb.Exec
 	begun := false
 	defer func() {
 		if begun {
-			x.running.Add(-1)
+			x.note(false)
 		}
 	}()
 	for {
@@ -92,13 +92,25 @@ func (x *executor) wait(ctx context.Context, a *attempt, again bool) (*repb.Exec
 			case next.op.GetDone():
 				x.began.Store(time.Now().UnixNano())
 				return response(next.op)
-			case !begun && executing(next.op):
-				begun = true
-				x.running.Add(1)
-				x.began.Store(time.Now().UnixNano())
-				close(a.begun)
+			case executing(next.op) != begun:
+				begun = !begun
+				x.note(begun)
+				select {
+				case a.stage <- begun:
+				case <-ctx.Done():
+				}
 			}
 		}
+	}
+}
+
+// note notes that a worker has one more action, or one less.
+func (x *executor) note(begun bool) {
+	if begun {
+		x.running.Add(1)
+		x.began.Store(time.Now().UnixNano())
+	} else {
+		x.running.Add(-1)
 	}
 }
 

@@ -205,7 +205,7 @@ const (
 	notPlanned    = "not_executed.error"
 	notGCC        = "not_executed.not_gcc"
 	notToday      = "not_executed.time_macro" // it may be another day there
-	notNative     = "not_executed.processor" // -march=native
+	notNative     = "not_executed.processor"  // -march=native
 	notOptions    = "not_executed.option"
 
 	passView     = "pass.another_file_system_view"
