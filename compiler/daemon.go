@@ -11,6 +11,9 @@
 //     manifest, and counters are added to atomically, so no update is lost.
 //   - NoFalseHit: an entry is taken only if the compiler, everything in its key, every file that was read, and
 //     every place where another would have been found first are as they were. When in doubt the compiler runs.
+//   - SameThere: what a server compiles is what the compiler here would have written: the action's root has the
+//     files, links and directories that the compile looks at here, the compiler among them, and whatever is not
+//     sure to be so is compiled here.
 //   - Outputs are read while the launcher waits, so they are the compiler's; if it left meanwhile, nothing
 //     is stored.
 //
@@ -50,10 +53,14 @@ type Options struct {
 	Dir            string // of the cache; only this user may enter it
 	MaxSize        int64  // bytes of disk, DefaultMaxSize if 0
 	Remote         grpc.ClientConnInterface
-	Instance       string        // of the remote
-	RemoteReadOnly bool          // nothing is uploaded
-	Mode           string        // ModeDepend if ""; SARSEN_CC_MODE of a compile comes first
-	Idle           time.Duration // without work the daemon ends after it; never if 0
+	Instance       string            // of the remote
+	RemoteReadOnly bool              // nothing is uploaded
+	Execute        bool              // the remote compiles what is not known; SARSEN_CC_REMOTE_EXECUTE of a compile comes first
+	Platform       map[string]string // what its workers must have, that of this machine if empty
+	ExecuteJobs    int               // compiles that are executed at once, DefaultExecuteJobs if 0
+	ExecuteQueue   time.Duration     // for which a compile is left in the remote queue while a processor is idle here, DefaultExecuteQueue if 0
+	Mode           string            // ModeDepend if ""; SARSEN_CC_MODE of a compile comes first
+	Idle           time.Duration     // without work the daemon ends after it; never if 0
 	Log            *slog.Logger
 }
 
@@ -74,6 +81,7 @@ type Daemon struct {
 	dirs      *directories
 	ids       *identities
 	entries   *entries
+	executor  *executor // nil without a remote
 	past      *past
 	writers   *writers
 	temp      string
@@ -91,6 +99,12 @@ func CountersIn(dir string) string { return filepath.Join(dir, "statistics") }
 func Open(ctx context.Context, o Options) (*Daemon, error) {
 	if o.MaxSize == 0 {
 		o.MaxSize = DefaultMaxSize
+	}
+	if o.ExecuteJobs == 0 {
+		o.ExecuteJobs = DefaultExecuteJobs
+	}
+	if o.ExecuteQueue == 0 {
+		o.ExecuteQueue = DefaultExecuteQueue
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -124,6 +138,9 @@ func Open(ctx context.Context, o Options) (*Daemon, error) {
 		far = newRemote(o.Remote, o.Instance, o.RemoteReadOnly, ring, d.count)
 	}
 	d.entries = newEntries(ring, far)
+	if o.Remote != nil {
+		d.executor = newExecutor(&d.o)
+	}
 	return d, nil
 }
 
@@ -168,6 +185,9 @@ const drainTime = 30 * time.Second
 
 // Close ends uploads and closes the store. Serve has returned before.
 func (d *Daemon) Close() error {
+	if d.executor != nil {
+		d.executor.close()
+	}
 	if far := d.entries.remote; far != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 		far.drain(ctx)

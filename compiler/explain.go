@@ -2,6 +2,7 @@ package compiler
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -24,26 +25,47 @@ type missed struct {
 	counter string
 	fields  []field
 	nearest []string
+	place   string // where it was compiled, if a server might have done so
 }
 
 func newPast() *past { return &past{misses: map[string][]missed{}} }
 
+// sourcePath returns the source's path as people write it.
+func (j *job) sourcePath() string { return filepath.Clean(j.path(j.command.Sources[0])) }
+
 func (p *past) note(j *job) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	path := j.path(j.command.Sources[0])
+	path := j.sourcePath()
 	if len(p.misses) >= maxPast && p.misses[path] == nil {
 		clear(p.misses)
 	}
-	m := append(p.misses[path], missed{j.miss, j.fields, j.nearest})
+	m := append(p.misses[path], missed{j.miss, j.fields, j.nearest, ""})
 	p.misses[path] = m[max(0, len(m)-2):]
 }
 
-// explain says in sentences why the last compile of a source was a miss.
+// place notes where the latest miss of a source was compiled.
+func (p *past) place(j *job, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if m := p.misses[j.sourcePath()]; len(m) > 0 {
+		m[len(m)-1].place = text
+	}
+}
+
+// explain says in sentences why the last compile of a source was a miss, and where it was compiled.
 func (p *past) explain(path string) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	misses := p.misses[path]
+	lines := why(misses)
+	if len(misses) > 0 && misses[len(misses)-1].place != "" {
+		lines = append(lines, misses[len(misses)-1].place)
+	}
+	return lines
+}
+
+func why(misses []missed) []string {
 	if len(misses) == 0 {
 		return []string{"no miss of this source is remembered: it was a hit, was passed through, or was not compiled since the daemon started"}
 	}

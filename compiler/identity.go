@@ -49,7 +49,7 @@ func (ids *identities) of(j *job) (*identity, error) {
 	c := j.command
 	question := []string{j.ask.Compiler, c.Dialect.String(), c.Language}
 	below := false // this directory matters too
-	for _, name := range []string{"LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "LIBRARY_PATH", "PATH"} {
+	for _, name := range slices.Concat(loaderVariables, []string{"LIBRARY_PATH", "PATH"}) {
 		if list, set := j.env[name]; set {
 			question = append(question, name, list)
 			below = below || relative(list)

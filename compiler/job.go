@@ -32,6 +32,7 @@ type job struct {
 	preprocessed digest.Digest // of the entry, if the preprocessor ran
 	textBegan    int64         // when it did, in nanoseconds since 1970
 	hit          bool          // its outputs are an entry's
+	failedThere  string        // how the server's compiler failed
 	miss         string        // the counter of what was missing
 	nearest      []string      // what differs from the nearest result
 }
@@ -84,6 +85,12 @@ func (d *Daemon) compile(ctx context.Context, p *peer, ask *launch.Ask) {
 	}
 	d.count(j.miss)
 	d.past.note(j)
+	e, leave := j.execute(ctx)
+	defer leave()
+	if e != nil {
+		j.deliver(e, executedThere)
+		return
+	}
 	j.run(ctx)
 }
 

@@ -8,6 +8,9 @@ import (
 	"strings"
 )
 
+// loaderVariables say which libraries programs are run with instead of the system's.
+var loaderVariables = []string{"LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT"}
+
 // libraries returns the shared libraries that a program is run with in j, as far as the system's loader says so. It is
 // asked in a way that does not run the program.
 func (j *job) libraries(program string) []string {
@@ -17,7 +20,7 @@ func (j *job) libraries(program string) []string {
 	cmd := exec.Command(program)
 	cmd.Dir = j.ask.Dir
 	cmd.Env = []string{"LD_TRACE_LOADED_OBJECTS=1"}
-	for _, name := range []string{"LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT"} {
+	for _, name := range loaderVariables {
 		if value := j.env[name]; value != "" {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -20,11 +21,15 @@ import (
 
 	"github.com/sarsen-build/sarsen/compiler"
 	"github.com/sarsen-build/sarsen/compiler/launch"
+	"github.com/sarsen-build/sarsen/worker/sandbox"
 )
 
 // TestMain makes the test's binary the program: package launch takes it over for `cc gcc ...` before this
 // is reached, and launchers start it as their daemon.
 func TestMain(m *testing.M) {
+	if sandbox.Main() {
+		return
+	}
 	if len(os.Args) == 4 && os.Args[1] == launch.Program && os.Args[2] == "--daemon" {
 		if err := daemon(os.Args[3]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -38,7 +43,7 @@ func TestMain(m *testing.M) {
 func daemon(dir string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	o := compiler.Options{Dir: dir, MaxSize: 64 << 20, Idle: time.Minute}
+	o := compiler.Options{Dir: dir, MaxSize: 64 << 20, Idle: time.Minute, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	if addr := os.Getenv("SARSEN_CC_REMOTE"); addr != "" {
 		conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
@@ -46,6 +51,12 @@ func daemon(dir string) error {
 		}
 		defer conn.Close()
 		o.Remote, o.Instance = conn, "team"
+		o.ExecuteQueue = time.Minute
+		if text := os.Getenv("SARSEN_CC_REMOTE_QUEUE"); text != "" {
+			if o.ExecuteQueue, err = time.ParseDuration(text); err != nil {
+				return err
+			}
+		}
 	}
 	return compiler.Run(ctx, o)
 }

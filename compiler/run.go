@@ -50,6 +50,7 @@ func (j *job) run(ctx context.Context) {
 		d.count(notLeft)
 		return
 	}
+	j.compare(&report)
 	rest := j.peer.work()
 	if reason := j.keep(ctx, &report, deps, assembler); reason != "" {
 		d.count(reason)
@@ -150,9 +151,15 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps, assembler s
 		return notHidden
 	}
 	r, reason := j.resultOf(names, report.Began)
+	return j.put(ctx, e, r, names, reason)
+}
+
+// put stores an entry and that r led to it, unless reason says why r can't be relied on. The compiler read names. It
+// returns the counter of the reason if it did not.
+func (j *job) put(ctx context.Context, e *entry, r *result, names []string, reason string) string {
 	// Messages show lines of the source, which the preprocessor's output does not have as they were. What has changed
 	// since the preprocessor began may not be what it printed.
-	byText := j.preprocessed.Size != 0 && len(report.Stderr) == 0 && (mutant.TextBelieved || j.unchanged(names, j.textBegan))
+	byText := j.preprocessed.Size != 0 && len(e.stderr) == 0 && (mutant.TextBelieved || j.unchanged(names, j.textBegan))
 	if reason != "" && !byText {
 		return reason
 	}
@@ -160,6 +167,7 @@ func (j *job) keep(ctx context.Context, report *launch.Report, deps, assembler s
 	if !byText {
 		key = j.entryKey(r)
 	}
+	d := j.daemon
 	if err := d.entries.put(ctx, key, e); err != nil {
 		return j.notKept(err)
 	}

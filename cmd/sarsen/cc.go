@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -27,23 +28,25 @@ import (
 func newCCCommand() *cobra.Command {
 	r := &ccReport{}
 	var daemon, maxSize, explain, dryRun string
-	var stats, zero, clear, wait, stop bool
+	var stats, zero, clear, wait, stop, remote bool
 	cmd := &cobra.Command{
-		Use:   "cc [OPTION | COMPILER ARGUMENT...]",
+		Use:   "cc [OPTION | [--remote] COMPILER ARGUMENT...]",
 		Short: "Run a compiler, or take what it gave before",
 		Long: `Run gcc, g++, clang, clang++, cl or clang-cl, or take what the same compile gave before. A link to sarsen
 with the name of a compiler, in a folder that PATH names first, does the same.
 
 A daemon of the user keeps the results, in SARSEN_CC_DIR or the user's folder for caches, and on a
 server for remote execution if SARSEN_CC_REMOTE names one. It is started when it is needed. If it, the
-disk or the network fails, the compiler simply runs.
+disk or the network fails, the compiler simply runs. With --remote before the compiler, or if
+SARSEN_CC_REMOTE_EXECUTE is set, that server compiles what is not known, with this machine's compiler.
 
-The options ask for what follows instead of compiling. docs/cc.md has all variables and settings.`,
+The other options ask for what follows instead of compiling. docs/cc.md has all variables and settings.`,
 		Example: "  make CC='sarsen cc gcc' CXX='sarsen cc g++'\n  sarsen cc --stats\n  sarsen cc --explain src/main.c",
 		Args:    cobra.NoArgs,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
+	f.BoolVar(&remote, "remote", false, "have the server compile what is not known: sarsen cc --remote gcc ...")
 	f.BoolVarP(&stats, "stats", "s", false, "print the statistics")
 	f.BoolVar(&r.json, "json", false, "print them as JSON")
 	f.BoolVarP(&zero, "zero", "z", false, "set the statistics to zero")
@@ -78,6 +81,8 @@ The options ask for what follows instead of compiling. docs/cc.md has all variab
 			return err
 		case stop:
 			return stopCompilerDaemon(dir)
+		case remote:
+			return &usageError{errors.New("--remote stands right before a compiler: sarsen cc --remote gcc -c x.c")}
 		case stats, r.json:
 			return r.stats(dir)
 		}
@@ -96,8 +101,14 @@ type ccSettings struct {
 	Token    string `yaml:"remote_token"`
 	Instance string `yaml:"instance"`
 	ReadOnly bool   `yaml:"remote_read_only"`
-	Idle     string `yaml:"idle"`
-	Mode     string `yaml:"mode"`
+	Execute  bool   `yaml:"remote_execute"`
+	Jobs     int    `yaml:"remote_jobs"`
+	Queue    string `yaml:"remote_queue"`
+
+	Platform map[string]string `yaml:"remote_platform"`
+
+	Idle string `yaml:"idle"`
+	Mode string `yaml:"mode"`
 }
 
 // access returns how the remote server is reached.
@@ -134,6 +145,9 @@ func compilerOptions(dir string) (o compiler.Options, closeConn func(), err erro
 	}
 	o = compiler.Options{Dir: dir, Instance: s.Instance, Mode: s.Mode}
 	o.RemoteReadOnly = s.ReadOnly || os.Getenv("SARSEN_CC_REMOTE_READ_ONLY") != ""
+	if err := s.execution(&o); err != nil {
+		return o, closeConn, err
+	}
 	if s.MaxSize != "" {
 		if o.MaxSize, err = config.ParseSize(s.MaxSize); err != nil {
 			return o, closeConn, fmt.Errorf("max_size: %w", err)
@@ -158,6 +172,41 @@ func compilerOptions(dir string) (o compiler.Options, closeConn func(), err erro
 		o.Remote, closeConn = conn, func() { conn.Close() }
 	}
 	return o, closeConn, nil
+}
+
+// execution sets how the server compiles.
+func (s *ccSettings) execution(o *compiler.Options) error {
+	o.Execute, o.ExecuteJobs, o.Platform = s.Execute, s.Jobs, s.Platform
+	if v := os.Getenv("SARSEN_CC_REMOTE_JOBS"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			return fmt.Errorf("SARSEN_CC_REMOTE_JOBS=%s: want a number", v)
+		}
+		o.ExecuteJobs = n
+	}
+	if o.ExecuteJobs < 0 {
+		return fmt.Errorf("remote_jobs: %d is less than 0", o.ExecuteJobs)
+	}
+	if v := os.Getenv("SARSEN_CC_REMOTE_QUEUE"); v != "" {
+		s.Queue = v
+	}
+	if s.Queue != "" {
+		var err error
+		if o.ExecuteQueue, err = config.ParseDuration(s.Queue); err != nil {
+			return fmt.Errorf("remote_queue: %w", err)
+		}
+	}
+	if v := os.Getenv("SARSEN_CC_REMOTE_PLATFORM"); v != "" {
+		o.Platform = map[string]string{}
+		for property := range strings.SplitSeq(v, ",") {
+			name, value, ok := strings.Cut(property, "=")
+			if !ok || name == "" {
+				return fmt.Errorf("SARSEN_CC_REMOTE_PLATFORM: %q: want NAME=VALUE", property)
+			}
+			o.Platform[name] = value
+		}
+	}
+	return nil
 }
 
 // runCompilerDaemon is the process that launchers start.

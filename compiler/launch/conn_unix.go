@@ -21,6 +21,8 @@ var (
 type conn struct {
 	fd  int
 	buf []byte // received and not yet taken
+
+	limit time.Duration // of the daemon's silence
 }
 
 // connect returns a connection to the daemon in dir, and starts one if there is none.
@@ -67,7 +69,7 @@ func dial(path string) (*conn, error) {
 		syscall.Close(fd)
 		return nil, err
 	}
-	return &conn{fd: fd}, nil
+	return &conn{fd: fd, limit: patience()}, nil
 }
 
 func socket() (int, error) {
@@ -112,7 +114,7 @@ func (c *conn) send(k Kind, body []byte) error {
 	return nil
 }
 
-// maxBusy is how long a daemon may say that it works. It bounds its own waits; this is for its mistakes.
+// maxBusy is how long a daemon may say that it works itself. It bounds its own waits; this is for its mistakes.
 const maxBusy = 15 * time.Second
 
 // receive returns the next message that is not Busy.
@@ -126,7 +128,13 @@ func (c *conn) receive() (Kind, []byte, error) {
 			if len(c.buf) >= 4+size {
 				kind, body := Kind(c.buf[4]), c.buf[5:4+size]
 				c.buf = c.buf[4+size:]
+				if kind == Far {
+					began = time.Now()
+					c.wait(max(FarPatience, patience()))
+					continue
+				}
 				if kind == Busy {
+					c.wait(patience())
 					continue
 				}
 				return kind, body, nil
@@ -137,6 +145,16 @@ func (c *conn) receive() (Kind, []byte, error) {
 		}
 	}
 	return 0, nil, errSilent
+}
+
+// wait sets how long the daemon may be silent.
+func (c *conn) wait(limit time.Duration) {
+	if limit == c.limit {
+		return
+	}
+	c.limit = limit
+	value := syscall.NsecToTimeval(int64(limit))
+	syscall.SetsockoptTimeval(c.fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &value)
 }
 
 // fill receives some bytes. It gives up after Patience, unless the daemon would work if it got a processor.

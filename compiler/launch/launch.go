@@ -35,6 +35,9 @@ import (
 // still runs. SARSEN_CC_PATIENCE changes it.
 const Patience = 100 * time.Millisecond
 
+// FarPatience is how long it waits while another machine compiles. It is never less than its patience otherwise.
+const FarPatience = time.Second
+
 func patience() time.Duration {
 	if d, err := time.ParseDuration(os.Getenv("SARSEN_CC_PATIENCE")); err == nil && d > 0 {
 		return d
@@ -44,6 +47,9 @@ func patience() time.Duration {
 
 // Program is the subcommand that the launcher answers to: `sarsen cc`.
 const Program = "cc"
+
+// Execute is the variable that says whether a server compiles what is not known. `sarsen cc --remote` sets it.
+const Execute = "SARSEN_CC_REMOTE_EXECUTE"
 
 func init() {
 	if argv := command(os.Args); argv != nil {
@@ -59,6 +65,9 @@ func command(argv []string) []string {
 		return nil
 	case isCompiler(path.Base(argv[0])):
 		return argv
+	case len(argv) > 3 && argv[1] == Program && argv[2] == "--remote" && !hasPrefix(argv[3], "-"):
+		os.Setenv(Execute, "1")
+		return argv[3:]
 	case len(argv) > 2 && argv[1] == Program && !hasPrefix(argv[2], "-"):
 		if again := command(argv[2:]); again != nil && path.Base(argv[2]) == path.Base(argv[0]) {
 			return again // sarsen cc sarsen cc gcc

@@ -65,9 +65,13 @@ func TestNames(t *testing.T) {
 }
 
 func TestCommand(t *testing.T) {
+	t.Setenv(Execute, "")
 	for _, c := range []struct{ argv, want string }{
 		{"sarsen cc gcc -c x.c", "gcc -c x.c"},
 		{"/usr/bin/sarsen cc /opt/bin/tool -c x.c", "/opt/bin/tool -c x.c"},
+		{"sarsen cc --remote gcc -c x.c", "gcc -c x.c"},
+		{"sarsen cc --remote", ""},
+		{"sarsen cc --remote --stats", ""},
 		{"sarsen cc --stats", ""},
 		{"sarsen cc", ""},
 		{"sarsen version", ""},

@@ -3,7 +3,7 @@ package launch
 import "errors"
 
 // Version is the first field of every request. A daemon of another version answers Pass and ends.
-const Version = "3"
+const Version = "4"
 
 // MaxMessage bounds a message between launcher and daemon, in bytes.
 const MaxMessage = 256 << 20
@@ -11,12 +11,13 @@ const MaxMessage = 256 << 20
 // A Kind says what a message is.
 type Kind byte
 
-// What launchers and daemons say to each other. A Request is answered by Busy any number of times and
+// What launchers and daemons say to each other. A Request is answered by Busy and Far any number of times and
 // then Hit, Run, Preprocess, Split or Pass. Preprocess is followed by Preprocessed, which is answered like a
 // Request. Run is followed by Done, which is answered by Busy and then Stored.
 const (
 	Request      Kind = 'q'
 	Busy         Kind = 'b' // the daemon works on it
+	Far          Kind = 'f' // another machine works on it; the next word comes within FarPatience
 	Hit          Kind = 'h' // outputs lie beside their places
 	Run          Kind = 'r' // run Argv, then say Done
 	Preprocess   Kind = 'e' // run Argv, which preprocesses, then say Preprocessed

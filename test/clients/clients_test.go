@@ -90,6 +90,7 @@ func TestCC(t *testing.T) {
 	require(t)
 	root := script(t, 20*time.Minute, "sidroot.sh")
 	script(t, 5*time.Minute, "cc.sh", "SARSEN_TEST_ROOT="+root)
+	script(t, 10*time.Minute, "ccremote.sh", "SARSEN_TEST_ROOT="+root)
 }
 
 // TestHTTPCaches has the build tools that speak a dialect of their own over HTTP.
