@@ -22,8 +22,9 @@ const queryTime = 5 * time.Second
 
 // An identity says which compiler it is, by content: what it names may lie anywhere.
 type identity struct {
-	digest string
-	stamps map[string]stamp // of the files that it was made from
+	digest  string
+	stamps  map[string]stamp // of the files that it was made from
+	windows bool             // clang compiles for Windows unless it is told otherwise
 }
 
 // identities remembers compilers, and what they search, until the files that make them up change.
@@ -121,6 +122,7 @@ func (ids *identities) make(j *job) (*identity, error) {
 				}
 			} else if !bytes.HasPrefix(line, []byte("InstalledDir:")) {
 				k.add("version", string(line))
+				id.windows = id.windows || bytes.HasPrefix(line, []byte("Target: ")) && windows(string(line))
 			}
 		}
 		id.digest = k.digest().Hex()
@@ -150,6 +152,18 @@ func (ids *identities) make(j *job) (*identity, error) {
 	}
 	id.digest = k.digest().Hex()
 	return id, nil
+}
+
+// records reports whether the object may hold the command line, as debug information for Windows does. Nothing can be
+// added to that line then.
+func (j *job) records() bool {
+	c := j.command
+	return c.Flags.Debug && (c.Dialect.Microsoft() || c.Dialect.Clang() && (j.identity.windows || slices.ContainsFunc(c.Hashed, windows)))
+}
+
+// windows reports whether a text may name Windows, or UEFI, as a compiler's target.
+func windows(text string) bool {
+	return strings.Contains(text, "win") && !strings.Contains(text, "darwin") || strings.Contains(text, "msvc") || strings.Contains(text, "uefi")
 }
 
 // lookPath returns the absolute path of the program that the compiler finds by its name, "" if there is none.
