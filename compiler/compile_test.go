@@ -96,9 +96,10 @@ func TestSeveralMicrosoft(t *testing.T) {
 	alone := u.exec(argv[0], argv[1:]...)
 	want := u.outputs()
 	for _, counter := range []string{"miss.new=2", "hit.direct=2"} {
-		u.counts(counter, func() { u.run(argv...) })
-		if !same(t, counter, u.outputs(), want) {
-			t.Errorf("%s: differs from %+v", counter, alone)
+		var got outcome
+		u.counts(counter, func() { got = u.run(argv...) })
+		if !same(t, counter, u.outputs(), want) || got != alone {
+			t.Errorf("%s: got %+v, want %+v", counter, got, alone)
 		}
 	}
 }
