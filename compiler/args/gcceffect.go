@@ -122,6 +122,9 @@ func (p *gccParser) finish() error {
 		if header(s.language) {
 			headers++
 		}
+		if s.language == "" && (p.compile || p.assemble || p.syntax) { // else an object or a library that is linked
+			p.refuse(UnknownLanguage, s.name)
+		}
 	}
 	switch {
 	case p.err != nil:

@@ -53,6 +53,7 @@ func TestMSVCRefused(t *testing.T) {
 		{MSVC, "/c /nologo", NoSource},
 		{MSVC, "a.cpp", Link},
 		{MSVC, "a.cpp /link", Link},
+		{MSVC, "a.obj b.lib", Link},
 		{MSVC, "/c a.cpp /link /OUT:x", Link},
 		{MSVC, "a.cpp /Fex.exe", Link},
 		{MSVC, "/c a.cpp /Zi", DebugDatabase},
