@@ -26,7 +26,7 @@ count() {
 
 # tally prints all that was counted, but for what becomes of misses and uploads, as "hit.direct=2 pass.link=1".
 tally() {
-	awk '$2 ~ /^{/ { group = $1; next } group ~ /hit|miss|pass|fetched/ && $2 + 0 { print group $1 "=" $2 + 0 }' "$work/stats" |
+	awk '$2 ~ /^{/ { group = $1; next } (group ~ /hit|miss|pass/ || $1 ~ /fetched/) && $2 + 0 { print group $1 "=" $2 + 0 }' "$work/stats" |
 		tr -d '",' | sed 's/:/./; s/:=/=/' | sort | paste -sd ' '
 }
 
