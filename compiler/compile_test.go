@@ -96,9 +96,10 @@ func TestSeveralMicrosoft(t *testing.T) {
 	alone := u.exec(argv[0], argv[1:]...)
 	want := u.outputs()
 	for _, counter := range []string{"miss.new=2", "hit.direct=2"} {
-		u.counts(counter, func() { u.run(argv...) })
-		if !same(t, counter, u.outputs(), want) {
-			t.Errorf("%s: differs from %+v", counter, alone)
+		var got outcome
+		u.counts(counter, func() { got = u.run(argv...) })
+		if !same(t, counter, u.outputs(), want) || got != alone {
+			t.Errorf("%s: got %+v, want %+v", counter, got, alone)
 		}
 	}
 }
@@ -110,7 +111,9 @@ func TestMicrosoft(t *testing.T) {
 	u.write("x.c", "#include \"a.h\"\nint f(void) { int unused; return A; }\n")
 	u.write("second/a.h", "#define A 1\n")
 	os.Mkdir(filepath.Join(u.work, "first"), 0o777)
-	for _, flags := range [][]string{{}, {"/O2", "/W4"}, {"/showIncludes"}} {
+	for _, flags := range [][]string{
+		{}, {"/O2", "/W4"}, {"/showIncludes"}, {"/Z7"}, {"/Zi", "/showIncludes"}, {"/clang:-MMD", "/clang:-MFx.d"}, {"/clang:-MD", "/clang:-MFx.d", "/Z7"},
+	} {
 		argv := append(append([]string{"clang-cl", "/nologo", "/Brepro", "/Ifirst", "/Isecond"}, flags...), "/c", "x.c", "/Foout.obj")
 		alone := u.exec(argv[0], argv[1:]...)
 		want := u.outputs()
@@ -124,6 +127,35 @@ func TestMicrosoft(t *testing.T) {
 	}
 	u.write("first/a.h", "#define A 2\n")
 	u.counts("miss.header_appears", func() { u.compile("clang-cl", "/nologo", "/Brepro", "/Ifirst", "/Isecond", "/c", "x.c", "/Foout.obj") })
+}
+
+// TestWindows: debug information for Windows holds the command line, and what clang-cl read is asked in its words.
+func TestWindows(t *testing.T) {
+	need(t, "clang")
+	u := newUser(t)
+	u.write("x.c", "#include \"a.h\"\nint f(int n) { switch (n) { case A:\n return 2; } return 3; }\n")
+	u.write("a.h", "#define A 1\n")
+	for _, flags := range [][]string{
+		{"--target=x86_64-pc-windows-msvc", "-g", "-mno-incremental-linker-compatible"},
+		{"-target", "aarch64-windows", "-g", "-mno-incremental-linker-compatible"},
+		{"--driver-mode=cl", "/Z7", "/Brepro"},
+		{"--driver-mode=cl", "/Brepro", "/clang:-MMD", "/clang:-MFx.d"},
+	} {
+		argv := append(append([]string{"clang"}, flags...), "-c", "x.c", "-o", "x.obj")
+		alone := u.exec(argv[0], argv[1:]...)
+		want := u.outputs()
+		for _, counter := range []string{"miss.new", "hit.direct"} {
+			var got outcome
+			u.counts(counter, func() { got = u.run(argv...) })
+			if !same(t, counter, u.outputs(), want) || got != alone {
+				t.Errorf("%s %v: got %+v, want %+v", counter, flags, got, alone)
+			}
+		}
+		u.write("a.h", "#define A 2\n")
+		u.counts("miss.header", func() { u.compile(argv...) })
+		u.write("a.h", "#define A 1\n")
+		u.outputs()
+	}
 }
 
 // outputs returns and removes everything that compilers wrote.

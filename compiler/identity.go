@@ -24,10 +24,11 @@ const queryTime = 5 * time.Second
 
 // An identity says which compiler it is, by content: what it names may lie anywhere.
 type identity struct {
-	digest string
-	stamps map[string]stamp // of the files that it was made from
-	gnu    bool             // the assembler can list what it reads
-	absent []gap            // files that the compiler would run or read if they were there
+	digest  string
+	stamps  map[string]stamp // of the files that it was made from
+	gnu     bool             // the assembler can list what it reads
+	windows bool             // clang compiles for Windows unless it is told otherwise
+	absent  []gap            // files that the compiler would run or read if they were there
 }
 
 // identities remembers compilers, and what they search, until the files that make them up change.
@@ -229,6 +230,7 @@ func (m *maker) clang() error {
 		name, isConfig := bytes.CutPrefix(bytes.TrimSpace(line), []byte("Configuration file: "))
 		if !isConfig {
 			m.key.add("version", string(line)) // and where it is installed: there it has headers
+			m.id.windows = m.id.windows || bytes.HasPrefix(line, []byte("Target: ")) && windows(string(line))
 		} else if err := m.add("configuration", string(name)); err != nil {
 			return err
 		}
@@ -323,6 +325,18 @@ func specsOf(argv []string) (names []string) {
 		}
 	}
 	return names
+}
+
+// records reports whether the object may hold the command line, as debug information for Windows does. Nothing can be
+// added to that line then.
+func (j *job) records() bool {
+	c := j.command
+	return c.Flags.Debug && (c.Dialect.Microsoft() || c.Dialect.Clang() && (j.identity.windows || slices.ContainsFunc(c.Hashed, windows)))
+}
+
+// windows reports whether a text may name Windows, or UEFI, as a compiler's target.
+func windows(text string) bool {
+	return strings.Contains(text, "win") && !strings.Contains(text, "darwin") || strings.Contains(text, "msvc") || strings.Contains(text, "uefi")
 }
 
 // lookPath returns the absolute path of the program that the compiler finds by its name, "" if there is none.

@@ -77,6 +77,8 @@ func (j *job) dependencies(answer *launch.Answer) string {
 		if answer.Headers = j.listsHeaders(); answer.Headers {
 			answer.Argv = append([]string{"-H"}, answer.Argv...)
 		}
+	case j.records():
+		answer.Argv = c.CompileArgv("")
 	default:
 		file = j.daemon.tempName(j.daemon.temp)
 		answer.Argv = c.CompileArgv(file)
@@ -98,7 +100,17 @@ func (j *job) listsHeaders() bool {
 
 // askDependencies preprocesses the source again, for the names of all headers.
 func (j *job) askDependencies() ([]string, error) {
-	text, err := j.query(append([]string{"-M"}, j.command.PreprocessArgv()...)...)
+	question := j.command.PreprocessArgv()
+	switch j.command.Dialect {
+	case args.MSVC:
+		text, err := j.query(question...)
+		return lineMarkers(text), err
+	case args.ClangCL:
+		question = append([]string{"/clang:-M"}, question...)
+	default:
+		question = append([]string{"-M"}, question...)
+	}
+	text, err := j.query(question...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,11 +1,22 @@
 package httpcache
 
 import (
+	"encoding/base32"
+	"encoding/hex"
 	"net/http"
 )
 
 // ccacheKey is how many digits a ccache key has.
 const ccacheKey = 40
+
+// How older versions, 4.7 among them, write the 20 bytes of a key: two in four digits, the rest in base32. In the bazel
+// layout theirs is that of newer ones.
+const (
+	oldCcacheKey  = 33
+	oldCcacheHead = 4
+)
+
+var oldCcacheBase = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 
 // serveCcache serves ccache's built-in HTTP storage, http://HOST/ccache/NAMESPACE, in its three layouts:
 // flat KEY, subdirs KE/Y, and bazel ac/KEY with the key's first digits again to make it 64. They are three names of one
@@ -44,6 +55,13 @@ func ccachePath(rest []string) (key string, ok bool) {
 		key = rest[1][:ccacheKey]
 	case len(rest) == 2 && len(rest[0]) == 2:
 		key = rest[0] + rest[1]
+	}
+	if len(key) == oldCcacheKey {
+		rest, err := oldCcacheBase.DecodeString(key[oldCcacheHead:])
+		if err != nil || oldCcacheBase.EncodeToString(rest) != key[oldCcacheHead:] {
+			return "", false
+		}
+		key = key[:oldCcacheHead] + hex.EncodeToString(rest)
 	}
 	return key, isHex(key, ccacheKey)
 }

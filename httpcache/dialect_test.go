@@ -26,6 +26,9 @@ const kuraQuery = "?tenant_id=acme&namespace_id=app"
 // ccacheHash is a key of ccache.
 const ccacheHash = "0123456789abcdef0123456789abcdef01234567"
 
+// oldCcacheHash is the same key as older versions write it.
+const oldCcacheHash = "01238ljojaudts0i6hb7h6lsrro14d2me"
+
 // surfaces has an entry of each dialect, and what its client must be told.
 var surfaces = []struct {
 	name, put                      string // the method that stores
@@ -360,6 +363,8 @@ func TestDialectPaths(t *testing.T) {
 		"/nx/team/v1/cache":                           404,
 		"/turbo/team/v8/artifacts/a/b":                404,
 		"/ccache/team/" + ccacheHash[1:]:              404,
+		"/ccache/team/" + oldCcacheHash[:32] + "v":    404,
+		"/ccache/team/" + oldCcacheHash[:32] + "w":    404,
 		"/ccache/team/" + strings.ToUpper(ccacheHash): 404,
 		"/api/cache":                                   422,
 		"/api/cache/cas/x":                             422,

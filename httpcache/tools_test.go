@@ -44,7 +44,7 @@ func TestTurborepo(t *testing.T) {
 
 func TestCcacheLayouts(t *testing.T) {
 	f := newFixture(t, nil)
-	names := []string{ccacheHash, ccacheHash[:2] + "/" + ccacheHash[2:], "ac/" + ccacheHash + ccacheHash[:24]}
+	names := []string{ccacheHash, ccacheHash[:2] + "/" + ccacheHash[2:], "ac/" + ccacheHash + ccacheHash[:24], oldCcacheHash, "01/" + oldCcacheHash[2:]}
 	for i, put := range names {
 		data := fmt.Sprint("from ", i)
 		f.put("/ccache/team/"+put, []byte(data)).must(t, 200)

@@ -138,7 +138,7 @@ type Command struct {
 	// DepMode is "-MD", "-MMD" or, if no dependency file is asked for, "".
 	DepMode string
 	// DepFile is where the dependency file goes. DepTarget is what stands before its colon, unquoted; it
-	// is "" if -MT or -MQ say that. It may follow from Output: either hash it or rewrite the file.
+	// is "" if -MT or -MQ say that, or clang-cl's version decides. It may follow from Output: either hash it or rewrite the file.
 	DepFile, DepTarget string
 	// DepArgs are the arguments that change the dependency file only: -MMD, -MP, -MT x …
 	DepArgs []string

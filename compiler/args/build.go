@@ -13,7 +13,7 @@ func (c *Command) rebuild(drop func(item) bool) []string {
 	return argv
 }
 
-// Split returns one command for each source.
+// Split returns one command for each source. Only the first one has /MP, of which clang-cl complains once.
 func (c *Command) Split() []*Command {
 	if len(c.sources) == 1 {
 		return []*Command{c}
@@ -30,6 +30,9 @@ func (c *Command) Split() []*Command {
 				if seen-1 != n {
 					continue
 				}
+			}
+			if it.role == roleJobs && n > 0 {
+				continue
 			}
 			p.items = append(p.items, it)
 		}

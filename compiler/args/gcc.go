@@ -131,9 +131,6 @@ func (p *gccParser) input(i int) {
 	if lang == "" {
 		lang = languageOf(p.c.Dialect, name)
 	}
-	if lang == "" {
-		p.refuse(UnknownLanguage, name)
-	}
 	p.c.Sources = append(p.c.Sources, name)
 	p.c.sources = append(p.c.sources, source{name, lang})
 	p.keep(roleSource, i, 1)

@@ -98,6 +98,7 @@ func TestGCCRefused(t *testing.T) {
 		{"-c", NoSource},
 		{"a.c", Link},
 		{"a.c -o a", Link},
+		{"-o a a.o liba.a", Link},
 		{"-E a.c", Preprocess},
 		{"-c -M a.c", Preprocess},
 		{"-c -MM a.c", Preprocess},

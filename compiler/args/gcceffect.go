@@ -50,14 +50,13 @@ func (p *gccParser) effect(name, value string) {
 	case "-fcallgraph-info", "-fcallgraph-info=":
 		out.callGraph = true
 	case "-flto", "-flto=":
-		f.LTO = true
-		f.HashDir = f.HashDir || !p.c.Dialect.Clang() // gcc's intermediate code has it
+		f.LTO, f.HashDir = true, true // gcc's intermediate code has it, and clang's for Windows
 	case "-fworking-directory":
 		f.HashDir = true
 	case "-fverbose-asm":
 		out.verbose = true
 	case "-emit-llvm":
-		out.bitcode = true
+		out.bitcode, f.HashDir = true, true
 	case "-fdebug-macro":
 		f.HashPreprocessor = true
 	case "-frecord-gcc-switches", "-frecord-command-line", "-grecord-gcc-switches", "-grecord-command-line":
@@ -137,6 +136,9 @@ func (p *gccParser) finish() error {
 		if header(s.language) {
 			headers++
 		}
+		if s.language == "" && (p.compile || p.assemble || p.syntax) { // else an object or a library that is linked
+			p.refuse(UnknownLanguage, s.name)
+		}
 	}
 	switch {
 	case p.err != nil:
@@ -195,6 +197,8 @@ func (p *gccParser) combinations() {
 		p.refuse(TooHard, "-fverbose-asm") // the output lists the arguments
 	case out.profileUse && slices.ContainsFunc(c.Hashed, func(a string) bool { return strings.HasPrefix(a, "-fprofile-dir=") }):
 		p.refuse(TooHard, "-fprofile-use with -fprofile-dir") // which makes a name of the directory
+	case c.Mode == Header && out.given == "" && c.Dialect.Clang():
+		p.refuse(PrecompiledHeaders, "a name that clang's version decides") // .gch, and .pch since clang 21
 	case out.bitcode && c.Mode > Assembly:
 		p.refuse(TooHard, "-emit-llvm")
 	}
@@ -282,7 +286,9 @@ func (c *Command) placeDep(s source, aux string) {
 	c.Outputs = append(c.Outputs, Output{Kind: Dependencies, Path: c.DepFile})
 	switch {
 	case out.targets:
-	case out.given != "" && !c.Dialect.Microsoft() && (!out.passed || c.Dialect.Clang()):
+	case c.Dialect.Microsoft():
+		c.Flags.HashOutput = true // in clang 21 /Fo names the target, as it is given; in older ones the source does
+	case out.given != "" && (!out.passed || c.Dialect.Clang()):
 		c.DepTarget = out.given
 	default:
 		c.DepTarget = stem(base(s.name)) + ".o"

@@ -85,7 +85,7 @@ func TestGCCFlags(t *testing.T) {
 		{Clang, "-c a.c -fdebug-macro", Flags{HashPreprocessor: true}},
 		{GCC, "h.h", Flags{CreatesPCH: true}},
 		{GCC, "-c a.c -flto=auto", Flags{LTO: true, HashDir: true}},
-		{Clang, "-c a.c -flto=thin", Flags{LTO: true}},
+		{Clang, "-c a.c -flto=thin", Flags{LTO: true, HashDir: true}},
 		{GCC, "-c a.c -g3", Flags{Debug: true, HashDir: true, HashPreprocessor: true}},
 		{GCC, "-c a.c -fworking-directory", Flags{HashDir: true}},
 		{GCC, "-c a.c -frecord-gcc-switches", Flags{HashDir: true, HashOutput: true, HashPreprocessor: true}},

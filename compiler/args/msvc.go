@@ -285,6 +285,9 @@ func (p *msvcParser) effect(name, value string, words []string) role {
 		} else if value != "" {
 			p.refuse(BadArguments, words[0])
 		}
+		if c.Dialect == ClangCL {
+			p.hash(words...) // it says that the argument is not used
+		}
 		return roleJobs
 	case "TP":
 		p.all = "c++"

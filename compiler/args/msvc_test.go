@@ -53,6 +53,7 @@ func TestMSVCRefused(t *testing.T) {
 		{MSVC, "/c /nologo", NoSource},
 		{MSVC, "a.cpp", Link},
 		{MSVC, "a.cpp /link", Link},
+		{MSVC, "a.obj b.lib", Link},
 		{MSVC, "/c a.cpp /link /OUT:x", Link},
 		{MSVC, "a.cpp /Fex.exe", Link},
 		{MSVC, "/c a.cpp /Zi", DebugDatabase},
@@ -210,8 +211,8 @@ func TestMSVCSplit(t *testing.T) {
 	}
 	want := []string{
 		`/c /O2 a.cpp /Foout\ /MP -> object=out\a.obj`,
-		`/c /O2 /Foout\ dir/b.c /MP -> object=out\b.obj`,
-		`/c /O2 /Foout\ /Tp c.x /MP -> object=out\c.obj`,
+		`/c /O2 /Foout\ dir/b.c -> object=out\b.obj`,
+		`/c /O2 /Foout\ /Tp c.x -> object=out\c.obj`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -250,7 +251,8 @@ func TestMSVCFlags(t *testing.T) {
 		{ClangCL, "/c a.c /Zi", Flags{Debug: true, HashDir: true, HashOutput: true, HashPreprocessor: true}},
 		{MSVC, "/c a.c /FC", Flags{HashDir: true}},
 		{MSVC, "/c a.c /showIncludes", Flags{ShowIncludes: true}},
-		{ClangCL, "/c a.c -flto", Flags{LTO: true}},
+		{ClangCL, "/c a.c -flto", Flags{LTO: true, HashDir: true}},
+		{ClangCL, "/c a.c /clang:-MD /clang:-MFx", Flags{HashOutput: true}},
 		{ClangCL, "/c a.c -march=native", Flags{Native: true}},
 		{ClangCL, "/c a.s", Flags{NoPreprocessor: true, Assembler: true, HashPreprocessor: true}},
 	} {

@@ -78,7 +78,7 @@ func (p *msvcParser) finish() error {
 		if p.all != "" {
 			c.sources[i].language = p.all
 		}
-		if c.sources[i].language == "" {
+		if c.sources[i].language == "" && (p.compile || p.syntax) { // else an object or a library that is linked
 			p.refuse(UnknownLanguage, c.sources[i].name)
 		}
 		if header(c.sources[i].language) {

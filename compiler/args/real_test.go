@@ -217,7 +217,7 @@ var bothLines = []string{
 	"-c a.c -g -gsplit-dwarf", "-c a.c -gsplit-dwarf -g -o out/x.o", "-c a.c -g -gsplit-dwarf -gno-split-dwarf", "-S -g a.c -gsplit-dwarf", "-c -g n.S -gsplit-dwarf", "-c -g m.s -gsplit-dwarf",
 	"-c a.c -flto", "-c a.c -flto -ffat-lto-objects -o out/x.o", "-S a.c -flto",
 	"-fsyntax-only a.c", "-fsyntax-only -c a.c -MD -o out/u.o", "-fsyntax-only a.c -MD -MF out/u.d",
-	"h.h", "-c h.h -o out/h.h.gch", "-x c-header strange", "h.h -MD -MF out/h.d", "-c h.h -MD",
+	"-c h.h -o out/h.h.gch",
 	"@args", "@nested -DX", "-c a.c -include forced.h -DX=1 -D Y -UZ -I sub -Iout -isystem sub -iquote sub -idirafter sub",
 	"-O2 -g -Wall -std=gnu11 -fPIC -pipe -march=native -fdiagnostics-color=always -ffile-prefix-map=/a=/b -c a.c -o out/a.o",
 	"-c a.c -Wa,--noexecstack -Xassembler --fatal-warnings", "-c a.c -pthread -l m -L out -Wl,-z,now", "-c a.c -frandom-seed=1",
@@ -225,6 +225,7 @@ var bothLines = []string{
 }
 
 var gccLines = []string{
+	"h.h", "-x c-header strange", "h.h -MD -MF out/h.d", "-c h.h -MD",
 	"-c a.c -o out/a.o -fprofile-use",
 	"-c a.c -fcallgraph-info", "-c a.c -fcallgraph-info=su,da -o out/z.o", "-c a.c -gsplit-dwarf", "-c a.c -gsplit-dwarf -g0", "-c m.s -gsplit-dwarf",
 	"-c a.c --param max-inline-insns-single=1", "-c a.c -frecord-gcc-switches",
@@ -244,7 +245,7 @@ var clangCLLines = []string{
 	"/c a.c", "/c a.c b.c", "/c sub/d.c", "/c x.y.c", "-c a.c -Foout/", "/c a.c b.c /Foout/", "/c a.c /Foout/a", "/c a.c /Foout/a.o", "/c a.c /Fofoo", "/c a.c /Fo",
 	"/c a.c -o out/k.o", "/c a.c -o out/k", "/c a.c /oout/k", "/c /Tpa.c", "/c /Tc strange", "/c /TP strange a.c", "/c a.c /Z7", "/c a.c /Zi /Fdout/a.pdb", "/c m.s", "/c n.S", "/c p.i",
 	"/c a.c /showIncludes", "/Zs a.c", "@ms", "/c a.c /MP2", "/c a.c /clang:-MD /clang:-MFout/x.d", "/c a.c /clang:-MD /clang:-MF /clang:out/x.d",
-	"/c a.c /Foout/ /clang:-MD /clang:-MFout/x.d", "/c a.c /oout/q /clang:-MMD /clang:-MFout/x.d", "/c a.c /clang:-MD /clang:-MFx /clang:-MT /clang:y",
+	"/c a.c /Foout/ /clang:-MD /clang:-MFout/x.d", "/c a.c /Foout/k.obj /clang:-MMD /clang:-MFout/x.d", "/c a.c /oout/q /clang:-MMD /clang:-MFout/x.d", "/c a.c /clang:-MD /clang:-MFx /clang:-MT /clang:y",
 	"/c a.c /FIforced.h /FI forced.h /DX=1 /D Y /Isub /I sub /external:I sub -imsvc sub /nologo /O2 /W4 /EHsc /MD /utf-8 /std:c11",
 	"-fsyntax-only a.c", "/c a.c -flto", "-c -- a.c", "/c a.c -Xclang -fno-pch-timestamp -m32 --target=i686-pc-windows-msvc",
 }

@@ -1,31 +1,24 @@
 #!/bin/sh
 # sarsen cc compiles zstd's library with gcc 16: by `CC='sarsen cc gcc'` and by a link named gcc, first all misses, then
 # all direct hits; in a second folder all hits come from a Sarsen server. Then the server is stopped, killed in the middle,
-# full and gone, the daemon killed and stopped, the disk full: each time objects and dependency files are byte for byte
+# full, gone, failing and slow, the daemon killed and stopped, the disk full: each time objects and dependency files are byte for byte
 # those that gcc alone writes. Usage: SARSEN=/path/to/sarsen cc.sh
 . "$(dirname "$0")/lib.sh"
 
 root=${SARSEN_TEST_ROOT:-$("$here/sidroot.sh")}
 export SARSEN_TEST_ROOT="$root"
+need mkfs.ext4 e2fsprogs
 alone "$@"
 mount -t proc proc "$root/proc"
 scratch "$root/tmp"
 . "$here/trouble.lib.sh"
-
-mkdir "$work/bin" "$work/links"
-cp "$SARSEN" "$work/bin/sarsen"
-ln -s ../bin/sarsen "$work/links/gcc"
+. "$here/cc.lib.sh"
+programs
 cp -a "$root/src/zstd/lib" "$work/lib"
 
-# What a build is: the folder of the cache, its server, how the compiler is called, which part of the library, and a salt that
-# changes every compile and no object. The patience is such that a loaded machine changes no count.
-cc=first remote='' path=/tmp/bin:/usr/bin:/bin compiler='sarsen cc gcc' part=all salt=0 speed=-j2 patience=20s
-
-# configured COMMAND... runs it in the library with the settings above.
-configured() {
-	timeout -k 5 120 chroot "$root" /usr/bin/env -i --chdir=/tmp/lib "PATH=$path" HOME=/tmp/home LC_ALL=C "SARSEN_CC_DIR=/tmp/$cc" \
-		"SARSEN_CC_REMOTE=$remote" "SARSEN_CC_PATIENCE=$patience" SARSEN_CC_MAX_SIZE=64MiB "$@"
-}
+# What a build is, beside what cc.lib.sh has: how the compiler is called, which part of the library, and a salt that changes
+# every compile and no object.
+folder=lib compiler='sarsen cc gcc' part=all salt=0 speed=-j2
 
 # compiled WHAT makes the library from nothing.
 compiled() {
@@ -41,25 +34,19 @@ compiled() {
 	}
 }
 
-# build WHAT does so and compares what came of it with what gcc alone wrote. A daemon that was killed between writing an
+# rebuilt WHAT does so and compares what came of it with what gcc alone wrote. A daemon that was killed between writing an
 # output and its rename leaves the hidden file, as docs/cc.md says.
-build() {
+rebuilt() {
 	compiled "$1"
 	rm "$work/lib/obj/static/libzstd.a"
 	diff -rq --exclude='.sarsen-cc-*' "$work/plain-$part" "$work/lib/obj/static" >&2 || fail "$1: the build wrote something else than gcc alone"
 }
 
-# count GROUP [NAME] prints what the statistics have in a group, or under a name of it.
-count() {
-	awk -v group="\"$1\":" -v name="${2:+\"$2\":}" \
-		'$2 ~ /^{/ { inside = $1 == group; next } inside && (name == "" || $1 == name) { n += $2 } END { print n + 0 }' "$work/stats"
-}
-
-# counted WHAT runs build with statistics that begin at zero, and sets hits, misses and fetched.
+# counted WHAT runs rebuilt with statistics that begin at zero, and sets hits, misses and fetched.
 counted() {
-	configured sarsen cc --zero || fail "$1: the statistics can't be set to zero"
-	build "$1"
-	configured sarsen cc --stats --json >"$work/stats" || fail "$1: no statistics"
+	zero
+	rebuilt "$1"
+	stats
 	hits=$(count hit direct) misses=$(count miss) fetched=$(count remote fetched)
 }
 
@@ -73,17 +60,10 @@ wanted() {
 	say "$1: $hits direct hits, $misses misses, $fetched entries from the server"
 }
 
-# wanted_again WHAT runs build, which finds some of what it needs, and then wants all.
+# wanted_again WHAT runs rebuilt, which finds some of what it needs, and then wants all.
 wanted_again() {
-	build "$1"
+	rebuilt "$1"
 	wanted "$1, again" "$some" 0 0
-}
-
-# fresh ends the daemon and begins a folder that is empty.
-fresh() {
-	configured sarsen cc --stop || fail "the daemon does not stop"
-	rm -rf "${work:?}/$cc"
-	cc=$1
 }
 
 # running prints the processes that are daemons of sarsen cc.
@@ -106,10 +86,10 @@ daemons() {
 	echo "$found"
 }
 
-# underway WHAT starts build and returns when it has written an object or two.
+# underway WHAT starts rebuilt and returns when it has written an object or two.
 underway() {
 	rm -rf "$work/lib/obj"
-	build "$1" &
+	rebuilt "$1" &
 	building=$!
 	tries=0
 	until [ "$(find "$work/lib/obj" -name '*.o' 2>/dev/null | wc -l)" -ge 2 ]; do
@@ -150,53 +130,63 @@ say "a compile that fails does so each time"
 
 # The server.
 restart --worker-slots 0
-fresh uploader
+another uploader
 remote=grpc://$grpc salt=2
 wanted "with a server" 0 "$some" 0
 configured sarsen cc --wait
-fresh second
+another second
 wanted "a second folder" "$some" 0 "$some"
 wanted "a second folder, second build" "$some" 0 0
 stop_sarsen
 start_sarsen --worker-slots 0
-fresh third
+another third
 wanted "after the server's restart" "$some" 0 "$some"
 
-fresh fourth
+another fourth
 speed=-j1
 underway "server stopped in the middle"
 kill -STOP "$sarsen"
 wait $building || fail "server stopped in the middle"
 say "server stopped in the middle: builds"
 speed=-j2
-fresh fifth
+another fifth
 salt=3
 counted "server stopped"
 [ "$misses" = "$some" ] || fail "server stopped: got $misses misses, want $some"
 say "server stopped: builds, $misses misses"
 kill -CONT "$sarsen"
-fresh sixth
+another sixth
 salt=4
 underway "server killed in the middle"
 crash "$sarsen" 2>/dev/null
 wait $building || fail "server killed in the middle"
 say "server killed in the middle: builds"
 wanted "no server, what is here" "$some" 0 0
-fresh seventh
+another seventh
 wanted "no server" 0 "$some" 0
 restart --worker-slots 0 --max-size 80MB --lease 1h
 fill
-fresh eighth
+another eighth
 wanted "server full" 0 "$some" 0
 configured sarsen cc --wait
 wanted "server full, second build" "$some" 0 0
 refused=$(metric sarsen_store_refused_writes_total)
 [ "${refused:-0}" -gt 0 ] || fail "server full: it refused nothing"
 stop_sarsen
+
+# build SALT is what trouble.lib.sh calls: nothing is left here of any build before.
+build() {
+	another "for-$1"
+	salt=$(echo "$1" | cksum | cut -d ' ' -f 1)
+	counted "$1"
+	configured sarsen cc --wait
+}
+when_failing
+when_slow
 remote=''
 
 # The daemon.
-fresh ninth
+another ninth
 salt=5
 underway "daemon killed"
 kill -KILL $(daemons)
@@ -205,9 +195,9 @@ wanted_again "after the daemon was killed in the middle"
 (while sleep 0.1; do for pid in $(running); do kill -KILL "$pid"; done; done) 2>/dev/null &
 killer=$!
 salt=6
-build "daemon killed all the time"
+rebuilt "daemon killed all the time"
 salt=5
-build "daemon killed all the time, among hits"
+rebuilt "daemon killed all the time, among hits"
 kill $killer
 wanted_again "after the daemon was killed all the time"
 salt=7 patience=
@@ -216,31 +206,31 @@ stopped=$(daemons)
 kill -STOP $stopped
 wait $building || fail "daemon stopped in the middle"
 salt=5
-build "daemon stopped, entries that are there"
+rebuilt "daemon stopped, entries that are there"
 say "daemon stopped: builds"
 kill -CONT $stopped
 salt=7 patience=20s
 wanted_again "after the daemon was stopped in the middle"
 
 # The disk.
-fresh disk
+another disk
 mkdir "$work/disk"
 mount -t tmpfs -o size=80m tmpfs "$work/disk"
 wanted "a small disk" 0 "$some" 0
 dd if=/dev/zero of="$work/disk/ballast" bs=64k 2>/dev/null || true # until the disk is full
 salt=8 patience=
-build "the disk is full"
+rebuilt "the disk is full"
 configured sarsen cc --stats --json >"$work/stats"
 say "the disk is full: builds, $(count stored entries) entries stored, $(count not_stored) not"
 configured sarsen cc --stop || true
 salt=9
-build "the disk is full, another daemon"
+rebuilt "the disk is full, another daemon"
 configured sarsen cc --stop || true
 find "$work/disk" -mindepth 1 ! -name ballast -delete
 dd if=/dev/zero of="$work/disk/pebbles" bs=1k 2>/dev/null || true
-build "the disk is full and has no cache"
+rebuilt "the disk is full and has no cache"
 say "the disk is full: builds, without a cache too"
 cc=bin/sarsen
-build "a folder that is a file"
+rebuilt "a folder that is a file"
 say "a folder that is a file: builds"
 say "PASS"

@@ -85,12 +85,16 @@ func TestExecution(t *testing.T) {
 	}
 }
 
-// TestCC has gcc behind `sarsen cc`.
+// TestCC has gcc, clang and clang-cl behind `sarsen cc`.
 func TestCC(t *testing.T) {
-	require(t)
+	require(t, "go")
 	root := script(t, 20*time.Minute, "sidroot.sh")
-	script(t, 5*time.Minute, "cc.sh", "SARSEN_TEST_ROOT="+root)
-	script(t, 10*time.Minute, "ccremote.sh", "SARSEN_TEST_ROOT="+root)
+	for _, name := range []string{"cc.sh", "ccremote.sh", "clang.sh", "projects.sh"} {
+		t.Run(strings.TrimSuffix(name, ".sh"), func(t *testing.T) {
+			t.Parallel()
+			script(t, 15*time.Minute, name, "SARSEN_TEST_ROOT="+root)
+		})
+	}
 }
 
 // TestHTTPCaches has the build tools that speak a dialect of their own over HTTP.
@@ -112,6 +116,7 @@ func TestHTTPCaches(t *testing.T) {
 		{"curl.sh", sid, 2 * time.Minute},
 	} {
 		t.Run(strings.TrimSuffix(tt.name, ".sh"), func(t *testing.T) {
+			t.Parallel() // they wait more than they work
 			script(t, tt.timeout, tt.name, "SARSEN_TEST_ROOT="+tt.root)
 		})
 	}
@@ -179,6 +184,8 @@ func script(t *testing.T, timeout time.Duration, name string, env ...string) str
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 
+	began := time.Now()
+	defer func() { t.Logf("%s took %.0f s", name, time.Since(began).Seconds()) }()
 	last := new(string)
 	stdout, outDone := lines(t, last)
 	stderr, errDone := lines(t, new(string))

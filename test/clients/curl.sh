@@ -1,11 +1,13 @@
 #!/bin/sh
 # curl does what the Maven build cache extension and Kura's clients do, which are not here themselves: it stores, reads,
-# resumes, uploads in parts and cleans, over a restart too. Usage: SARSEN=/path/to/sarsen curl.sh
+# resumes, uploads in parts and cleans, over a restart too. Then the server is full, failing, slow and gone. Usage: SARSEN=/path/to/sarsen curl.sh
 . "$(dirname "$0")/lib.sh"
+need mkfs.ext4 e2fsprogs
 alone "$@"
 mkdir -p "$cache/curl"
 scratch "$cache/curl"
 cd "$work"
+. "$here/trouble.lib.sh"
 base=http://$http
 query='account_handle=acme&project_handle=app'
 
@@ -100,4 +102,23 @@ expect 404 "$maven/app.jar"
 expect 200 "$base/v1/cache/123"
 say "what was cleaned stays away after a crash, and the rest is there"
 stop_sarsen
+
+# build SALT does what Maven does: it makes what is not there, and a write that fails is a warning. What comes must be right.
+dialect=maven
+build() {
+	hits=0 misses=0
+	for i in 1 2 3 4 5 6 7 8; do
+		{ yes "$1-$i" | head -c 400000; } >wanted 2>/dev/null
+		code=$(curl -sS -m 10 -o answer -w '%{http_code}' "$base/maven/trouble/$1/$i/app.jar" 2>>curl.log) || true
+		case $code in
+		200) cmp answer wanted || fail "$1: the entry $i is another one"; hits=$((hits + 1)) ;;
+		404 | 000) misses=$((misses + 1)); curl -sS -m 10 -o answer -T wanted "$base/maven/trouble/$1/$i/app.jar" 2>>curl.log || true ;;
+		*) fail "$1: the entry $i: got status $code" ;;
+		esac
+	done
+}
+restart
+hits_all maven
+stop_sarsen
+in_trouble
 say "PASS"

@@ -1,17 +1,19 @@
 #!/bin/sh
 # The go command builds Sarsen itself with GOCACHEPROG="sarsen gocacheprog": a second machine, with nothing of its own,
-# compiles nothing. Then a small module is built while the server is full, stopped, killed in the middle and gone, with
+# compiles nothing. Then a small module is built while the server is full, failing, slow, stopped, killed in the middle and gone, with
 # damaged files, on a full disk, and by several go commands at once: each time it is built.
 # Usage: SARSEN=/path/to/sarsen gocacheprog.sh
 . "$(dirname "$0")/lib.sh"
 
 command -v go >/dev/null || fail "go is missing"
+need mkfs.ext4 e2fsprogs
 PATH=$(dirname "$(command -v go)"):$PATH
 modules=$(go env GOMODCACHE)
 root=$cache/go
 mkdir -p "$root/work"
 alone "$@"
 scratch "$root/work"
+. "$here/trouble.lib.sh"
 mkdir "$work/tmp"
 
 # go_build NEAR FOLDER PACKAGE FLAGS... builds PACKAGE of the module in FOLDER with the local directory NEAR, and an
@@ -65,8 +67,8 @@ module() {
 	} >"$project/main.go"
 }
 
-# build SALT NEAR FLAGS... writes the module, builds it and runs it.
-build() {
+# made SALT NEAR FLAGS... writes the module, builds it and runs it.
+made() {
 	module "$1"
 	near=$2
 	shift 2
@@ -105,13 +107,13 @@ for time in first second; do
 done
 rm -rf "$work/first" "$work/second" "$work/made"
 
-build seed "$work/seed"
+made seed "$work/seed"
 mine seed
-build seed "$work/empty"
+made seed "$work/empty"
 [ "$compiles" = 0 ] || fail "seed, again: got $compiles packages compiled, want 0"
 
 for i in 1 2 3 4; do
-	(tag=$i && build several$((i / 2)) "$work/empty") &
+	(tag=$i && made several$((i / 2)) "$work/empty") &
 	eval "pid$i=$!"
 done
 # shellcheck disable=SC2154 # eval sets them
@@ -124,22 +126,22 @@ for file in "$work"/empty/o/*/*; do
 	chmod u+w "$file"
 	printf damage | dd of="$file" conv=notrunc status=none
 done
-build seed "$work/empty" --server none
+made seed "$work/empty" --server none
 say "all files damaged, no server: builds, $compiles packages compiled"
 chmod u+w "$work"/empty/o/*/*
 for file in "$work"/empty/o/*/*; do printf damage | dd of="$file" conv=notrunc status=none; done
-build seed "$work/empty"
+made seed "$work/empty"
 [ "$compiles" = 0 ] || fail "damaged files: got $compiles packages compiled, want 0, from the server"
 say "all files damaged: $says"
 
 mkdir "$work/small"
 mount -t tmpfs -o size=3m tmpfs "$work/small"
-build disk-full "$work/small"
+made disk-full "$work/small"
 say "disk full: builds; $says"
 umount "$work/small"
 
 kill -STOP "$sarsen"
-build stopped "$(seeded stopped)"
+made stopped "$(seeded stopped)"
 mine stopped
 kill -CONT "$sarsen"
 say "server stopped: builds; $says"
@@ -151,7 +153,7 @@ lookups() {
 
 # The server is killed as soon as this build has asked it for something.
 before=$(lookups)
-build killed "$work/killed" &
+made killed "$work/killed" &
 building=$!
 tries=0
 until [ "$(lookups)" -gt $((before + 10)) ]; do
@@ -163,7 +165,7 @@ done
 crash "$sarsen" 2>/dev/null
 wait $building || fail "killed: the build failed"
 say "server killed in the middle: builds"
-build gone "$(seeded gone)"
+made gone "$(seeded gone)"
 mine gone
 say "no server: builds; $says"
 
@@ -178,9 +180,17 @@ while head -c 20000 /dev/urandom >"$work/ballast" && "$SARSEN" put --server grpc
 	n=$((n + 1))
 	[ $n -lt 1000 ] || fail "1000 small blobs fit into a full server"
 done
-build full "$(seeded full)"
+made full "$(seeded full)"
 mine full
 refused=$(metric sarsen_store_refused_writes_total)
 say "server full: builds, $refused writes refused; $says"
 stop_sarsen
+
+# build SALT is what trouble.lib.sh calls: another machine that has the standard library.
+build() {
+	made "$1" "$(seeded another)"
+	misses=$compiles hits=$((packages + 1 - compiles))
+}
+when_failing
+when_slow
 say "PASS"

@@ -54,7 +54,7 @@ build() {
 		}
 	END
 	timeout -k 5 200 chroot "$root" /usr/bin/env -i --chdir=/tmp/project PATH=/usr/bin:/bin HOME=/tmp/home LC_ALL=C \
-		gradle --no-daemon --build-cache --console=plain -g /tmp/home/gradle all >"$work/log" 2>&1 || {
+		gradle --build-cache --console=plain -g /tmp/home/gradle all >"$work/log" 2>&1 || {
 		cat "$work/log" >&2
 		fail "$1: the build failed"
 	}

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Nx 24.0 runs the tasks of a workspace with Sarsen as its self-hosted remote cache: a second run brings all outputs back.
-# Then Sarsen is full, failing and slow: each time the tasks are run. Without a server Nx fails by itself, in the middle
-# too, unless it is told not to use one.
+# Then Sarsen is full, failing and slow: each time the tasks are run. Without a server Nx fails by itself, before it runs a
+# task; when the server is killed in the middle it runs them and fails. It builds if it is told not to use one.
 # Usage: SARSEN=/path/to/sarsen nx.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -18,6 +18,7 @@ scratch "$root/work"
 dialect=nx
 tasks=4
 skip=false
+amid='' # what the task of a does besides
 base=http://$http/nx/team
 
 # build SALT runs all tasks in a workspace that is new.
@@ -37,6 +38,7 @@ build() {
 		END
 		# Random bytes: no second run could make them again. More of them than Sarsen keeps in memory.
 		echo "mkdir -p $p/out; echo $p-$1 >$p/out/name; head -c 400000 /dev/urandom >$p/out/random" >$p/build.sh
+		[ $p != a ] || echo "$amid" >>$p/build.sh
 	done
 	git init -q
 	git add -A
@@ -74,6 +76,25 @@ when_slow
 
 # What docs/clients.md says of Nx without a server.
 away=1
+restart
+amid="touch $work/amid; until [ -e $work/killed ]; do sleep 0.05; done"
+build killed &
+building=$!
+tries=0
+until [ -e "$work/amid" ]; do
+	tries=$((tries + 1))
+	[ $tries -lt 600 ] || fail "killed: Nx runs no task"
+	sleep 0.05
+done
+crash "$sarsen" 2>/dev/null
+touch "$work/killed"
+amid=''
+if wait $building; then fail "killed in the middle: Nx succeeds by itself; then docs/clients.md is wrong"; fi
+want "Failed to send request" "$work/log" "killed in the middle"
+for p in a b c d; do
+	[ -s "$work/project/$p/out/random" ] || fail "killed in the middle: the task of $p did not run; then docs/clients.md is wrong"
+done
+say "killed in the middle: Nx runs all tasks, and fails by itself"
 if build gone; then fail "gone: Nx builds by itself; then docs/clients.md is wrong"; fi
 want "Failed to send request" "$work/log" "gone"
 away=0 skip=true

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a Debian sid root with the real clients in it (Bazel, buildbox, BuildStream, compilers,
-# ccache, sccache, Gradle, Nix, the source of zstd) and prints its folder. About a minute and 1.7 GB the first
+# Makes a Debian sid root with the real clients in it (Bazel, buildbox, BuildStream, gcc, clang, CMake, Ninja,
+# ccache, sccache, Gradle, Nix, the sources of zstd and Lua) and prints its folder. Two minutes and 2 GB the first
 # time, nothing after that. Nobody writes into it later, so tests may share it.
 #
 # To remove it: rm -rf --one-file-system ~/.cache/sarsen-test
@@ -8,8 +8,8 @@
 
 # libblake3-0 is asked for by name because Debian's Bazel does not depend on it,
 # yet knows no --digest_function=BLAKE3 without it.
-packages="bazel-bootstrap buildbox buildstream bubblewrap busybox-static gcc g++ default-jdk-headless libblake3-0 make ca-certificates dpkg-dev ccache sccache gradle nix-bin curl"
-recipe=1 # raise it when the steps below change
+packages="bazel-bootstrap buildbox buildstream bubblewrap busybox-static gcc g++ default-jdk-headless libblake3-0 make ca-certificates dpkg-dev ccache sccache gradle nix-bin curl clang cmake ninja-build"
+recipe=2 # raise it when the steps below change
 root=$cache/sid-$(echo "$recipe $packages" | sha256sum | cut -c1-12)
 
 if [ -e "$root/.ready" ]; then
@@ -82,6 +82,10 @@ again in_new apt-get install -y -qq --no-install-recommends $packages >&2
 # Where Debian's Bazel looks for it; without it a build with compression fails.
 in_new ln -sfn "/usr/lib/$(in_new dpkg-architecture -qDEB_HOST_MULTIARCH)/libzstd-jni.so" /usr/share/bazel/libzstd-jni.so
 again in_new sh -c 'rm -rf /src && mkdir /src && cd /src && apt-get source -qq zstd && mv libzstd-*/ zstd' >&2
+# Only what Lua's makers wrote: Debian's patches want libtool.
+again in_new sh -c 'rm -rf /src/lua && mkdir /src/lua && cd /src && apt-get source -qq --tar-only lua5.4 && tar -xf lua5.4_*.orig.tar.* -C lua --strip-components=1' >&2
+# What clang-tools has besides is not needed.
+in_new ln -sfn clang /usr/bin/clang-cl
 in_new apt-get clean
 rm -rf "$new"/var/lib/apt/lists/*
 umount "$new/proc"
