@@ -149,7 +149,7 @@ func (l *launcher) run(a *Answer) int {
 // blames reports whether the compiler failed at a file in the cache's folder, or warns of it: the dependency files that the
 // daemon asked for have no place on a full disk. Without them the compiler may succeed.
 func (l *launcher) blames(r *Report) bool {
-	return index(string(r.Stderr), l.dir) >= 0
+	return index(string(r.Stderr), l.dir+"/") >= 0
 }
 
 // preprocess runs the preprocessor as the daemon wants it; what it said is the daemon's affair.
