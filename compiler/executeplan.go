@@ -57,7 +57,7 @@ func (j *job) plan(x *executor) (*plan, string) {
 	if p.result.Date != "" && j.env["SOURCE_DATE_EPOCH"] == "" {
 		return nil, notToday
 	}
-	err := p.inputs(x)
+	err := p.inputs(x, names)
 	if err == nil {
 		err = p.describe(x)
 	}
@@ -108,8 +108,8 @@ func (j *job) unsuited() string {
 	return ""
 }
 
-// inputs adds all that the compile reads, and the directories that it looks into, to the tree.
-func (p *plan) inputs(x *executor) error {
+// inputs adds all that the compile reads, and the directories that it looks into, to the tree. The preprocessor read names.
+func (p *plan) inputs(x *executor, names []string) error {
 	j, h, t := p.job, p.job.daemon.files, p.tree
 	toolchain, err := x.toolchains.of(j)
 	if err != nil {
@@ -125,6 +125,10 @@ func (p *plan) inputs(x *executor) error {
 	}
 	list := append([]included{{j.command.Sources[0], j.source.digest}}, p.result.Files...)
 	contents := make([]content, len(list))
+	scanned := map[string]bool{}
+	for _, name := range names {
+		scanned[name] = true
+	}
 	for i, f := range list {
 		real, c, err := p.text(j.path(f.Name))
 		if err != nil {
@@ -134,7 +138,9 @@ func (p *plan) inputs(x *executor) error {
 			return errChanged
 		}
 		contents[i] = c
-		p.read = append(p.read, real)
+		if i == 0 || scanned[f.Name] { // the others were looked for
+			p.read = append(p.read, real)
+		}
 	}
 	slices.Sort(p.read)
 	p.read = slices.Compact(p.read)
