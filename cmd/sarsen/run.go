@@ -131,6 +131,9 @@ func (s *services) start(ctx context.Context) (err error) {
 	if s.httpListener, err = listen(ctx, "HTTP", "--http", s.config.HTTP); err != nil {
 		return err
 	}
+	if s.access, err = backupAccess(s.config.Backups); err != nil {
+		return err
+	}
 	began := time.Now()
 	s.store, err = segment.Open(ctx, vfs.OS{}, s.config.Dir, segment.Options{
 		MaxSize: s.config.MaxSize, Lease: s.config.Lease, Durability: s.config.Durability, Log: s.log,
