@@ -78,4 +78,10 @@ const (
 
 	AssetHole       = false
 	AssetDropLatest = false
+
+	AckEarly        = false
+	ClimbUnpinned   = false
+	LeaderPoisons   = false
+	RecordOvertaken = false
+	FilledBlind     = false
 )

@@ -176,4 +176,15 @@ var (
 	AssetHole = name == "AssetHole"
 	// AssetDropLatest drops what was pushed last for one that was found incomplete (seed 002, lost update).
 	AssetDropLatest = name == "AssetDropLatest"
+
+	// AckEarly acknowledges a write before the far store has it.
+	AckEarly = name == "AckEarly"
+	// ClimbUnpinned lets the near store evict what the far one does not have yet.
+	ClimbUnpinned = name == "ClimbUnpinned"
+	// LeaderPoisons lets whoever waited for another reader's fetch fail with it (seed 002, poisoned readers).
+	LeaderPoisons = name == "LeaderPoisons"
+	// RecordOvertaken leaves an older record far when a newer one was put meanwhile (seed 001, lost update).
+	RecordOvertaken = name == "RecordOvertaken"
+	// FilledBlind takes for granted that what was fetched is still near.
+	FilledBlind = name == "FilledBlind"
 )
