@@ -119,4 +119,9 @@ const (
 	SourceReplaced    = false
 	ManifestReplaced  = false
 	CountLost         = false
+	AckEarly          = false
+	ClimbUnpinned     = false
+	LeaderPoisons     = false
+	RecordOvertaken   = false
+	FilledBlind       = false
 )

@@ -256,4 +256,14 @@ var (
 	ManifestReplaced = name == "ManifestReplaced"
 	// CountLost adds to a counter what it was a moment ago (seed 001, lost update).
 	CountLost = name == "CountLost"
+	// AckEarly acknowledges a write before the far store has it.
+	AckEarly = name == "AckEarly"
+	// ClimbUnpinned lets the near store evict what the far one does not have yet.
+	ClimbUnpinned = name == "ClimbUnpinned"
+	// LeaderPoisons lets whoever waited for another reader's fetch fail with it (seed 002, poisoned readers).
+	LeaderPoisons = name == "LeaderPoisons"
+	// RecordOvertaken leaves an older record far when a newer one was put meanwhile (seed 001, lost update).
+	RecordOvertaken = name == "RecordOvertaken"
+	// FilledBlind takes for granted that what was fetched is still near.
+	FilledBlind = name == "FilledBlind"
 )

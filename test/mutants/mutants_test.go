@@ -78,6 +78,11 @@ var caught = []struct {
 	{"LogUnsummed", "worker/stage", "TestTornLog", "want fewer than 5"},
 	{"NamedTwice", "worker/stage", "TestHostile/twice", "want ErrInvalid"},
 	{"FirstMissing", "worker/stage", "TestMissing", "is not named as missing"},
+	{"AckEarly", "tier", "TestAcknowledged", "acknowledged before they are far"},
+	{"ClimbUnpinned", "tier", "TestBack", "evicted before it climbed"},
+	{"LeaderPoisons", "tier", "TestHandOver", "readers failed"},
+	{"RecordOvertaken", "tier", "TestOvertaken", "want newer"},
+	{"FilledBlind", "tier", "TestEvictedAgain", "not found"},
 	{"PublishApart", "worker/stage", "TestPublishedAtOnce", "want no directory to be fetched"},
 
 	{"LinkFollowed", "worker/collect", "TestSwappedBeforeOpen/link", "bytes from outside of the root were stored"},

@@ -1,0 +1,151 @@
+package tier
+
+import (
+	"context"
+	"errors"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
+)
+
+// A load is one small blob on its way from the far store.
+type load struct {
+	done chan struct{}
+	data []byte // once done, unless err is set
+	err  error
+}
+
+// GetAll implements blob.Batcher.
+func (s *Store) GetAll(ctx context.Context, ds []digest.Digest) ([][]byte, []error) {
+	data, errs := s.near.GetAll(ctx, ds)
+	var rest []int
+	for i, err := range errs {
+		if err != nil && ctx.Err() == nil {
+			rest = append(rest, i)
+		}
+	}
+	if len(rest) > 0 {
+		s.loadAll(ctx, ds, rest, data, errs)
+	}
+	return data, errs
+}
+
+// loadAll gets the blobs at places from the far store. What somebody else is getting is waited for, and if that
+// fails, it is got once more.
+func (s *Store) loadAll(ctx context.Context, ds []digest.Digest, places []int, data [][]byte, errs []error) {
+	var mine, theirs []int
+	loads := make(map[int]*load, len(places))
+	for _, i := range places {
+		l, leads := s.loads.join(ds[i], func() *load { return &load{done: make(chan struct{})} })
+		loads[i] = l
+		if leads {
+			mine = append(mine, i)
+		} else {
+			theirs = append(theirs, i)
+		}
+	}
+	s.lead(ctx, ds, mine, loads)
+	var again []int
+	for _, i := range theirs {
+		select {
+		case <-loads[i].done:
+		case <-ctx.Done():
+			errs[i] = &blob.Error{Op: "get", Digest: ds[i], Err: ctx.Err()}
+			continue
+		}
+		if loads[i].err != nil && !errors.Is(loads[i].err, blob.ErrNotFound) && !mutant.LeaderPoisons {
+			again = append(again, i)
+		}
+	}
+	for _, i := range places {
+		select {
+		case <-loads[i].done:
+			data[i], errs[i] = loads[i].data, loads[i].err
+		default:
+		}
+	}
+	if len(again) > 0 {
+		some, failures := s.far.GetAll(ctx, pick(ds, again))
+		for n, i := range again {
+			data[i], errs[i] = some[n], failures[n]
+		}
+	}
+}
+
+// lead gets the blobs at places, for this caller and for all who wait, and fills the near store.
+func (s *Store) lead(ctx context.Context, ds []digest.Digest, places []int, loads map[int]*load) {
+	if len(places) == 0 {
+		return
+	}
+	wanted := pick(ds, places)
+	data, errs := s.far.GetAll(ctx, wanted)
+	var filled []digest.Digest
+	var bytes [][]byte
+	for n, i := range places {
+		loads[i].data, loads[i].err = data[n], errs[n]
+		if errs[n] == nil && !wanted[n].IsEmpty() {
+			filled, bytes = append(filled, s.whole(wanted[n], data[n])), append(bytes, data[n])
+		}
+	}
+	s.counts.fetched.Add(int64(len(filled)))
+	// First the near store, then the others are told: who comes in between finds it in one of the two.
+	for _, err := range s.near.PutAll(ctx, filled, bytes) {
+		if err == nil {
+			s.counts.filled.Add(1)
+		}
+	}
+	for _, i := range places {
+		s.loads.land(ds[i])
+		close(loads[i].done)
+	}
+}
+
+// whole is d with the size of data.
+func (s *Store) whole(d digest.Digest, data []byte) digest.Digest {
+	d.Size = int64(len(data))
+	return d
+}
+
+func pick(ds []digest.Digest, places []int) []digest.Digest {
+	some := make([]digest.Digest, len(places))
+	for n, i := range places {
+		some[n] = ds[i]
+	}
+	return some
+}
+
+// PutAll implements blob.Batcher.
+func (s *Store) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) []error {
+	errs := s.near.PutAll(ctx, ds, data)
+	var direct []int
+	jobs := map[int]*climb{}
+	for i, err := range errs {
+		switch {
+		case err == nil && !ds[i].IsEmpty():
+			jobs[i], errs[i] = s.acknowledge(ctx, ds[i])
+		case roomless(err):
+			direct = append(direct, i)
+		}
+	}
+	if len(direct) > 0 {
+		var bytes [][]byte
+		for _, i := range direct {
+			bytes = append(bytes, data[i])
+		}
+		for n, err := range s.far.PutAll(ctx, pick(ds, direct), bytes) {
+			errs[direct[n]] = err
+		}
+	}
+	for i, job := range jobs {
+		if job != nil {
+			errs[i] = s.landed(ctx, ds[i], job)
+		}
+	}
+	return errs
+}
+
+// roomless says whether the near store has no room for what the far one may have.
+func roomless(err error) bool {
+	return errors.Is(err, blob.ErrFull) || errors.Is(err, blob.ErrTooLarge)
+}

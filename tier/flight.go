@@ -1,0 +1,40 @@
+package tier
+
+import (
+	"sync"
+
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+// flights are what is under way, one a digest.
+type flights[T any] struct {
+	mu      sync.Mutex
+	flying  map[digest.Digest]*T
+	running sync.WaitGroup
+}
+
+// join returns what is under way for d, or begins it with fly, which must call land.
+func (f *flights[T]) join(d digest.Digest, begin func() *T) (flight *T, leads bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if flight := f.flying[d]; flight != nil {
+		return flight, false
+	}
+	if f.flying == nil {
+		f.flying = map[digest.Digest]*T{}
+	}
+	flight = begin()
+	f.flying[d] = flight
+	f.running.Add(1)
+	return flight, true
+}
+
+// land ends what is under way for d: whoever comes later begins anew.
+func (f *flights[T]) land(d digest.Digest) {
+	f.mu.Lock()
+	delete(f.flying, d)
+	f.mu.Unlock()
+	f.running.Done()
+}
+
+func (f *flights[T]) wait() { f.running.Wait() }

@@ -1,0 +1,166 @@
+// Package tier is a Store made of two: a near one, which is fast and small, before a far one, which keeps more.
+//
+// Reads fall through and fill the near store. Writes go to the near store and climb from there to the far one:
+// before they are acknowledged, or after (Options.WriteBack).
+//
+// # Invariants
+//
+//   - YesStands: a yes is one of the two stores' own. This package remembers nothing of what is where.
+//   - OpenHolds: a Reader holds a pin of the store that it reads from, and until it has one in the near store,
+//     the far one's.
+//   - HandOver: any number of readers of one absent blob share one read of the far store. When that
+//     fails, each goes on by itself.
+//   - What has not climbed yet is pinned in the near store, and at most Options.Queue bytes are.
+//
+// # Concurrency
+//
+// All methods may be called from many goroutines at once. One goroutine a blob fills the near store; Options.Uploads of
+// them climb. Mutexes guard memory only.
+//
+// # Crashes
+//
+// What was to climb when the process ended is near still. Whoever opens the stores again says so with Climb.
+// A record may be far before the blobs that it names: package action serves no result with a hole.
+package tier
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+// A Part is what each of the two stores must be.
+type Part interface {
+	blob.Batcher
+	blob.Records
+}
+
+// Options say how writes reach the far store.
+type Options struct {
+	// WriteBack acknowledges what the near store has. It climbs after that.
+	WriteBack bool
+	// Queue is how many bytes may wait to climb; whoever writes more waits. 0 is 1 GiB.
+	Queue int64
+	// Uploads is how many blobs climb at once. 0 is 32: small ones wait for round trips, not for bandwidth.
+	Uploads int
+	Log     *slog.Logger
+}
+
+// A Store is a blob.Batcher and a blob.Records.
+type Store struct {
+	near, far Part
+	writeBack bool
+	log       *slog.Logger
+
+	fetches flights[fetch]
+	loads   flights[load]
+	climbs  climbs
+
+	counts counts
+}
+
+type counts struct {
+	fetched, filled, climbed, failed atomic.Int64
+}
+
+// Stats are what a Store did.
+type Stats struct {
+	Fetched   int64 // blobs that were read from the far store
+	Unfilled  int64 // of these, those that the near store did not take
+	Climbed   int64 // blobs and records that were written to the far store
+	Failed    int64 // blobs and records that were not
+	Waiting   int64 // blobs and records that wait to climb
+	WaitBytes int64 // bytes of these
+}
+
+var (
+	_ blob.Batcher = (*Store)(nil)
+	_ blob.Records = (*Store)(nil)
+)
+
+// New returns the store of near before far, which stay the caller's to close, after Close.
+func New(near, far Part, o Options) *Store {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Queue == 0 {
+		o.Queue = 1 << 30
+	}
+	if o.Uploads == 0 {
+		o.Uploads = 32
+	}
+	s := &Store{near: near, far: far, writeBack: o.WriteBack, log: o.Log}
+	s.climbs.begin(s, o.Uploads, o.Queue)
+	return s
+}
+
+// Close waits until all that was acknowledged has climbed, or ctx ends: what is left stays near, and the error
+// says how much. Calls that are under way must have ended.
+func (s *Store) Close(ctx context.Context) error {
+	err := s.climbs.end(ctx)
+	s.fetches.wait()
+	return err
+}
+
+// Stats returns what the store did.
+func (s *Store) Stats() Stats {
+	waiting, bytes := s.climbs.waiting()
+	fetched := s.counts.fetched.Load()
+	return Stats{
+		Fetched: fetched, Unfilled: fetched - s.counts.filled.Load(),
+		Climbed: s.counts.climbed.Load(), Failed: s.counts.failed.Load(),
+		Waiting: waiting, WaitBytes: bytes,
+	}
+}
+
+// Missing implements blob.Store: missing is what neither store has. The far store is asked of all, so that what
+// is only near climbs again, and that what is used stays far.
+func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) {
+	absent, err := s.near.Missing(ctx, ds)
+	if err != nil {
+		return digest.Set{}, err
+	}
+	lacking, err := s.far.Missing(ctx, ds)
+	if err != nil {
+		if ctx.Err() != nil {
+			return digest.Set{}, err
+		}
+		s.log.Warn("the far store did not say what it has; what is not near counts as missing", "error", err)
+		return absent, nil
+	}
+	var missing digest.Set
+	for _, d := range lacking.List() {
+		if absent.Has(d) {
+			missing.Add(d)
+		} else {
+			s.Climb(ctx, d)
+		}
+	}
+	return missing, nil
+}
+
+// Open implements blob.Store.
+func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) {
+	near, err := s.near.Open(ctx, d)
+	if err == nil || ctx.Err() != nil {
+		return near, err
+	}
+	far, err := s.far.Open(ctx, d)
+	if errors.Is(err, blob.ErrNotFound) {
+		return s.near.Open(ctx, d) // it may have been evicted far, after it came near
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &reader{store: s, d: sized(d, far), far: far, fetch: s.fetch(sized(d, far))}, nil
+}
+
+// sized is d with the size that r has.
+func sized(d digest.Digest, r blob.Reader) digest.Digest {
+	d.Size = r.Size()
+	return d
+}
