@@ -510,3 +510,24 @@ func TestRecords(t *testing.T) {
 		t.Errorf("Get of a dropped record = %v, want ErrNotFound", err)
 	}
 }
+
+// TestKeepClimbs: what is kept is far before the root is, also what was written back and not asked for since.
+func TestKeepClimbs(t *testing.T) {
+	near, far := newPart(), newPart()
+	s := tier.New(near, far, tier.Options{WriteBack: true})
+	d := mustPut(t, near.Store, storetest.Bytes(1, 400<<10))
+	if err := s.Keep(ctx, "root", nil, digest.SetOf(d)); err != nil {
+		t.Fatal(err)
+	}
+	if !has(t, far.Store, d) {
+		t.Error("the root is far, and what it holds is not")
+	}
+	gone := digest.SHA256.Of([]byte("gone"))
+	var missing *blob.MissingError
+	if err := s.Keep(ctx, "hole", nil, digest.SetOf(d, gone)); !errors.As(err, &missing) || len(missing.Blobs) != 1 || missing.Blobs[0] != gone {
+		t.Errorf("Keep of a hole = %v, want a MissingError of %v", err, gone)
+	}
+	if err := s.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}

@@ -135,6 +135,9 @@ func (f *fetch) read(p []byte, off int64) (int, state) {
 	n := 0
 	at := f.first
 	for _, piece := range f.window {
+		if n == len(p) {
+			break
+		}
 		if off < at+int64(len(piece)) {
 			m := copy(p[n:], piece[off-at:])
 			n, off = n+m, off+int64(m)

@@ -33,10 +33,16 @@ import (
 	"github.com/sarsen-build/sarsen/digest"
 )
 
-// A Part is what each of the two stores must be.
-type Part interface {
+// A Near is what the near store must be.
+type Near interface {
 	blob.Batcher
 	blob.Records
+}
+
+// A Far is what the far store must be.
+type Far interface {
+	Near
+	blob.Keeper
 }
 
 // Options say how writes reach the far store.
@@ -50,9 +56,10 @@ type Options struct {
 	Log     *slog.Logger
 }
 
-// A Store is a blob.Batcher and a blob.Records.
+// A Store is a blob.Batcher, a blob.Records and a blob.Keeper.
 type Store struct {
-	near, far Part
+	near      Near
+	far       Far
 	writeBack bool
 	log       *slog.Logger
 
@@ -80,10 +87,11 @@ type Stats struct {
 var (
 	_ blob.Batcher = (*Store)(nil)
 	_ blob.Records = (*Store)(nil)
+	_ blob.Keeper  = (*Store)(nil)
 )
 
 // New returns the store of near before far, which stay the caller's to close, after Close.
-func New(near, far Part, o Options) *Store {
+func New(near Near, far Far, o Options) *Store {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

@@ -58,3 +58,12 @@ func TestSeeded(t *testing.T) {
 		storetest.Seeded(t, fixture(some, nearOnly, tier.Options{Uploads: 2, WriteBack: true}))
 	})
 }
+
+func TestKeeper(t *testing.T) {
+	t.Run("through", func(t *testing.T) { storetest.Keeper(t, fixture(all, both, tier.Options{})) })
+	t.Run("back", func(t *testing.T) { storetest.Keeper(t, fixture(all, both, tier.Options{WriteBack: true})) })
+}
+
+func TestSeededKeeper(t *testing.T) {
+	storetest.SeededKeeper(t, fixture(some, both, tier.Options{Uploads: 2, WriteBack: true}))
+}

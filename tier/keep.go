@@ -1,0 +1,52 @@
+package tier
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+// Keep implements blob.Keeper. The far store keeps: what is only near climbs first, however writes are acknowledged.
+// The near store may evict what is kept, as it may evict what the far one has.
+func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
+	if _, _, err := blob.NewRoot(name, value, blobs); err != nil {
+		return err // before anything climbs for it
+	}
+	lacking, err := s.far.Missing(ctx, blobs)
+	if err != nil {
+		return err
+	}
+	var missing digest.Set
+	jobs := map[digest.Digest]*climb{}
+	for _, d := range lacking.List() {
+		job, err := s.climb(ctx, d, true)
+		switch {
+		case errors.Is(err, blob.ErrNotFound):
+			missing.Add(d)
+		case err != nil:
+			return err
+		default:
+			jobs[d] = job
+		}
+	}
+	if missing.Len() > 0 {
+		return &blob.MissingError{Blobs: missing.List()}
+	}
+	for d, job := range jobs {
+		if err := s.landed(ctx, d, job); err != nil {
+			return err
+		}
+	}
+	return s.far.Keep(ctx, name, value, blobs)
+}
+
+// Release implements blob.Keeper.
+func (s *Store) Release(ctx context.Context, name string) error { return s.far.Release(ctx, name) }
+
+// Kept implements blob.Keeper.
+func (s *Store) Kept(ctx context.Context, prefix string) iter.Seq2[blob.Root, error] {
+	return s.far.Kept(ctx, prefix)
+}
