@@ -353,6 +353,28 @@ func (l *Ledger) Restore(found ...Found) {
 	}
 }
 
+// Adopt tells the ledger, at any time, of an incarnation that lies in the medium: a blob becomes present if it is
+// absent, and of a record the greatest place stands. Nothing is leased. It reports whether p is the incarnation now.
+func (l *Ledger) Adopt(k Key, size int64, p Place) bool {
+	s := l.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	switch {
+	case e == nil:
+		// COMMIT: the blob is present from here on.
+		s.insert(k, size, p, 0, true)
+	case k.Kind == Record && p > e.place:
+		// COMMIT: the record is what readers see from here on.
+		s.unlend(e)
+		s.set(e, size, p)
+		s.stamp(e, e.stamp, true)
+	default:
+		return e.place == p
+	}
+	return true
+}
+
 // Each calls do for every entry, in no order; do must not call the ledger. It takes a while: ten million
 // entries are 640 MB.
 func (l *Ledger) Each(do func(k Key, size int64, p Place, leased bool)) {
