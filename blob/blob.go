@@ -1,5 +1,6 @@
 // Package blob is the contract between everything that keeps blobs and everything that asks for
-// them. It holds the promise in words, the three verbs of a Store, and the errors that they share.
+// them. It holds the promise in words, the three verbs of a Store, roots that hold blobs for longer than a
+// lease, and the errors that they share.
 //
 // # Invariants
 //
@@ -12,10 +13,11 @@
 //   - YesStands: after a yes (not listed by Missing, Commit returned nil), Open succeeds until the
 //     lease ends.
 //   - NoFalseYes: no yes is given for a blob that can't be read at that moment.
+//   - RootsHold: what a root names can be read for as long as the root stands, over restarts.
 //
 // # Concurrency
 //
-// All methods of Store, Batcher and Records may be called from many goroutines at once. A Reader's
+// All methods of Store, Batcher, Records and Keeper may be called from many goroutines at once. A Reader's
 // ReadAt may too; a Writer belongs to one goroutine.
 package blob
 

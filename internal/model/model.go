@@ -1,11 +1,11 @@
 // Package model is the store in its simplest form: a map under one mutex.
 //
-// It says what a Store, a Batcher and a Records must answer, without disk, ring or eviction, so that
+// It says what a Store, a Batcher, a Records and a Keeper must answer, without disk, ring or eviction, so that
 // tests can compare any other store with it and front ends can be tested on a real one. Blobs stay
 // until Evict is called. Of a store that forgets by itself, Presence says what it may have forgotten.
 //
 // Committed blobs, blobs that Missing does not list, and records that were put are leased; reading
-// leases nothing.
+// leases nothing. What a root holds stays, lease or not.
 //
 // # Concurrency
 //
@@ -30,6 +30,7 @@ type Store struct {
 	mu      sync.Mutex
 	blobs   map[digest.Key]*entry
 	records map[[32]byte]*record
+	roots   map[string]*root
 	last    uint64 // the newest record's incarnation
 }
 
@@ -37,6 +38,7 @@ type entry struct {
 	data    []byte
 	until   time.Time // end of the lease
 	pins    int
+	keeps   int  // by roots
 	durable bool // a record was put since the blob was committed
 	gone    bool // absent, but its bytes were once written whole, so a restart may find them
 }
@@ -54,7 +56,7 @@ var (
 
 // New returns an empty store whose yes holds for lease.
 func New(lease time.Duration) *Store {
-	return &Store{lease: lease, blobs: map[digest.Key]*entry{}, records: map[[32]byte]*record{}}
+	return &Store{lease: lease, blobs: map[digest.Key]*entry{}, records: map[[32]byte]*record{}, roots: map[string]*root{}}
 }
 
 // find returns the entry of d, or nil.

@@ -28,3 +28,6 @@ func open(t *testing.T) storetest.Fixture {
 
 func TestStore(t *testing.T)  { storetest.Run(t, open) }
 func TestSeeded(t *testing.T) { storetest.Seeded(t, open) }
+
+func TestKeeper(t *testing.T)       { storetest.Keeper(t, open) }
+func TestSeededKeeper(t *testing.T) { storetest.SeededKeeper(t, open) }

@@ -20,18 +20,18 @@ const (
 
 func (p Presence) String() string { return [...]string{"must not", "may", "must"}[p] }
 
-// allowed returns what may be answered about what is gone, held by pins, or leased until then.
-func allowed(gone, pinned bool, until time.Time) Presence {
+// allowed returns what may be answered about what is gone, held by pins or roots, or leased until then.
+func allowed(gone, held bool, until time.Time) Presence {
 	switch {
 	case gone:
 		return MustNot
-	case pinned || time.Now().Before(until):
+	case held || time.Now().Before(until):
 		return Must
 	}
 	return May
 }
 
-func (e *entry) presence() Presence  { return allowed(e.gone, e.pins > 0, e.until) }
+func (e *entry) presence() Presence  { return allowed(e.gone, e.pins > 0 || e.keeps > 0, e.until) }
 func (r *record) presence() Presence { return allowed(r.gone, false, r.until) }
 
 // Presence returns what may be answered about d now. It leases nothing.
@@ -99,17 +99,24 @@ func (s *Store) Counts() (blobs, records [2]int) {
 // Restart is the end of one process and the start of the next. Pins are gone, and leases stand. What
 // was written whole may be there again, though it was given up, evicted or dropped; of a record only
 // the value that was put last. If the power failed, only those leases stand whose blobs a record made
-// durable that was put after them.
+// durable that was put after them. Roots stand, with what they hold.
 func (s *Store) Restart(powerCut bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	replaced := map[*entry]*entry{}
 	for k, e := range s.blobs {
-		next := &entry{data: e.data} // an open Reader keeps its hands off this one
+		next := &entry{data: e.data, keeps: e.keeps} // an open Reader keeps its hands off this one
+		replaced[e] = next
 		e.pins = 0
 		if e.presence() == Must && (e.durable || !powerCut) {
 			next.until, next.durable = e.until, e.durable
 		}
 		s.blobs[k] = next
+	}
+	for _, r := range s.roots {
+		for i, e := range r.held {
+			r.held[i] = replaced[e]
+		}
 	}
 	for k, r := range s.records {
 		next := &record{Record: blob.Record{Value: r.Value, Incarnation: r.Incarnation}}
