@@ -78,4 +78,17 @@ const (
 
 	AssetHole       = false
 	AssetDropLatest = false
+
+	KeepUnpinned     = false
+	RootUnfenced     = false
+	RootsOnce        = false
+	OneListing       = false
+	DeadLeases       = false
+	RefusalsIgnored  = false
+	DeleteFirst      = false
+	KeyReused        = false
+	AdoptBlind       = false
+	WaitersFail      = false
+	UploadUndefended = false
+	ShortFence       = false
 )
