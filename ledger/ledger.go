@@ -285,6 +285,14 @@ func (l *Ledger) Move(k Key, from, to Place, admit Admit) bool {
 // Condemn makes k absent if it lies at p, is neither pinned nor leased, and was not used since the
 // last look, or if force says that use does not count. A look uses a use up.
 func (l *Ledger) Condemn(k Key, p Place, force bool) Fate {
+	return l.CondemnBefore(k, p, force, never)
+}
+
+// never is a quarter that does not come.
+const never = ^Quarter(0)
+
+// CondemnBefore is Condemn, and holds what was leased in quarter floor or later, though that lease be over.
+func (l *Ledger) CondemnBefore(k Key, p Place, force bool, floor Quarter) Fate {
 	s := l.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -292,7 +300,7 @@ func (l *Ledger) Condemn(k Key, p Place, force bool) Fate {
 	switch {
 	case e == nil || e.place != p && !mutant.StaleUnref:
 		return Gone
-	case e.pins > 0 || leased(e.stamp, l.Now()):
+	case e.pins > 0 || leased(e.stamp, l.Now()) || e.stamp >= floor:
 		return Held
 	case e.flags&used != 0 && !force:
 		e.flags &^= used

@@ -73,6 +73,9 @@ func (s *Store) Collect(ctx context.Context, policy Policy) (Report, error) {
 	}
 	c := &collection{Store: s, life: l, policy: policy, until: s.clock() + policy.Patience}
 	err = c.run(ctx)
+	if l.lost.Swap(false) {
+		err = errors.Join(err, s.list(ctx, l, false))
+	}
 	return c.report, err
 }
 
@@ -139,6 +142,7 @@ func (c *collection) dry(ctx context.Context) error {
 // ended is void from then on: its verdict can't come any more.
 func (c *collection) own(ctx context.Context) (err error) {
 	for {
+		asked := c.life.ledger.Now()
 		if c.owner, c.etag, err = c.readOwner(ctx); err != nil {
 			return err
 		}
@@ -151,6 +155,7 @@ func (c *collection) own(ctx context.Context) (err error) {
 				return fmt.Errorf("%w: session %s", ErrBusy, o.Session)
 			}
 		}
+		c.life.saw(c.owner.Epoch, asked)
 		c.owner.Session, c.owner.Proposal = c.life.id, ""
 		c.owner.Epoch++
 		err = c.write(ctx)
@@ -162,10 +167,11 @@ func (c *collection) own(ctx context.Context) (err error) {
 
 // write changes the register, and heeds it as every session does.
 func (c *collection) write(ctx context.Context) (err error) {
+	asked := c.life.ledger.Now()
 	if c.etag, err = c.writeOwner(ctx, c.etag, &c.owner); err != nil {
 		return err
 	}
-	return c.heed(ctx, c.life, c.owner)
+	return c.heed(ctx, c.life, c.owner, asked)
 }
 
 // withdraw makes the proposal void.

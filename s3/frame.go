@@ -68,8 +68,17 @@ func (f *frame) add(b []byte, packed bool) {
 	f.blocks = append(f.blocks, block{length: uint32(len(b)), packed: packed, sum: xxh3.Hash(b)})
 }
 
+// A packer says how blobs are cut and packed.
+type packer struct {
+	block int64 // bytes
+	plain bool  // nothing is compressed
+}
+
 // pack returns what to store for data, and whether that is compressed: only where it gains a sixteenth.
-func pack(data []byte) ([]byte, bool) {
+func (p packer) pack(data []byte) ([]byte, bool) {
+	if p.plain {
+		return data, false
+	}
 	if packed := zstd.Encode(data); len(packed) < len(data)-len(data)/16 {
 		return packed, true
 	}
@@ -166,11 +175,11 @@ func (f *frame) unpack(dst []byte, i int64, stored []byte, off int64) ([]byte, e
 }
 
 // seal returns the whole object for a value that is in memory.
-func seal(k ledger.Key, value []byte, size int64) []byte {
-	f := &frame{key: k, size: int64(len(value)), block: size}
+func (p packer) seal(k ledger.Key, value []byte) []byte {
+	f := &frame{key: k, size: int64(len(value)), block: p.block}
 	var body []byte
-	for from := int64(0); from < f.size; from += size {
-		b, packed := pack(value[from:min(from+size, f.size)])
+	for from := int64(0); from < f.size; from += p.block {
+		b, packed := p.pack(value[from:min(from+p.block, f.size)])
 		f.add(b, packed)
 		body = append(body, b...)
 	}

@@ -40,7 +40,7 @@ func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs diges
 	defer s.calls.leave()
 	ds := blobs.List()
 	if list != nil {
-		object := seal(keyOf(r.List), list, s.blockSize)
+		object := s.packer.seal(keyOf(r.List), list)
 		if err := s.upload(ctx, l, keyOf(r.List), r.List.Size, bytesAt(object), int64(len(object))); err != nil {
 			return fmt.Errorf("keep %q: its list: %w", name, err)
 		}
@@ -64,8 +64,12 @@ func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs diges
 		})
 		return fmt.Errorf("keep %q: %w", name, err)
 	}
+	// From here on a lease tells the collector's questions that the root is newer than the roots that it has read.
+	for _, d := range ds {
+		l.ledger.Lease(keyOf(d), d.Size)
+	}
 	release()
-	return nil
+	return l.yes()
 }
 
 // pinAll pins blobs, all or none.
@@ -122,7 +126,7 @@ func (s *Store) writeRoot(ctx context.Context, l *life, name string, value []byt
 	}); err != nil {
 		return err
 	}
-	object := seal(rootKey(name), value, s.blockSize)
+	object := s.packer.seal(rootKey(name), value)
 	if _, err := s.bucket.Put(ctx, rootName(name, l.stamp(newest), l.id), bytesAt(object), int64(len(object)), bucket.Condition{}); err != nil {
 		return err
 	}

@@ -53,6 +53,10 @@ type life struct {
 	door   chan struct{}
 	letGo  map[string]map[string]bool // by proposal or verdict: keys that may be deleted
 	drops  uint64                     // how often a set was dropped from letGo
+	epoch  int                        // the greatest that the register was seen to have
+	floor  ledger.Quarter             // of that epoch's collection
+	before ledger.Quarter             // when that epoch was seen last
+	lost   atomic.Bool                // something was let go in vain
 	heeded int                        // the newest serial number of the register that was heeded
 
 	mu        sync.Mutex // guards what follows
@@ -84,7 +88,7 @@ func (s *Store) begin(ctx context.Context) (*life, error) {
 	began := s.clock()
 	l := &life{
 		heartbeat: s.heartbeat, clock: s.clock, ledger: ledger.New(s.lease), id: s.newID(),
-		door: make(chan struct{}, 1), letGo: map[string]map[string]bool{}, began: map[int]time.Duration{},
+		door: make(chan struct{}, 1), floor: 1, before: 1, letGo: map[string]map[string]bool{}, began: map[int]time.Duration{},
 		renewed: began, lastStamp: stamp(), uploading: map[string]bool{}, flights: map[ledger.Key]*flight{}, answers: map[string]*answer{},
 	}
 	l.record = session{ID: l.id, Host: s.host, Started: time.Now().UTC().Round(time.Second), Lease: s.lease, Heartbeat: s.heartbeat, State: alive}

@@ -142,12 +142,20 @@ func (s *Store) writeLines(ctx context.Context, key string, b []byte) error {
 // follow does what the register asks of every session: it answers the proposal, and does not take up what may be
 // deleted.
 func (s *Store) follow(ctx context.Context, l *life) error {
+	asked := l.ledger.Now()
 	o, _, err := s.readOwner(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.heed(ctx, l, o); err != nil {
+	if err := s.heed(ctx, l, o, asked); err != nil {
 		return err
+	}
+	if l.lost.Swap(false) {
+		// What was let go for a proposal that came to nothing is still there.
+		if err := s.list(ctx, l, false); err != nil {
+			l.lost.Store(true)
+			return err
+		}
 	}
 	a := l.answerTo(o.Proposal)
 	if a == nil || a.sent || o.Session == l.id {
@@ -167,6 +175,7 @@ func answerKey(proposal, session string) string { return proposal + "/" + sessio
 // An answer is what a session said to a proposal.
 type answer struct {
 	refused []string
+	forgot  []string // keys that the ledger named until then
 	sent    bool
 }
 
@@ -177,7 +186,8 @@ func (l *life) answerTo(proposal string) *answer {
 }
 
 // heed lets go of what the register says may be deleted, and forgets what it does not say any more.
-func (s *Store) heed(ctx context.Context, l *life, o owner) error {
+func (s *Store) heed(ctx context.Context, l *life, o owner, asked ledger.Quarter) error {
+	l.saw(o.Epoch, asked)
 	open := map[string]bool{}
 	if o.Proposal != "" {
 		open[o.Proposal] = true
@@ -214,6 +224,7 @@ func (l *life) forget(serial int, open map[string]bool) {
 		return
 	}
 	l.heeded = serial
+	var over []*answer
 	for key := range l.letGo {
 		if !open[key] {
 			delete(l.letGo, key)
@@ -221,11 +232,33 @@ func (l *life) forget(serial int, open map[string]bool) {
 		}
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	for key := range l.answers {
+	for key, a := range l.answers {
 		if !open[key] {
 			delete(l.answers, key)
+			over = append(over, a)
 		}
+	}
+	l.mu.Unlock()
+	for _, a := range over {
+		for _, key := range a.forgot {
+			if !l.gone(key) {
+				l.lost.Store(true)
+			}
+		}
+	}
+}
+
+// saw notes that the register had an epoch when it was asked, or later. A collection reads roots only when its epoch has
+// begun. So the last time that an earlier one was seen is the floor: a root that was there then will be read, and what
+// others name was leased since.
+func (l *life) saw(epoch int, asked ledger.Quarter) {
+	l.door <- struct{}{}
+	defer func() { <-l.door }()
+	switch {
+	case epoch > l.epoch:
+		l.epoch, l.floor, l.before = epoch, l.before, asked
+	case epoch == l.epoch:
+		l.before = max(l.before, asked)
 	}
 }
 
@@ -240,10 +273,20 @@ func (l *life) letGoOf(document string, p proposal, ask bool) {
 	}
 	keys := p.keys()
 	a := &answer{}
+	floor := l.floor
+	if epochOf(document) != l.epoch {
+		floor = 1 // hold what was ever leased
+	}
 	for _, e := range p.entries {
-		if ask && !l.condemn(e, p.force) {
+		if !ask {
+			continue
+		}
+		switch agreed, forgot := l.condemn(e, p.force, floor); {
+		case !agreed:
 			a.refused = append(a.refused, e.key)
 			delete(keys, e.key)
+		case forgot:
+			a.forgot = append(a.forgot, e.key)
 		}
 	}
 	l.letGo[document] = keys
@@ -254,29 +297,32 @@ func (l *life) letGoOf(document string, p proposal, ask bool) {
 	}
 }
 
-// condemn makes the ledger forget an incarnation, and reports whether it does not name it any more.
-func (l *life) condemn(e entry, force bool) bool {
+// condemn makes the ledger forget an incarnation. It reports whether the ledger does not name it any more, and whether
+// it did.
+func (l *life) condemn(e entry, force bool, floor ledger.Quarter) (agreed, forgot bool) {
 	i, ok := parseName(e.key)
 	if !ok {
-		return true
+		return true, false
 	}
 	if l.defended(e.key) {
-		return false
+		return false, false
 	}
 	p := l.ids.place(i)
 	if p == 0 {
-		return true // it could not be taken up
+		return true, false // it could not be taken up
 	}
 	if survivor, ok := parseName(e.survivor); ok && survivor.key == i.key && survivor.size == i.size {
 		if to := l.ids.place(survivor); to != 0 && l.ledger.Move(i.key, p, to, always) {
-			return true
+			return true, false
 		}
 	}
-	switch l.ledger.Condemn(i.key, p, force) {
+	switch l.ledger.CondemnBefore(i.key, p, force, floor) {
 	case ledger.Held, ledger.Warm:
-		return mutant.RefusalsIgnored
+		return mutant.RefusalsIgnored, false
+	case ledger.Condemned:
+		return true, true
 	}
-	return true
+	return true, false
 }
 
 func always() (ok, recorded bool) { return true, true }

@@ -138,7 +138,7 @@ func (s *Store) open(ctx context.Context, l *life, d digest.Digest) (*reader, er
 		return nil, err
 	}
 	r := &reader{store: s, held: h, size: h.size, parts: map[int64]*part{}}
-	if h.size <= s.blockSize {
+	if h.size <= s.packer.block {
 		data, err := s.all(ctx, &r.held)
 		if err == nil && int64(len(data)) != h.size {
 			err = s.drop(&r.held, fmt.Errorf("%w: it has %d bytes", blob.ErrCorrupt, len(data)))
@@ -185,7 +185,7 @@ const keptParts = 4
 
 // begin reads the frame.
 func (r *reader) begin(ctx context.Context) error {
-	n := frameSize(r.size, r.store.blockSize)
+	n := frameSize(r.size, r.store.packer.block)
 	for range 2 {
 		b, err := r.store.get(ctx, &r.held, 0, n)
 		if err != nil {

@@ -45,7 +45,7 @@ func (s *Store) Put(ctx context.Context, key [32]byte, value []byte) error {
 	if p == 0 {
 		return errors.New("the bucket has had too many sessions since this one began")
 	}
-	object := seal(k, value, s.blockSize)
+	object := s.packer.seal(k, value)
 	if err := s.send(ctx, i.name(), bytesAt(object), int64(len(object))); err != nil {
 		return err
 	}

@@ -62,6 +62,8 @@ type Options struct {
 	// SpoolFS and Spool are where uploads wait that are larger than a mebibyte; without them they wait in memory.
 	SpoolFS vfs.FS
 	Spool   string
+	// Uncompressed stores bytes as they are. Else they are compressed where that gains a sixteenth.
+	Uncompressed bool
 	// Parallel is how many requests for blobs are under way at most; 0 is 64.
 	Parallel int
 	Log      *slog.Logger
@@ -83,7 +85,7 @@ type Store struct {
 	fsys      vfs.FS
 	spool     string
 	log       *slog.Logger
-	blockSize int64
+	packer    packer
 	chunk     int64
 	clock     func() time.Duration
 	newID     func() string
@@ -151,7 +153,7 @@ func Open(ctx context.Context, b bucket.Bucket, o Options) (*Store, error) {
 func newStore(b bucket.Bucket, o Options) *Store {
 	s := &Store{
 		bucket: b, lease: o.Lease, heartbeat: o.Heartbeat, host: o.Host, lookup: o.Lookup, fsys: o.SpoolFS, spool: o.Spool,
-		log: o.Log, blockSize: o.blockSize, chunk: o.chunk, clock: o.clock, newID: o.newID,
+		log: o.Log, packer: packer{o.blockSize, o.Uncompressed}, chunk: o.chunk, clock: o.clock, newID: o.newID,
 		collecting: make(chan struct{}, 1), seen: seen{sessions: map[string]sighting{}},
 	}
 	if s.lease == 0 {
@@ -163,8 +165,8 @@ func newStore(b bucket.Bucket, o Options) *Store {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if s.blockSize == 0 {
-		s.blockSize = blockSize
+	if s.packer.block == 0 {
+		s.packer.block = blockSize
 	}
 	if s.chunk == 0 {
 		s.chunk = 8

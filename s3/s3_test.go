@@ -76,9 +76,15 @@ func (s *Store) leaks(b *bucket.Memory) error {
 	return nil
 }
 
-func fixture(t *testing.T) storetest.Fixture {
+// plain is without compression, whose coders have goroutines that no bubble may own.
+func plain(t *testing.T) storetest.Fixture { return fixtureOf(t, true) }
+
+func fixture(t *testing.T) storetest.Fixture { return fixtureOf(t, false) }
+
+func fixtureOf(t *testing.T, plain bool) storetest.Fixture {
 	b := newMemory()
 	o := small
+	o.Uncompressed = plain
 	o.SpoolFS, o.Spool = &vfs.Mem{}, "spool"
 	s := openStore(t, b, o)
 	return storetest.Fixture{
@@ -92,6 +98,6 @@ func fixture(t *testing.T) storetest.Fixture {
 }
 
 func TestStore(t *testing.T)        { storetest.Run(t, fixture) }
-func TestSeeded(t *testing.T)       { storetest.Seeded(t, fixture) }
+func TestSeeded(t *testing.T)       { storetest.Seeded(t, plain) }
 func TestKeeper(t *testing.T)       { storetest.Keeper(t, fixture) }
-func TestSeededKeeper(t *testing.T) { storetest.SeededKeeper(t, fixture) }
+func TestSeededKeeper(t *testing.T) { storetest.SeededKeeper(t, plain) }

@@ -31,7 +31,7 @@ func (s *Store) Create(ctx context.Context, d digest.Digest) (blob.Writer, error
 	if err := l.mayCreate(d); err != nil {
 		return nil, &blob.Error{Op: "create", Digest: d, Err: err}
 	}
-	w := &writer{store: s, want: d, hash: d.Function.NewHash(), frame: frame{key: keyOf(d), size: d.Size, block: s.blockSize}}
+	w := &writer{store: s, want: d, hash: d.Function.NewHash(), frame: frame{key: keyOf(d), size: d.Size, block: s.packer.block}}
 	return w, nil
 }
 
@@ -103,7 +103,7 @@ func (w *writer) write(p []byte) error {
 func (w *writer) flush() error {
 	b, packed := w.buffer, false
 	if !w.raw {
-		b, packed = pack(w.buffer)
+		b, packed = w.store.packer.pack(w.buffer)
 	}
 	w.frame.add(b, packed)
 	if !packed && len(w.frame.blocks) == rawAfter {
@@ -330,7 +330,7 @@ func (s *Store) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) [
 			continue
 		}
 		group.Go(func() {
-			object := seal(keyOf(d), data[i], s.blockSize)
+			object := s.packer.seal(keyOf(d), data[i])
 			errs[i] = s.upload(ctx, l, keyOf(d), d.Size, bytesAt(object), int64(len(object)))
 		})
 	}

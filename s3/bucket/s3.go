@@ -2,17 +2,16 @@ package bucket
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -67,7 +66,7 @@ func Open(ctx context.Context, o Options) (*S3, error) {
 	}
 	load := []func(*config.LoadOptions) error{
 		config.WithRegion(o.Region),
-		config.WithHTTPClient(&http.Client{Transport: o.transport()}),
+		config.WithHTTPClient(o.client()),
 		config.WithRetryer(func() aws.Retryer {
 			return retry.NewStandard(func(r *retry.StandardOptions) {
 				r.MaxAttempts = 5
@@ -100,29 +99,24 @@ func Open(ctx context.Context, o Options) (*S3, error) {
 			so.BaseEndpoint = aws.String(o.Endpoint)
 		}
 		so.UsePathStyle = o.PathStyle
+		if o.Transport != nil {
+			so.HTTPClient = &http.Client{Transport: o.Transport}
+		}
 		so.DisableLogOutputChecksumValidationSkipped = true
 		so.HTTPSignerV4 = issuedSigner{v4.NewSigner(func(vo *v4.SignerOptions) { vo.DisableURIPathEscaping = true })}
 	})
 	return b, nil
 }
 
-// transport returns what requests go through.
-func (o Options) transport() http.RoundTripper {
-	if o.Transport != nil {
-		return o.Transport
-	}
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialer.DialContext,
-		TLSClientConfig:       &tls.Config{RootCAs: o.CA, MinVersion: tls.VersionTLS12},
-		ForceAttemptHTTP2:     false, // one connection would be the bottleneck
-		MaxIdleConns:          512,
-		MaxIdleConnsPerHost:   256,
-		IdleConnTimeout:       90 * time.Second,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ExpectContinueTimeout: time.Second,
-	}
+// client returns what requests go through: many connections, as one would be the bottleneck. The SDK adds AWS_CA_BUNDLE.
+func (o Options) client() *awshttp.BuildableClient {
+	return awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+		t.ForceAttemptHTTP2 = false
+		t.MaxIdleConns, t.MaxIdleConnsPerHost = 512, 256
+		if o.CA != nil {
+			t.TLSClientConfig.RootCAs = o.CA
+		}
+	})
 }
 
 // An issuedSigner signs with the time at which a request was issued, not with that at which it is sent: the server then
@@ -160,8 +154,6 @@ func (b *S3) failed(op, key string, err error, effect bool) error {
 	e := &Error{Op: op, Key: key, Err: err}
 	status, code := statusOf(err)
 	switch {
-	case code == "NoSuchKey", code == "NotFound", status == http.StatusNotFound && code != "NoSuchBucket" && code != "NoSuchUpload":
-		e.Err = ErrNotFound
 	case status == http.StatusPreconditionFailed, code == "PreconditionFailed":
 		e.Err = ErrCondition
 	case code == "NoSuchBucket":
@@ -172,6 +164,8 @@ func (b *S3) failed(op, key string, err error, effect bool) error {
 		e.Err, e.Hint = ErrRegion, fmt.Sprintf("region %q is set: %v", b.options.Region, err)
 	case code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch", code == "ExpiredToken", code == "InvalidToken", code == "AccessDenied", status == http.StatusForbidden, status == http.StatusUnauthorized, noCredentials(err):
 		e.Err, e.Hint = fmt.Errorf("%w: %w", ErrCredentials, err), "the access key needs to list the bucket, and to get, put and delete its objects"
+	case code == "NoSuchKey", code == "NotFound", status == http.StatusNotFound && code != "NoSuchBucket" && code != "NoSuchUpload":
+		e.Err = ErrNotFound
 	case status == http.StatusServiceUnavailable, status == http.StatusTooManyRequests, status == http.StatusConflict, code == "SlowDown":
 		e.Err = fmt.Errorf("%w: %w", ErrBusy, err)
 	case code == "BadDigest", code == "InvalidDigest", code == "XAmzContentChecksumMismatch":
