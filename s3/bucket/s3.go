@@ -162,9 +162,9 @@ func (b *S3) failed(op, key string, err error, effect bool) error {
 		e.Err, e.Hint = ErrClock, "set this machine's clock (NTP)"
 	case code == "PermanentRedirect", code == "AuthorizationHeaderMalformed", code == "IllegalLocationConstraintException", status == http.StatusMovedPermanently:
 		e.Err, e.Hint = ErrRegion, fmt.Sprintf("region %q is set: %v", b.options.Region, err)
-	case code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch", code == "ExpiredToken", code == "InvalidToken", code == "AccessDenied", status == http.StatusForbidden, status == http.StatusUnauthorized, noCredentials(err):
+	case code == "InvalidAccessKeyId", code == "XAdminUserNotFound", code == "SignatureDoesNotMatch", code == "ExpiredToken", code == "InvalidToken", code == "AccessDenied", status == http.StatusForbidden, status == http.StatusUnauthorized, noCredentials(err):
 		e.Err, e.Hint = fmt.Errorf("%w: %w", ErrCredentials, err), "the access key needs to list the bucket, and to get, put and delete its objects"
-	case code == "NoSuchKey", code == "NotFound", status == http.StatusNotFound && code != "NoSuchBucket" && code != "NoSuchUpload":
+	case code == "NoSuchKey", code == "NotFound", status == http.StatusNotFound && code == "":
 		e.Err = ErrNotFound
 	case status == http.StatusServiceUnavailable, status == http.StatusTooManyRequests, status == http.StatusConflict, code == "SlowDown":
 		e.Err = fmt.Errorf("%w: %w", ErrBusy, err)
