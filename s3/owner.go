@@ -40,7 +40,7 @@ func (s *Store) readOwner(ctx context.Context) (o owner, etag string, err error)
 }
 
 // errOvertaken says that the register is not what it was.
-var errOvertaken = errors.New("another session collects")
+var errOvertaken = fmt.Errorf("%w: its register was changed", ErrBusy)
 
 // writeOwner changes the register if it is still of that version.
 func (s *Store) writeOwner(ctx context.Context, etag string, o *owner) (string, error) {
