@@ -205,8 +205,8 @@ var scenarios = map[string]func(*world){
 		w.s.Go("take over", func() {
 			b.takeOver()
 			b.ask(data(1))
-			time.Sleep(2 * some)
-			w.done = true
+			time.Sleep(some - 5*time.Minute) // the other one goes on
+			b.collect(soon)
 		})
 	},
 	"collector crashes, late delete": func(w *world) {

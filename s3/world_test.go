@@ -310,13 +310,14 @@ func (sv *server) collect(patience time.Duration) {
 	defer func() { sv.w.done = true }()
 	_, err := sv.Collect(context.Background(), Policy{All: true, Patience: patience})
 	var blocked *BlockedError
-	if err != nil && !errors.Is(err, ErrBusy) && !errors.As(err, &blocked) && !errors.Is(err, errCrashed) && !errors.Is(err, ErrSuspended) && !errors.Is(err, bucket.ErrUnknown) && !errors.Is(err, bucket.ErrBusy) {
+	if err != nil && !errors.Is(err, ErrBusy) && !errors.As(err, &blocked) && !errors.Is(err, errCrashed) && !errors.Is(err, ErrSuspended) && !errors.Is(err, bucket.ErrUnknown) && !errors.Is(err, bucket.ErrNotFound) && !errors.Is(err, bucket.ErrBusy) {
 		sv.w.Errorf("%s: Collect = %v", sv.name, err)
 	}
 }
 
 // takeOver waits until the one that collects is given up, and makes its proposal void. Nothing goes but second copies.
 func (sv *server) takeOver() {
+	time.Sleep(worldOptions.Heartbeat + 30*time.Second) // it has gone as far as it goes
 	for range 2 {
 		_, err := sv.Collect(context.Background(), Policy{Patience: time.Second})
 		sv.w.s.Note(explore.Hash(err))
@@ -479,7 +480,7 @@ func data(n uint64) []byte { return storetest.Bytes(n, 10) }
 // cold puts blobs as a server that has ended long ago.
 func (w *world) cold(all ...[]byte) {
 	for i, d := range all {
-		i := incarnation{key: keyOf(digest.SHA256.Of(d)), size: int64(len(d)), session: "old", n: uint64(i + 1)}
+		i := incarnation{key: keyOf(digest.SHA256.Of(d)), size: int64(len(d)), session: "0", n: uint64(i + 1)}
 		w.mem.Set(i.name(), packer{block: 1 << 10, plain: true}.seal(i.key, bytes.Clone(d)))
 	}
 }

@@ -91,4 +91,5 @@ const (
 	WaitersFail      = false
 	UploadUndefended = false
 	ShortFence       = false
+	OwnerUnfenced    = false
 )

@@ -90,6 +90,21 @@ var caught = []struct {
 	{"RangesBelieved", "upstream", "TestLies", "want ErrCorrupt"},
 	{"RangesSwapped", "upstream", "TestCopy", "17825793 written"},
 
+	{"YesStands", "s3", "TestExhaustive/ask,_other_collects", "YesStands: the object is gone"},
+	{"KeyReused", "s3", "TestExhaustive/put,_other_collects", "YesStands: the object is gone"},
+	{"UploadUndefended", "s3", "TestExhaustive/late_put", "YesStands: the object is gone"},
+	{"WaitersFail", "s3", "TestExhaustive/put_put_fails", "HandOver: "},
+	{"RefusalsIgnored", "s3", "TestExhaustive/ask,_other_collects", "YesStands: the object is gone"},
+	{"KeepUnpinned", "s3", "TestExhaustive/keep", "CollectorSpares: root"},
+	{"RootsOnce", "s3", "TestExhaustive/keep_and_crash", "CollectorSpares: root"},
+	{"RootUnfenced", "s3", "TestExhaustive/keep,_stopped", "CollectorSpares: root"},
+	{"OneListing", "s3", "TestExhaustive/begin", "YesStands: the object is gone"},
+	{"AdoptBlind", "s3", "TestExhaustive/find", "CollectorSpares: root"},
+	{"DeadLeases", "s3", "TestExhaustive/ask_and_crash", "YesStands: the object is gone"},
+	{"ShortFence", "s3", "TestExhaustive/put,_ask,_stopped", "YesStands: the object is gone"},
+	{"DeleteFirst", "s3", "TestExhaustive/collector_crashes,_late_delete", "YesStands: the object is gone"},
+	{"OwnerUnfenced", "s3", "TestExhaustive/collector_stopped", "YesStands: the object is gone"},
+
 	{"AssetHole", "asset", "TestComplete", "want ErrNotFound"},
 	{"AssetDropLatest", "asset", "TestPushedMeanwhile", "nothing is downloaded here"},
 }
