@@ -139,14 +139,11 @@ func (c *choice) survivor(group []found) found {
 			return cmp.Or(cmp.Compare(a.n, b.n), strings.Compare(a.session, b.session))
 		})
 	}
-	h := held{life: c.life}
-	if !h.take(last.key, -1) {
-		return last
-	}
-	defer h.pin.Release()
-	for _, f := range group {
-		if f.incarnation == h.incarnation {
-			return f
+	if len(group) > 1 {
+		for _, f := range group {
+			if p := c.life.ids.place(f.incarnation); p != 0 && c.life.ledger.Names(f.key, p) {
+				return f
+			}
 		}
 	}
 	return last
