@@ -16,7 +16,6 @@ import (
 type marks struct {
 	tags  []uint64        // sorted, but for those that were added since
 	roots map[string]bool // keys that were read
-	blobs int64
 }
 
 func (m *marks) add(k ledger.Key) { m.tags = append(m.tags, k.Tag()) }

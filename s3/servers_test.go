@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,7 +78,13 @@ func TestSeededServers(t *testing.T) {
 // TestSuspended: a server that could not reach the bucket for too long says so, and then begins a new session by itself.
 func TestSuspended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &bucket.Memory{}
+		var away atomic.Bool
+		b := &bucket.Memory{Fault: func(string, string) bucket.Fault {
+			if away.Load() {
+				return bucket.Refuse
+			}
+			return bucket.None
+		}}
 		o := small
 		o.Heartbeat, o.manual, o.Uncompressed = time.Minute, false, true
 		s := openStore(t, b, o)
@@ -89,7 +96,7 @@ func TestSuspended(t *testing.T) {
 		if got := s.Stats().Sessions; got != 1 {
 			t.Errorf("after ten good minutes: %d sessions, want 1", got)
 		}
-		b.Fault = func(string, string) bucket.Fault { return bucket.Refuse }
+		away.Store(true)
 		time.Sleep(2 * time.Minute)
 		if _, err := s.Missing(t.Context(), digest.SetOf(digest.SHA256.Of(first))); !errors.Is(err, ErrSuspended) {
 			t.Errorf("Missing when the bucket can't be reached = %v, want ErrSuspended", err)
@@ -97,7 +104,7 @@ func TestSuspended(t *testing.T) {
 		if err := blob.Put(t.Context(), s, digest.SHA256.Of(first), first); err == nil {
 			t.Error("Put when the bucket can't be reached = nil")
 		}
-		b.Fault = nil
+		away.Store(false)
 		time.Sleep(time.Minute)
 		if got := s.Stats().Sessions; got != 2 {
 			t.Errorf("after it is back: %d sessions, want 2", got)

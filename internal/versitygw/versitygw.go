@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -72,7 +71,7 @@ func start(t testing.TB) (*Server, error) {
 	}
 	s.cmd = exec.Command(binary, append(args, filepath.Join(dir, "data"))...)
 	s.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	s.cmd.SysProcAttr = endsWithUs
 	output, err := os.Create(filepath.Join(dir, "output"))
 	if err != nil {
 		return nil, err

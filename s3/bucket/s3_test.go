@@ -211,11 +211,11 @@ func answer(r *http.Request, status int, code string) *http.Response {
 // TestTransport: whatever the network does once, the client tries again; a condition is then judged anew.
 func TestTransport(t *testing.T) {
 	server := versitygw.Start(t)
-	lost := errors.New("connection lost")
+	lost := io.ErrUnexpectedEOF
 	faults := map[string]func(n int64, r *http.Request, next http.RoundTripper) (*http.Response, error){
 		"error before effect": func(n int64, r *http.Request, next http.RoundTripper) (*http.Response, error) {
 			if n == 1 {
-				return nil, &http.ProtocolError{ErrorString: lost.Error()}
+				return nil, lost
 			}
 			return next.RoundTrip(r)
 		},
