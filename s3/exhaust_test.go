@@ -205,7 +205,7 @@ var scenarios = map[string]func(*world){
 		w.s.Go("take over", func() {
 			b.takeOver()
 			b.ask(data(1))
-			time.Sleep(some + 5*time.Minute) // the other one goes on, and is through
+			time.Sleep(2*some - soon) // the other one goes on, and is given up for good
 			b.collect(soon)
 		})
 	},

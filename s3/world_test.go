@@ -318,10 +318,12 @@ func (sv *server) collect(patience time.Duration) {
 // takeOver waits until the one that collects is given up, and makes its proposal void. Nothing goes but second copies.
 func (sv *server) takeOver() {
 	time.Sleep(worldOptions.Heartbeat + 30*time.Second) // it has gone as far as it goes
-	for range 2 {
+	for i := range 2 {
+		if i > 0 {
+			time.Sleep(2*worldOptions.Heartbeat + time.Minute)
+		}
 		_, err := sv.Collect(context.Background(), Policy{Patience: time.Second})
 		sv.w.s.Note(explore.Hash(err))
-		time.Sleep(2*worldOptions.Heartbeat + time.Minute)
 	}
 	_ = sv.follow(context.Background(), sv.now.Load())
 }
