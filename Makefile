@@ -42,6 +42,7 @@ SEEDED = GOMAXPROCS=1 GOGC=400 SARSEN_SCHEDULES=$(SCHEDULES) $(GO) test -count=1
 EXHAUSTIVE = $(GO) test -count=1 -v -timeout 1h ./segment -run '^TestExhaustive$$'
 explore: ## a million schedules of the store (SCHEDULES of each of five scenarios), every one of four tasks, every state of the rules
 	$(GO) test -count=1 ./test/ringmodel
+	$(GO) test -count=1 -v ./s3 -run '^TestExhaustive$$' # every collection beside servers that crash and stop
 	$(EXHAUSTIVE) -skip '^TestExhaustive$$/^put_put_rotate' & $(EXHAUSTIVE) -run '^TestExhaustive$$/^put_put_rotate' && wait $$!
 	SARSEN_SHARD=0/2 $(SEEDED) & SARSEN_SHARD=1/2 $(SEEDED) && wait $$!
 

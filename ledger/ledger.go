@@ -295,6 +295,14 @@ func (l *Ledger) Move(k Key, from, to Place, admit Admit) bool {
 // Condemn makes k absent if it lies at p, is neither pinned nor leased, and was not used since the
 // last look, or if force says that use does not count. A look uses a use up.
 func (l *Ledger) Condemn(k Key, p Place, force bool) Fate {
+	return l.CondemnBefore(k, p, force, never)
+}
+
+// never is a quarter that does not come.
+const never = ^Quarter(0)
+
+// CondemnBefore is Condemn, and holds what was leased in quarter floor or later, though that lease be over.
+func (l *Ledger) CondemnBefore(k Key, p Place, force bool, floor Quarter) Fate {
 	s := l.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -302,7 +310,7 @@ func (l *Ledger) Condemn(k Key, p Place, force bool) Fate {
 	switch {
 	case e == nil || e.place != p && !mutant.StaleUnref:
 		return Gone
-	case e.pins > 0 || leased(e.stamp, l.Now()):
+	case e.pins > 0 || leased(e.stamp, l.Now()) || e.stamp >= floor:
 		return Held
 	case e.keeps > 0:
 		return Kept
@@ -363,6 +371,28 @@ func (l *Ledger) Restore(found ...Found) {
 			begin = end
 		}
 	}
+}
+
+// Adopt tells the ledger, at any time, of an incarnation that lies in the medium: a blob becomes present if it is
+// absent, and of a record the greatest place stands. Nothing is leased. It reports whether p is the incarnation now.
+func (l *Ledger) Adopt(k Key, size int64, p Place) bool {
+	s := l.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	switch {
+	case e == nil:
+		// COMMIT: the blob is present from here on.
+		s.insert(k, size, p, 0, true)
+	case k.Kind == Record && p > e.place:
+		// COMMIT: the record is what readers see from here on.
+		s.unlend(e)
+		s.set(e, size, p)
+		s.stamp(e, e.stamp, true)
+	default:
+		return e.place == p
+	}
+	return true
 }
 
 // Each calls do for every entry, in no order; do must not call the ledger. It takes a while: ten million

@@ -124,4 +124,17 @@ const (
 	LeaderPoisons     = false
 	RecordOvertaken   = false
 	FilledBlind       = false
+	KeepUnpinned      = false
+	RootUnfenced      = false
+	RootsOnce         = false
+	OneListing        = false
+	DeadLeases        = false
+	RefusalsIgnored   = false
+	DeleteFirst       = false
+	KeyReused         = false
+	AdoptBlind        = false
+	WaitersFail       = false
+	UploadUndefended  = false
+	ShortFence        = false
+	OwnerUnfenced     = false
 )

@@ -266,4 +266,30 @@ var (
 	RecordOvertaken = name == "RecordOvertaken"
 	// FilledBlind takes for granted that what was fetched is still near.
 	FilledBlind = name == "FilledBlind"
+	// KeepUnpinned lets what a root names go while the root is written (seed 004, commit without pins).
+	KeepUnpinned = name == "KeepUnpinned"
+	// RootUnfenced writes a root with a request that is good for ever, however long the process was stopped before it was sent.
+	RootUnfenced = name == "RootUnfenced"
+	// RootsOnce reads the roots before the sessions let go, and not again (seed 004, mark before the floor).
+	RootsOnce = name == "RootsOnce"
+	// OneListing asks the sessions that there were before the proposal, and not those that began meanwhile.
+	OneListing = name == "OneListing"
+	// DeadLeases forgets what a session promised when it ends.
+	DeadLeases = name == "DeadLeases"
+	// RefusalsIgnored deletes what a session refused to let go of.
+	RefusalsIgnored = name == "RefusalsIgnored"
+	// DeleteFirst deletes before the verdict is in the register.
+	DeleteFirst = name == "DeleteFirst"
+	// KeyReused gives every copy of a blob the same key (seed 004).
+	KeyReused = name == "KeyReused"
+	// AdoptBlind takes up what it finds without asking whether it may be deleted.
+	AdoptBlind = name == "AdoptBlind"
+	// WaitersFail lets all who wait for an upload fail with it (seed 004, leader's failure).
+	WaitersFail = name == "WaitersFail"
+	// UploadUndefended lets go of an upload between its PUT and its entry in the ledger (seed 004).
+	UploadUndefended = name == "UploadUndefended"
+	// ShortFence gives a yes though others may have declared the session dead.
+	ShortFence = name == "ShortFence"
+	// OwnerUnfenced lets a collector that was stopped write its verdict over what another one decided since.
+	OwnerUnfenced = name == "OwnerUnfenced"
 )

@@ -1,0 +1,76 @@
+package bucket_test
+
+import (
+	"context"
+	"io"
+	"testing"
+
+	"github.com/sarsen-build/sarsen/s3/bucket"
+)
+
+func TestCheck(t *testing.T) {
+	memory := &bucket.Memory{}
+	for name, b := range map[string]bucket.Bucket{"memory": memory, "versitygw": real(t, nil)} {
+		found, err := bucket.Check(t.Context(), b, "check/")
+		if err != nil || len(found) < 8 {
+			t.Errorf("%s: Check = %v, %v", name, found, err)
+		}
+		for _, f := range found {
+			if f.Err != nil {
+				t.Errorf("%s: %s: %v", name, f.What, f.Err)
+			}
+		}
+		if p, err := b.List(t.Context(), "check/", ""); err != nil || len(p.Objects) > 0 {
+			t.Errorf("%s: left behind: %v, %v", name, p.Objects, err)
+		}
+	}
+}
+
+// A lax bucket ignores conditions, as some servers do.
+type lax struct{ *bucket.Memory }
+
+func (l lax) Put(ctx context.Context, key string, body io.ReaderAt, size int64, _ bucket.Condition) (bucket.Object, error) {
+	return l.Memory.Put(ctx, key, body, size, bucket.Condition{})
+}
+
+// An eager bucket lists what was there a request ago.
+type eager struct {
+	*bucket.Memory
+	last *bucket.Page
+}
+
+func (e eager) List(ctx context.Context, prefix, after string) (bucket.Page, error) {
+	p, err := e.Memory.List(ctx, prefix, after)
+	*e.last, p = p, *e.last
+	return p, err
+}
+
+// A blind bucket does not look at a request's age.
+type blind struct{ *bucket.Memory }
+
+func (b blind) Put(_ context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+	return b.Memory.Put(context.Background(), key, body, size, when)
+}
+
+// TestCheckFinds: what a bucket does not do is found.
+func TestCheckFinds(t *testing.T) {
+	for name, b := range map[string]bucket.Bucket{
+		"conditions": lax{&bucket.Memory{}},
+		"listing":    eager{&bucket.Memory{}, &bucket.Page{}},
+		"age":        blind{&bucket.Memory{}},
+	} {
+		found, err := bucket.Check(t.Context(), b, "")
+		bad := 0
+		for _, f := range found {
+			if f.Err != nil && f.Must {
+				bad++
+			}
+		}
+		if err != nil || bad == 0 {
+			t.Errorf("%s: Check = %v, %v, want a finding", name, found, err)
+		}
+	}
+	if _, err := bucket.Check(t.Context(), &bucket.Memory{Fault: func(string, string) bucket.Fault { return bucket.Refuse }}, ""); err == nil {
+		t.Error("Check of a bucket that refuses = nil")
+	}
+}

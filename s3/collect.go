@@ -1,0 +1,306 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/s3/bucket"
+)
+
+// A Policy says what a collection removes. Superfluous objects always go: second copies, superseded records and roots.
+// What a root names, and what is leased, held or on its way anywhere, never does.
+type Policy struct {
+	MaxSize int64         // bytes in the bucket: the oldest go until there are no more; 0 is no limit
+	All     bool          // everything else goes
+	Grace   time.Duration // but for what is younger, by the server's clock
+	DryRun  bool          // only say what would be proposed
+	// Patience is how long to wait for other sessions' answers, and for the promises of those that ended. 0 is ten minutes.
+	Patience time.Duration
+	// Limit is how many blobs go at once; 0 is 50,000. Report.More says that there is more to do.
+	Limit int
+	// Progress, if set, is told now and then how far the listing is.
+	Progress func(Report)
+}
+
+func (p Policy) limit() int {
+	if p.Limit > 0 {
+		return p.Limit
+	}
+	return 50_000
+}
+
+// A Report says what a collection found and did.
+type Report struct {
+	Epoch          int      `json:"epoch"`
+	Objects        int64    `json:"objects"` // blobs and records
+	Bytes          int64    `json:"bytes"`
+	Roots          int      `json:"roots"`
+	Kept           int64    `json:"kept"` // objects that roots name
+	KeptBytes      int64    `json:"kept_bytes"`
+	Candidates     int64    `json:"candidates"`
+	CandidateBytes int64    `json:"candidate_bytes"`
+	Refused        int      `json:"refused"` // by sessions, or named by a root since
+	Deleted        int      `json:"deleted"` // those of earlier collections included
+	DeletedRoots   int      `json:"deleted_roots"`
+	Sessions       []string `json:"sessions"` // that were asked
+	More           bool     `json:"more"`
+}
+
+// ErrBusy says that another session collects.
+var ErrBusy = errors.New("another server is collecting")
+
+// Collect removes from the bucket what the policy says, if every session agrees. It may be called by any session at any
+// time; one at a time does it. A BlockedError says how long to wait for a session that ended.
+func (s *Store) Collect(ctx context.Context, policy Policy) (Report, error) {
+	l, err := s.enter()
+	if err != nil {
+		return Report{}, err
+	}
+	defer s.calls.leave()
+	select {
+	case s.collecting <- struct{}{}:
+	case <-ctx.Done():
+		return Report{}, ctx.Err()
+	}
+	defer func() { <-s.collecting }()
+	if policy.Patience == 0 {
+		policy.Patience = 10 * time.Minute
+	}
+	c := &collection{Store: s, life: l, policy: policy, until: s.clock() + policy.Patience}
+	err = c.run(ctx)
+	if l.lost.Swap(false) {
+		err = errors.Join(err, s.list(ctx, l, false))
+	}
+	return c.report, err
+}
+
+// A collection is one run of the collector.
+type collection struct {
+	*Store
+	life   *life
+	policy Policy
+	until  time.Duration // by our clock: how long to wait for others
+	report Report
+
+	owner owner
+	etag  string // of the register as it is in owner
+}
+
+func (c *collection) run(ctx context.Context) error {
+	if c.policy.DryRun {
+		return c.dry(ctx)
+	}
+	if err := c.own(ctx); err != nil {
+		return err
+	}
+	census, err := c.count(ctx, c.life)
+	if err != nil {
+		return err
+	}
+	if err := c.carryOut(ctx, census); err != nil {
+		return err
+	}
+	m := &marks{roots: map[string]bool{}}
+	if err := c.mark(ctx, m); err != nil {
+		return err
+	}
+	p, report, err := c.choose(ctx, c.life, c.policy, m, census.date)
+	report.Epoch, report.Deleted, report.DeletedRoots, report.Roots = c.owner.Epoch, c.report.Deleted, c.report.DeletedRoots, len(m.roots)
+	c.report = report
+	if err != nil || len(p.entries) == 0 {
+		return err
+	}
+	c.report.More = len(p.entries) >= c.policy.limit()
+	agreed, err := c.ask(ctx, p, m, census)
+	if err != nil {
+		return errors.Join(err, c.withdraw(context.WithoutCancel(ctx)))
+	}
+	return c.decide(ctx, agreed)
+}
+
+// dry says what would be proposed.
+func (c *collection) dry(ctx context.Context) error {
+	p, err := c.bucket.List(ctx, sessions, "")
+	if err != nil {
+		return err
+	}
+	m := &marks{roots: map[string]bool{}}
+	if err := c.mark(ctx, m); err != nil {
+		return err
+	}
+	_, c.report, err = c.choose(ctx, c.life, c.policy, m, p.Date)
+	c.report.Roots = len(m.roots)
+	return err
+}
+
+// own makes this session the one that collects, unless another one that lives is at it. A proposal of one that has
+// ended is void from then on: its verdict can't come any more.
+func (c *collection) own(ctx context.Context) (err error) {
+	for {
+		asked := c.life.ledger.Now()
+		if c.owner, c.etag, err = c.readOwner(ctx); err != nil {
+			return err
+		}
+		if o := c.owner; o.Proposal != "" && o.Session != c.life.id {
+			census, err := c.count(ctx, c.life)
+			if err != nil {
+				return err
+			}
+			if slices.Contains(census.alive, o.Session) {
+				return fmt.Errorf("%w: session %s", ErrBusy, o.Session)
+			}
+		}
+		c.life.saw(c.owner.Epoch, asked)
+		c.owner.Session, c.owner.Proposal = c.life.id, ""
+		c.owner.Epoch++
+		err = c.write(ctx)
+		if !errors.Is(err, errOvertaken) {
+			return err
+		}
+	}
+}
+
+// write changes the register, and heeds it as every session does.
+func (c *collection) write(ctx context.Context) (err error) {
+	asked := c.life.ledger.Now()
+	if c.etag, err = c.writeOwner(ctx, c.etag, &c.owner); err != nil {
+		return err
+	}
+	return c.heed(ctx, c.life, c.owner, asked)
+}
+
+// withdraw makes the proposal void.
+func (c *collection) withdraw(ctx context.Context) error {
+	if c.owner.Proposal == "" {
+		return nil
+	}
+	c.owner.Proposal = ""
+	return c.write(ctx)
+}
+
+// ask proposes, waits until every session that lives has answered and the promises of those that ended have run out, and
+// returns what nobody refused and no root names. The roots are read again after the answers: a session's answer is the
+// moment from which it can't keep what it let go of, so a root that names it was there before.
+func (c *collection) ask(ctx context.Context, p proposal, m *marks, before census) (agreed proposal, err error) {
+	key := documentKey(proposals, c.owner.Epoch, c.life.id)
+	if err := c.writeLines(ctx, key, p.encode()); err != nil {
+		return agreed, err
+	}
+	c.owner.Proposal = key
+	if err := c.write(ctx); err != nil {
+		return agreed, err
+	}
+	answered, err := c.await(ctx, key, before)
+	if err != nil {
+		return agreed, err
+	}
+	refused := map[string]bool{}
+	for _, id := range answered {
+		c.report.Sessions = append(c.report.Sessions, id)
+		if id == c.life.id {
+			for _, k := range c.life.answerTo(key).refused {
+				refused[k] = true
+			}
+			continue
+		}
+		b, _, err := c.bucket.Get(ctx, answerKey(key, id), 0, -1)
+		if err != nil {
+			return agreed, err
+		}
+		for k := range strings.SplitSeq(string(b), "\n") {
+			refused[k] = !mutant.RefusalsIgnored
+		}
+	}
+	if !mutant.RootsOnce {
+		if err := c.mark(ctx, m); err != nil {
+			return agreed, err
+		}
+	}
+	for _, e := range p.entries {
+		i, _ := parseName(e.key)
+		if refused[e.key] || e.survivor == "" && i.size > 0 && m.has(i.key) {
+			c.report.Refused++
+			continue
+		}
+		agreed.entries = append(agreed.entries, e)
+	}
+	return agreed, nil
+}
+
+// await waits for the answers of all sessions that live now that the proposal is out: one that is not among them began
+// later, and saw it.
+func (c *collection) await(ctx context.Context, key string, before census) (answered []string, err error) {
+	for {
+		now := before
+		if !mutant.OneListing {
+			if now, err = c.count(ctx, c.life); err != nil {
+				return nil, err
+			}
+		}
+		given := map[string]bool{c.life.id: true}
+		if _, err := bucket.All(ctx, c.bucket, key+"/", func(page []bucket.Object) error {
+			for _, o := range page {
+				given[strings.TrimPrefix(o.Key, key+"/")] = true
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+		var wait error
+		for _, id := range now.alive {
+			if !given[id] {
+				wait = fmt.Errorf("%w: session %s has not answered", ErrBusy, id)
+			}
+		}
+		for id, blocked := range now.ended {
+			if !given[id] {
+				wait = blocked
+			}
+		}
+		if wait == nil {
+			for id := range given {
+				answered = append(answered, id)
+			}
+			slices.Sort(answered)
+			return answered, nil
+		}
+		if c.clock() >= c.until {
+			return nil, wait
+		}
+		pause := time.NewTimer(c.heartbeat / 4)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// decide writes the verdict and carries it out.
+func (c *collection) decide(ctx context.Context, agreed proposal) error {
+	if len(agreed.entries) == 0 {
+		return c.withdraw(ctx)
+	}
+	v := verdict{documentKey(verdicts, c.owner.Epoch, c.life.id), c.life.id}
+	if mutant.DeleteFirst {
+		if err := c.remove(ctx, agreed); err != nil {
+			return err
+		}
+	}
+	if err := c.writeLines(ctx, v.Key, agreed.encode()); err != nil {
+		return errors.Join(err, c.withdraw(ctx))
+	}
+	c.owner.Proposal = ""
+	c.owner.Verdicts = append(c.owner.Verdicts, v)
+	// COMMIT: what the verdict names is gone from here on.
+	if err := c.write(ctx); err != nil {
+		return err
+	}
+	return c.remove(ctx, agreed)
+}

@@ -1,0 +1,41 @@
+package s3
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sarsen-build/sarsen/internal/storetest"
+	"github.com/sarsen-build/sarsen/internal/versitygw"
+	"github.com/sarsen-build/sarsen/s3/bucket"
+)
+
+// gateway returns a client of a real S3 server's bucket.
+func gateway(t *testing.T, prefix string) *bucket.S3 {
+	t.Helper()
+	s := versitygw.Start(t)
+	b, err := bucket.Open(t.Context(), bucket.Options{Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: prefix, PathStyle: true, AccessKey: s.AccessKey, SecretKey: s.SecretKey})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestGateway: the contract, on a real S3 server.
+func TestGateway(t *testing.T) {
+	open := func(t *testing.T) storetest.Fixture {
+		o := small
+		o.blockSize, o.chunk = 0, 1
+		o.Lease = 50 * time.Millisecond // the tests' clock is the machine's
+		s := openStore(t, gateway(t, "p/"), o)
+		return storetest.Fixture{
+			Store: s,
+			Lease: o.Lease,
+			Sizes: []int{1, 1024, 40000, 6 << 20},
+			Evict: func() { s.evictAll(t) },
+			Leaks: func() error { return nil },
+			Close: func() { closeStore(t, s) },
+		}
+	}
+	t.Run("Store", func(t *testing.T) { storetest.Run(t, open) })
+	t.Run("Keeper", func(t *testing.T) { storetest.Keeper(t, open) })
+}

@@ -1,0 +1,116 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/ledger"
+	"github.com/sarsen-build/sarsen/s3/bucket"
+)
+
+// A marks has what roots name, by eight bytes of each hash: a false match keeps one blob too many.
+type marks struct {
+	tags  []uint64        // sorted, but for those that were added since
+	roots map[string]bool // keys that were read
+}
+
+func (m *marks) add(k ledger.Key) { m.tags = append(m.tags, k.Tag()) }
+
+func (m *marks) sort() {
+	slices.Sort(m.tags)
+	m.tags = slices.Compact(m.tags)
+}
+
+func (m *marks) has(k ledger.Key) bool {
+	_, ok := slices.BinarySearch(m.tags, k.Tag())
+	return ok
+}
+
+// mark reads the roots that are not in m yet, and adds what they name. It fails if any can't be read: what it
+// keeps would not be known.
+func (s *Store) mark(ctx context.Context, m *marks) error {
+	newest, err := s.newestRoots(ctx, roots)
+	if err != nil {
+		return err
+	}
+	newest = slices.DeleteFunc(newest, func(key string) bool { return m.roots[key] })
+	for i, next := range ahead(newest, func(key string) kept { return s.readKept(ctx, key) }) {
+		r := next()
+		if r.err != nil {
+			return fmt.Errorf("what is kept is not known: %w", r.err)
+		}
+		m.roots[newest[i]], m.roots[r.key] = true, true
+		if r.none {
+			continue
+		}
+		ds, err := s.listOf(ctx, r.Root)
+		if err != nil {
+			return fmt.Errorf("what root %q keeps is not known: %w", r.Name, err)
+		}
+		for _, d := range ds.List() {
+			m.add(keyOf(d))
+		}
+		if r.List != (digest.Digest{}) {
+			m.add(keyOf(r.List))
+		}
+	}
+	m.sort()
+	return nil
+}
+
+// listOf returns what a root names. Its list is read from the bucket and not by the ledger, which may have let go of it.
+func (s *Store) listOf(ctx context.Context, r blob.Root) (digest.Set, error) {
+	if r.List == (digest.Digest{}) {
+		return r.Blobs(ctx, nil)
+	}
+	list, err := s.rawBlob(ctx, r.List)
+	if err != nil {
+		return digest.Set{}, err
+	}
+	return r.Blobs(ctx, oneBlob{d: r.List, data: list})
+}
+
+// rawBlob reads a blob from whatever object has it.
+func (s *Store) rawBlob(ctx context.Context, d digest.Digest) (data []byte, err error) {
+	err = blob.ErrNotFound
+	_, err2 := bucket.All(ctx, s.bucket, blobPrefix(keyOf(d))+"-", func(page []bucket.Object) error {
+		for _, o := range page {
+			b, err2 := s.receive(ctx, o.Key, 0, -1)
+			if err2 == nil {
+				data, err2 = open(keyOf(d), b)
+			}
+			if err2 == nil && d.Function.Of(data) != d {
+				err2 = blob.ErrCorrupt
+			}
+			if err = err2; err == nil {
+				return errFound
+			}
+		}
+		return nil
+	})
+	if err2 != nil && !errors.Is(err2, errFound) {
+		return nil, err2
+	}
+	return data, err
+}
+
+var errFound = errors.New("found")
+
+// A oneBlob is a store that has one blob, in memory.
+type oneBlob struct {
+	blob.Store
+	d    digest.Digest
+	data []byte
+}
+
+// Open implements blob.Store.
+func (o oneBlob) Open(_ context.Context, d digest.Digest) (blob.Reader, error) {
+	if d != o.d {
+		return nil, blob.ErrNotFound
+	}
+	return &reader{size: int64(len(o.data)), data: o.data}, nil
+}

@@ -1,0 +1,343 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/ledger"
+	"github.com/sarsen-build/sarsen/s3/bucket"
+)
+
+// An owner is what the register says. It is written only on the condition that it is what the writer read, so that
+// its changes have one order, and whoever was stopped for a while changes nothing.
+type owner struct {
+	Serial   int       `json:"serial"`             // of changes, so that no two contents are equal
+	Epoch    int       `json:"epoch"`              // of the newest collection
+	Session  string    `json:"session"`            // who collects
+	Proposal string    `json:"proposal,omitempty"` // what all sessions must answer
+	Verdicts []verdict `json:"verdicts,omitempty"` // what may be deleted
+}
+
+// A verdict names a list of keys that all sessions let go of.
+type verdict struct {
+	Key     string `json:"key"`
+	Session string `json:"session"` // who deletes them
+}
+
+// readOwner returns what the register says, and its version; nothing and "" if there is none yet.
+func (s *Store) readOwner(ctx context.Context) (o owner, etag string, err error) {
+	at, err := s.getJSON(ctx, ownerKey, &o)
+	if errors.Is(err, bucket.ErrNotFound) {
+		return owner{}, "", nil
+	}
+	return o, at.ETag, err
+}
+
+// errOvertaken says that the register is not what it was.
+var errOvertaken = fmt.Errorf("%w: its register was changed", ErrBusy)
+
+// writeOwner changes the register if it is still of that version.
+func (s *Store) writeOwner(ctx context.Context, etag string, o *owner) (string, error) {
+	o.Serial++
+	b, err := json.Marshal(o)
+	if err != nil {
+		return "", err
+	}
+	var last error
+	for range decisions {
+		when := bucket.Condition{Absent: etag == "", ETag: etag}
+		if mutant.OwnerUnfenced {
+			when = bucket.Condition{}
+		}
+		at, err := s.bucket.Put(ctx, ownerKey, bytesAt(b), int64(len(b)), when)
+		if err == nil {
+			return at.ETag, nil
+		}
+		// The answer may have been lost.
+		now, at, err2 := s.bucket.Get(ctx, ownerKey, 0, -1)
+		switch {
+		case err2 == nil && bytes.Equal(now, b):
+			return at.ETag, nil
+		case err2 == nil && at.ETag != etag:
+			return "", errOvertaken
+		}
+		last = err
+	}
+	return "", fmt.Errorf("decide: %w", last)
+}
+
+// decisions is how often a change of the register is tried.
+const decisions = 3
+
+// A proposal is what sessions are asked to let go of, and a verdict's list what they all did.
+type proposal struct {
+	force   bool // what was used since the last look may go too
+	entries []entry
+}
+
+// An entry is a key, and, if that is a second copy, the one that stays.
+type entry struct{ key, survivor string }
+
+const (
+	documentHead = "sarsen proposal 1\n"
+	forced       = "force\n"
+)
+
+func (p proposal) encode() []byte {
+	b := []byte(documentHead)
+	if p.force {
+		b = append(b, forced...)
+	}
+	for _, e := range p.entries {
+		b = append(b, e.key...)
+		if e.survivor != "" {
+			b = append(append(b, ' '), e.survivor...)
+		}
+		b = append(b, '\n')
+	}
+	return b
+}
+
+func decodeProposal(b []byte) (p proposal, err error) {
+	text, ok := strings.CutPrefix(string(b), documentHead)
+	if !ok {
+		return p, errors.New("a proposal of another version")
+	}
+	text, p.force = strings.CutPrefix(text, forced)
+	for line := range strings.Lines(text) {
+		var e entry
+		e.key, e.survivor, _ = strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		p.entries = append(p.entries, e)
+	}
+	return p, nil
+}
+
+func (p proposal) keys() map[string]bool {
+	keys := make(map[string]bool, len(p.entries))
+	for _, e := range p.entries {
+		keys[e.key] = true
+	}
+	return keys
+}
+
+func (s *Store) readProposal(ctx context.Context, key string) (proposal, error) {
+	b, _, err := s.bucket.Get(ctx, key, 0, -1)
+	if err != nil {
+		return proposal{}, err
+	}
+	p, err := decodeProposal(b)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", key, err)
+	}
+	return p, err
+}
+
+func (s *Store) writeLines(ctx context.Context, key string, b []byte) error {
+	_, err := s.bucket.Put(ctx, key, bytesAt(b), int64(len(b)), bucket.Condition{})
+	return err
+}
+
+// follow does what the register asks of every session: it answers the proposal, and does not take up what may be
+// deleted.
+func (s *Store) follow(ctx context.Context, l *life) error {
+	asked := l.ledger.Now()
+	o, _, err := s.readOwner(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.heed(ctx, l, o, asked); err != nil {
+		return err
+	}
+	if l.lost.Swap(false) {
+		// What was let go for a proposal that came to nothing is still there.
+		if err := s.list(ctx, l, false); err != nil {
+			l.lost.Store(true)
+			return err
+		}
+	}
+	a := l.answerTo(o.Proposal)
+	if a == nil || a.sent || o.Session == l.id {
+		return nil
+	}
+	if err := s.writeLines(ctx, answerKey(o.Proposal, l.id), []byte(strings.Join(a.refused, "\n"))); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a.sent = true
+	return nil
+}
+
+func answerKey(proposal, session string) string { return proposal + "/" + session }
+
+// An answer is what a session said to a proposal.
+type answer struct {
+	refused []string
+	forgot  []string // keys that the ledger named until then
+	sent    bool
+}
+
+func (l *life) answerTo(proposal string) *answer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.answers[proposal]
+}
+
+// heed lets go of what the register says may be deleted, and forgets what it does not say any more.
+func (s *Store) heed(ctx context.Context, l *life, o owner, asked ledger.Quarter) error {
+	l.saw(o.Epoch, asked)
+	open := map[string]bool{}
+	if o.Proposal != "" {
+		open[o.Proposal] = true
+	}
+	for _, v := range o.Verdicts {
+		open[v.Key] = true
+	}
+	for key := range open {
+		if l.heeds(key) {
+			continue
+		}
+		p, err := s.readProposal(ctx, key)
+		if err != nil {
+			return err
+		}
+		l.letGoOf(key, p, key == o.Proposal)
+	}
+	l.forget(o.Serial, open)
+	return nil
+}
+
+// heeds reports whether the session let go of what a document names.
+func (l *life) heeds(key string) bool {
+	l.door <- struct{}{}
+	defer func() { <-l.door }()
+	return l.letGo[key] != nil
+}
+
+// forget drops what was let go for documents that are not open any more, unless something newer was heeded already.
+func (l *life) forget(serial int, open map[string]bool) {
+	l.door <- struct{}{}
+	defer func() { <-l.door }()
+	if serial < l.heeded {
+		return
+	}
+	l.heeded = serial
+	var over []*answer
+	for key := range l.letGo {
+		if !open[key] {
+			delete(l.letGo, key)
+			l.drops++
+		}
+	}
+	l.mu.Lock()
+	for key, a := range l.answers {
+		if !open[key] {
+			delete(l.answers, key)
+			over = append(over, a)
+		}
+	}
+	l.mu.Unlock()
+	for _, a := range over {
+		for _, key := range a.forgot {
+			if !l.gone(key) {
+				l.lost.Store(true)
+			}
+		}
+	}
+}
+
+// saw notes that the register had an epoch when it was asked, or later. A collection reads roots only when its epoch has
+// begun. So the last time that an earlier one was seen is the floor: a root that was there then will be read, and what
+// others name was leased since.
+func (l *life) saw(epoch int, asked ledger.Quarter) {
+	l.door <- struct{}{}
+	defer func() { <-l.door }()
+	switch {
+	case epoch > l.epoch:
+		l.epoch, l.floor, l.before = epoch, l.before, asked
+	case epoch == l.epoch:
+		l.before = max(l.before, asked)
+	}
+}
+
+// letGoOf lets go of what a proposal names, but for what it must refuse: what is leased, held or on its way. From then
+// on nothing of it is taken up. Of a second copy the survivor takes the place, with its leases and pins. What a verdict
+// names was let go of before, or was never here.
+func (l *life) letGoOf(document string, p proposal, ask bool) {
+	l.door <- struct{}{}
+	defer func() { <-l.door }()
+	if l.letGo[document] != nil {
+		return
+	}
+	keys := p.keys()
+	a := &answer{}
+	floor := l.floor
+	if epochOf(document) != l.epoch {
+		floor = 1 // hold what was ever leased
+	}
+	for _, e := range p.entries {
+		if !ask {
+			continue
+		}
+		switch agreed, forgot := l.condemn(e, p.force, floor); {
+		case !agreed:
+			a.refused = append(a.refused, e.key)
+			delete(keys, e.key)
+		case forgot:
+			a.forgot = append(a.forgot, e.key)
+		}
+	}
+	l.letGo[document] = keys
+	if ask {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.answers[document] = a
+	}
+}
+
+// condemn makes the ledger forget an incarnation. It reports whether the ledger does not name it any more, and whether
+// it did.
+func (l *life) condemn(e entry, force bool, floor ledger.Quarter) (agreed, forgot bool) {
+	i, ok := parseName(e.key)
+	if !ok {
+		return true, false
+	}
+	if l.defended(e.key) {
+		return false, false
+	}
+	p := l.ids.place(i)
+	if p == 0 {
+		return true, false // it could not be taken up
+	}
+	if survivor, ok := parseName(e.survivor); ok && survivor.key == i.key && survivor.size == i.size {
+		if to := l.ids.place(survivor); to != 0 && l.ledger.Move(i.key, p, to, always) {
+			return true, false
+		}
+	}
+	switch l.ledger.CondemnBefore(i.key, p, force, floor) {
+	case ledger.Held, ledger.Warm:
+		return mutant.RefusalsIgnored, false
+	case ledger.Condemned:
+		return true, true
+	}
+	return true, false
+}
+
+func always() (ok, recorded bool) { return true, true }
+
+// epochOf returns the epoch of a proposal or verdict.
+func epochOf(key string) int {
+	number, _, _ := strings.Cut(key[min(len(key), len(proposals)):], "-")
+	n, _ := strconv.Atoi(strings.TrimLeft(number, "0"))
+	return n
+}
+
+func documentKey(prefix string, epoch int, session string) string {
+	return fmt.Sprintf("%s%010d-%s", prefix, epoch, session)
+}

@@ -1,0 +1,377 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/ledger"
+	"github.com/sarsen-build/sarsen/s3/bucket"
+)
+
+// hold pins a key and returns where it lies. With Lookup it looks in the bucket for what the ledger does not know.
+func (s *Store) hold(ctx context.Context, l *life, k ledger.Key, size int64, prefix string) (h held, err error) {
+	h = held{life: l}
+	if h.take(k, size) {
+		return h, nil
+	}
+	if !s.lookup {
+		return h, blob.ErrNotFound
+	}
+	if err := s.find(ctx, l, prefix); err != nil {
+		return h, err
+	}
+	if h.take(k, size) {
+		return h, nil
+	}
+	return h, blob.ErrNotFound
+}
+
+// A held incarnation can't be condemned, though the ledger may come to name another copy of it.
+type held struct {
+	incarnation
+	life  *life
+	place ledger.Place
+	pin   ledger.Pin
+}
+
+func (h *held) take(k ledger.Key, size int64) (ok bool) {
+	var have int64
+	h.pin, ok = h.life.ledger.Pin(k, size, func(p ledger.Place, n int64) { h.place, have = p, n })
+	if ok {
+		h.incarnation = h.life.ids.at(k, have, h.place)
+	}
+	return ok
+}
+
+// again looks whether the ledger names another copy than the one that was held, which is gone.
+func (h *held) again() bool {
+	next := held{life: h.life}
+	if !next.take(h.key, digest.AnySize) {
+		return false
+	}
+	defer next.pin.Release()
+	if next.place == h.place {
+		return false
+	}
+	h.incarnation, h.place = next.incarnation, next.place
+	return true
+}
+
+// get reads a part of what is held. An object that was a second copy may be gone for the one that stays.
+func (s *Store) get(ctx context.Context, h *held, off, n int64) ([]byte, error) {
+	for {
+		b, err := s.receive(ctx, h.name(), off, n)
+		if err == nil || !errors.Is(err, bucket.ErrNotFound) {
+			return b, err
+		}
+		if !h.again() {
+			return nil, s.drop(h, err)
+		}
+	}
+}
+
+// receive reads from an object, when its turn has come.
+func (s *Store) receive(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-s.slots }()
+	b, _, err := s.bucket.Get(ctx, name, off, n)
+	s.counts.downloads.Add(1)
+	s.counts.bytesDown.Add(int64(len(b)))
+	return b, err
+}
+
+// drop forgets an object that is gone, or whose bytes do not verify, which nobody but a meddler can bring about. It is
+// then not found, so that it is uploaded again.
+func (s *Store) drop(h *held, cause error) error {
+	// COMMIT: the blob is absent from here on.
+	if h.life.ledger.Drop(h.key, h.place) {
+		s.counts.corrupt.Add(1)
+		s.log.Error("an object is damaged or gone and was dropped", "key", h.name(), "error", cause)
+	}
+	return fmt.Errorf("%w: its object was damaged or removed: %w", blob.ErrNotFound, cause)
+}
+
+// all reads what is held whole, twice if it came damaged: that may have happened on the way.
+func (s *Store) all(ctx context.Context, h *held) (value []byte, err error) {
+	for range 2 {
+		var b []byte
+		if b, err = s.get(ctx, h, 0, -1); err != nil {
+			return nil, err
+		}
+		if value, err = open(h.key, b); err == nil {
+			return value, nil
+		}
+	}
+	return nil, s.drop(h, err)
+}
+
+// Open implements blob.Store.
+func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) {
+	if d.IsEmpty() {
+		return &reader{}, nil
+	}
+	l, err := s.enter()
+	if err != nil {
+		return nil, &blob.Error{Op: "open", Digest: d, Err: err}
+	}
+	defer s.calls.leave()
+	r, err := s.open(ctx, l, d)
+	if err != nil {
+		return nil, &blob.Error{Op: "open", Digest: d, Err: err}
+	}
+	return r, nil
+}
+
+// open reads a blob of one block whole, and the frame of a larger one.
+func (s *Store) open(ctx context.Context, l *life, d digest.Digest) (*reader, error) {
+	h, err := s.hold(ctx, l, keyOf(d), d.Size, blobPrefix(keyOf(d)))
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{store: s, held: h, size: h.size, parts: map[int64]*part{}}
+	if h.size <= s.packer.block {
+		data, err := s.all(ctx, &r.held)
+		if err == nil && int64(len(data)) != h.size {
+			err = s.drop(&r.held, fmt.Errorf("%w: it has %d bytes", blob.ErrCorrupt, len(data)))
+		}
+		if err != nil {
+			h.pin.Release()
+			return nil, err
+		}
+		r.data = data
+		return r, nil
+	}
+	if err := r.begin(ctx); err != nil {
+		h.pin.Release()
+		return nil, err
+	}
+	return r, nil
+}
+
+// A reader reads a blob: one of a block from memory, a larger one some blocks at a time, the next ones ahead.
+type reader struct {
+	store *Store
+	size  int64
+	data  []byte // of one block
+
+	once sync.Once
+	held held // belongs to who fetches
+
+	mu    sync.Mutex
+	frame *frame
+	parts map[int64]*part // by number
+	order []int64         // of parts, the one that was wanted last at the end
+	last  int64           // the part that was wanted last
+}
+
+// A part is some blocks of a blob that are there or on their way.
+type part struct {
+	done chan struct{}
+	data []byte
+	err  error
+}
+
+// keptParts is how many parts a reader keeps, those on their way included.
+const keptParts = 4
+
+// begin reads the frame.
+func (r *reader) begin(ctx context.Context) error {
+	n := frameSize(r.size, r.store.packer.block)
+	for range 2 {
+		b, err := r.store.get(ctx, &r.held, 0, n)
+		if err != nil {
+			return err
+		}
+		f, err := decodeFrame(b)
+		if errors.Is(err, errShort) && int64(len(b)) == n {
+			// Written with another block size than ours.
+			n = 2*n + headerSize
+			continue
+		}
+		if err == nil && (f.key != r.held.key || f.size != r.size) {
+			err = fmt.Errorf("%w: it holds something else", blob.ErrCorrupt)
+		}
+		if err != nil {
+			return r.store.drop(&r.held, err)
+		}
+		r.frame = f
+		return nil
+	}
+	return r.store.drop(&r.held, blob.ErrCorrupt)
+}
+
+// Size implements blob.Reader.
+func (r *reader) Size() int64 { return r.size }
+
+// ReadAt implements io.ReaderAt.
+func (r *reader) ReadAt(p []byte, off int64) (n int, err error) {
+	if off >= r.size || off < 0 {
+		return 0, io.EOF
+	}
+	want := p[:min(int64(len(p)), r.size-off)]
+	if r.data != nil {
+		n = copy(want, r.data[off:])
+	} else {
+		span := r.store.chunk * r.frame.block
+		for n < len(want) {
+			at := off + int64(n)
+			b, err := r.part(at / span)
+			if err != nil {
+				return n, err
+			}
+			n += copy(want[n:], b[at%span:])
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// part returns part i, and begins to fetch those behind it if the reader goes on through the blob.
+func (r *reader) part(i int64) ([]byte, error) {
+	r.mu.Lock()
+	p := r.want(i)
+	count := blockCount(r.size, r.store.chunk*r.frame.block)
+	if i == r.last+1 || i == 0 {
+		for next := i + 1; next < min(i+keptParts-1, count); next++ {
+			r.want(next)
+		}
+	}
+	r.last = i
+	r.mu.Unlock()
+	<-p.done
+	return p.data, p.err
+}
+
+// want returns a part, which is fetched unless it is there. The caller holds the mutex.
+func (r *reader) want(i int64) *part {
+	p := r.parts[i]
+	if p == nil {
+		p = &part{done: make(chan struct{})}
+		r.parts[i] = p
+		go r.fetch(r.held, r.frame, i, p)
+	}
+	for at, n := range r.order {
+		if n == i {
+			r.order = append(r.order[:at], r.order[at+1:]...)
+			break
+		}
+	}
+	r.order = append(r.order, i)
+	if len(r.order) > keptParts {
+		delete(r.parts, r.order[0])
+		r.order = r.order[1:]
+	}
+	return p
+}
+
+// fetch reads the blocks of part i. h and f are a copy: what another fetch finds out does not matter here.
+func (r *reader) fetch(h held, f *frame, i int64, p *part) {
+	defer close(p.done)
+	ctx := r.store.ctx
+	p.data, p.err = r.fetchFrom(ctx, &h, f, i)
+	if p.err == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.parts[i] == p {
+		delete(r.parts, i) // the next one tries again
+	}
+}
+
+func (r *reader) fetchFrom(ctx context.Context, h *held, f *frame, i int64) ([]byte, error) {
+	before := h.place
+	first := i * r.store.chunk
+	last := min(first+r.store.chunk, int64(len(f.blocks))) - 1
+	for range 2 {
+		off := f.blocks[first].off
+		n := f.blocks[last].off + int64(f.blocks[last].length) - off
+		stored, err := r.store.get(ctx, h, off, n)
+		if err != nil {
+			return nil, err
+		}
+		if h.place != before {
+			// Another copy may have been packed in another way.
+			other := &reader{store: r.store, size: r.size, held: *h}
+			if err := other.begin(ctx); err != nil {
+				return nil, err
+			}
+			f, before = other.frame, other.held.place
+			continue
+		}
+		from, _ := f.bounds(first)
+		_, to := f.bounds(last)
+		data := make([]byte, 0, to-from)
+		for b := first; b <= last && err == nil; b++ {
+			data, err = f.unpack(data, b, stored, off)
+		}
+		if err == nil {
+			return data, nil
+		}
+		if !errors.Is(err, blob.ErrCorrupt) {
+			return nil, err
+		}
+	}
+	return nil, r.store.drop(h, blob.ErrCorrupt)
+}
+
+// Close implements io.Closer. It may be called again, to no effect.
+func (r *reader) Close() error {
+	r.once.Do(func() {
+		if r.store != nil {
+			r.held.pin.Release()
+		}
+	})
+	return nil
+}
+
+// GetAll implements blob.Batcher. What does not hash to its digest is dropped, and not found.
+func (s *Store) GetAll(ctx context.Context, ds []digest.Digest) ([][]byte, []error) {
+	data, errs := make([][]byte, len(ds)), make([]error, len(ds))
+	var group sync.WaitGroup
+	for i, d := range ds {
+		if d.IsEmpty() {
+			data[i] = []byte{}
+			continue
+		}
+		group.Go(func() {
+			if data[i], errs[i] = s.getOne(ctx, d); errs[i] != nil {
+				data[i], errs[i] = nil, &blob.Error{Op: "get", Digest: d, Err: errs[i]}
+			}
+		})
+	}
+	group.Wait()
+	return data, errs
+}
+
+func (s *Store) getOne(ctx context.Context, d digest.Digest) ([]byte, error) {
+	l, err := s.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer s.calls.leave()
+	h, err := s.hold(ctx, l, keyOf(d), d.Size, blobPrefix(keyOf(d)))
+	if err != nil {
+		return nil, err
+	}
+	defer h.pin.Release()
+	data, err := s.all(ctx, &h)
+	if err != nil {
+		return nil, err
+	}
+	if got := d.Function.Of(data); got.Hash != d.Hash {
+		return nil, s.drop(&h, blob.Mismatch(d, got))
+	}
+	return data, nil
+}
