@@ -22,7 +22,11 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 	}
 	defer h.pin.Release()
 	value, err := s.all(ctx, &h)
-	return blob.Record{Value: value, Incarnation: uint64(h.place)}, err
+	if err != nil {
+		return blob.Record{}, err
+	}
+	l.ledger.Lease(recordKey(key), -1)
+	return blob.Record{Value: value, Incarnation: uint64(h.place)}, l.yes()
 }
 
 // Put implements blob.Records. Of puts in several servers the one stands whose server's clock was ahead, or that knew
