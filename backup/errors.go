@@ -34,6 +34,7 @@ var codes = []struct {
 	{blob.ErrTooLarge, http.StatusRequestEntityTooLarge},
 	{blob.ErrAborted, http.StatusServiceUnavailable},
 	{blob.ErrClosed, http.StatusServiceUnavailable},
+	{blob.ErrUnavailable, http.StatusServiceUnavailable},
 	{context.Canceled, http.StatusServiceUnavailable},
 	{context.DeadlineExceeded, http.StatusServiceUnavailable},
 }

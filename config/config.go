@@ -41,6 +41,7 @@ type Config struct {
 	UnsatisfiableTimeout time.Duration
 	GRPC                 string // HOST:PORT of the gRPC server; port 0 picks a free one
 	HTTP                 string // HOST:PORT of the HTTP server; port 0 picks a free one
+	Bucket               Bucket
 	Backups              string // path of the file with the repositories of backup tools; "" lets everybody use any
 	LogLevel             slog.Level
 	LogFormat            string // "text" or "json"
@@ -177,6 +178,9 @@ func (c *Config) finish() []*Error {
 		if c.MaxSize, err = defaultMaxSize(c.Dir); err != nil {
 			return []*Error{{Field: "max-size", Text: fmt.Sprintf("the disk's free space can't be found out (%v); say how much to use with --max-size", err)}}
 		}
+	}
+	if errs := c.needsBucket(); errs != nil {
+		return errs
 	}
 	if overlap(c.GRPC, c.HTTP) {
 		later := c.origins["http.address"]

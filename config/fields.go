@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +25,9 @@ type Field struct {
 }
 
 // Fields lists all settings, in the order in which they are printed. Those of one section are neighbors.
-var Fields = []Field{
+var Fields = slices.Concat(mainFields, bucketFields)
+
+var mainFields = []Field{
 	{
 		Name: "dir", Flag: "dir", Value: "DIR",
 		Usage: "where the data lies (default: sarsen in the user's cache directory)",

@@ -50,6 +50,7 @@ var codes = []struct {
 	{blob.ErrTooLarge, http.StatusRequestEntityTooLarge},
 	{blob.ErrAborted, http.StatusServiceUnavailable},
 	{blob.ErrClosed, http.StatusServiceUnavailable},
+	{blob.ErrUnavailable, http.StatusServiceUnavailable},
 	{errSlow, http.StatusServiceUnavailable},
 	{blob.ErrCorrupt, http.StatusInternalServerError},
 	{context.Canceled, statusClientGone},

@@ -22,6 +22,24 @@ func (h *handler) fsck(w *response, r *http.Request) error {
 		return refuse(http.StatusConflict, "a check is running already; wait for its end, or stop the client that asked for it")
 	}
 	defer h.checking.Store(false)
+	h.say(w, r, h.Fsck)
+	return nil
+}
+
+// collect answers POST /gc in the same way.
+func (h *handler) collect(w *response, r *http.Request) error {
+	if err := crossOrigin.Check(r); err != nil {
+		return refuse(http.StatusForbidden, "%v", err)
+	}
+	if h.Collect == nil {
+		return refuse(http.StatusNotFound, "there is no bucket behind this store")
+	}
+	h.say(w, r, func(ctx context.Context, say func(any)) error { return h.Collect(ctx, r.URL.Query(), say) })
+	return nil
+}
+
+// say answers with what do says, a line of JSON each.
+func (h *handler) say(w *response, r *http.Request, do func(context.Context, func(any)) error) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	w.Header().Set("Content-Type", "application/x-ndjson")
@@ -36,11 +54,10 @@ func (h *handler) fsck(w *response, r *http.Request) error {
 			cancel(err)
 		}
 	}
-	if err := h.Fsck(ctx, say); err != nil {
+	if err := do(ctx, say); err != nil {
 		// The answer has begun as a success, so its last line tells.
 		say(struct {
 			Error string `json:"error"`
 		}{err.Error()})
 	}
-	return nil
 }

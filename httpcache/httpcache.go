@@ -36,6 +36,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -75,6 +76,8 @@ type Options struct {
 	// Fsck verifies the store, and calls say from one goroutine for what it finds; each becomes a line of
 	// JSON. It ends with ctx. It may be nil.
 	Fsck func(ctx context.Context, say func(line any)) error
+	// Collect collects the bucket behind the store, as the query says, in the same way. It may be nil.
+	Collect func(ctx context.Context, how url.Values, say func(line any)) error
 	// Backup answers what is below /restic/ and /casync/. It may be nil.
 	Backup http.Handler
 	// Version is the program's version.
@@ -170,17 +173,18 @@ var methods = map[route]string{
 	routeMetrics: "GET, HEAD",
 	routeStatus:  "GET, HEAD",
 	routeFsck:    "POST",
+	routeGC:      "POST",
 }
 
 // serves reports whether a route takes a method.
 func (n name) serves(method string) bool {
 	switch method {
 	case http.MethodGet, http.MethodHead:
-		return n.route != routeFsck
+		return n.route != routeFsck && n.route != routeGC
 	case http.MethodPut:
 		return n.isBazel()
 	}
-	return method == http.MethodPost && n.route == routeFsck
+	return method == http.MethodPost && (n.route == routeFsck || n.route == routeGC)
 }
 
 func (h *handler) dispatch(w *response, r *http.Request, n name) error {
@@ -206,6 +210,8 @@ func (h *handler) dispatch(w *response, r *http.Request, n name) error {
 		return h.status(w)
 	case routeFsck:
 		return h.fsck(w, r)
+	case routeGC:
+		return h.collect(w, r)
 	default:
 		text(w, http.StatusOK, "ok")
 	}

@@ -20,6 +20,7 @@ const (
 	routeMetrics route = "metrics"
 	routeStatus  route = "status"
 	routeFsck    route = "fsck"
+	routeGC      route = "gc"
 	routeOther   route = "other" // not served
 
 	routeGradle  route = "gradle"
@@ -156,7 +157,7 @@ func (n name) isBazel() bool { return isBazel(n.route) }
 func isBazel(r route) bool { return r == routeCAS || r == routeAC }
 
 func isService(r route) bool {
-	return r == routeHealthz || r == routeMetrics || r == routeStatus || r == routeFsck
+	return r == routeHealthz || r == routeMetrics || r == routeStatus || r == routeFsck || r == routeGC
 }
 
 func isBackup(r route) bool { return r == routeRestic || r == routeCasync }

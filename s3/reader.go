@@ -19,7 +19,7 @@ func (s *Store) hold(ctx context.Context, l *life, k ledger.Key, size int64, pre
 	if h.take(k, size) {
 		return h, nil
 	}
-	if !s.lookup {
+	if !s.lookup || s.noRecords && k.Kind == ledger.Record {
 		return h, blob.ErrNotFound
 	}
 	if err := s.find(ctx, l, prefix); err != nil {

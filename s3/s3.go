@@ -59,6 +59,9 @@ type Options struct {
 	// Lookup makes Open, Keep and their like look in the bucket for what the ledger does not know, since others write
 	// there too. Missing never does: what it lists is uploaded again at worst.
 	Lookup bool
+	// NoRecordLookup spares records that: a build that finds no result runs, and most results that are asked for are
+	// nowhere.
+	NoRecordLookup bool
 	// SpoolFS and Spool are where uploads wait that are larger than a mebibyte; without them they wait in memory.
 	SpoolFS vfs.FS
 	Spool   string
@@ -82,6 +85,7 @@ type Store struct {
 	heartbeat time.Duration
 	host      string
 	lookup    bool
+	noRecords bool // are looked up
 	fsys      vfs.FS
 	spool     string
 	log       *slog.Logger
@@ -152,7 +156,7 @@ func Open(ctx context.Context, b bucket.Bucket, o Options) (*Store, error) {
 
 func newStore(b bucket.Bucket, o Options) *Store {
 	s := &Store{
-		bucket: b, lease: o.Lease, heartbeat: o.Heartbeat, host: o.Host, lookup: o.Lookup, fsys: o.SpoolFS, spool: o.Spool,
+		bucket: b, lease: o.Lease, heartbeat: o.Heartbeat, host: o.Host, lookup: o.Lookup, noRecords: o.NoRecordLookup, fsys: o.SpoolFS, spool: o.Spool,
 		log: o.Log, packer: packer{o.blockSize, o.Uncompressed}, chunk: o.chunk, clock: o.clock, newID: o.newID,
 		collecting: make(chan struct{}, 1), seen: seen{sessions: map[string]sighting{}},
 	}
@@ -293,6 +297,18 @@ func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) 
 		}
 	}
 	return missing, l.yes()
+}
+
+// Knows reports whether the ledger has a blob. That is no yes, and leases nothing.
+func (s *Store) Knows(d digest.Digest) bool {
+	have, ok := s.now.Load().ledger.SizeOf(keyOf(d))
+	return ok && have == d.Size
+}
+
+// KnowsRecord reports whether the ledger has a record.
+func (s *Store) KnowsRecord(key [32]byte) bool {
+	_, ok := s.now.Load().ledger.SizeOf(recordKey(key))
+	return ok
 }
 
 // Refresh takes up what others wrote since the ledger was loaded.

@@ -410,13 +410,7 @@ func (r *Ring) voids(s *segment, l line) bool {
 
 // EachRecord calls do with the value of every record, until do returns an error. It leases nothing.
 func (r *Ring) EachRecord(ctx context.Context, do func(key [32]byte, value []byte) error) error {
-	var keys [][32]byte
-	r.ledger.Each(func(k ledger.Key, _ int64, _ ledger.Place, _ bool) {
-		if k.Kind == ledger.Record {
-			keys = append(keys, k.Hash)
-		}
-	})
-	for _, k := range keys {
+	for _, k := range r.RecordKeys() {
 		rec, err := r.Get(ctx, k)
 		if err != nil {
 			continue // gone or damaged since, and then that was said
@@ -426,4 +420,24 @@ func (r *Ring) EachRecord(ctx context.Context, do func(key [32]byte, value []byt
 		}
 	}
 	return ctx.Err()
+}
+
+// Blobs returns all blobs that are present, in no order. It leases nothing.
+func (r *Ring) Blobs() (all []digest.Digest) {
+	r.ledger.Each(func(k ledger.Key, size int64, _ ledger.Place, _ bool) {
+		if f := digest.Function(k.Kind); k.Kind != ledger.Record && k.Kind != ledger.Root && f.Valid() {
+			all = append(all, digest.Digest{Function: f, Hash: k.Hash, Size: size})
+		}
+	})
+	return all
+}
+
+// RecordKeys returns the keys of all records, in no order. It leases nothing.
+func (r *Ring) RecordKeys() (all [][32]byte) {
+	r.ledger.Each(func(k ledger.Key, _ int64, _ ledger.Place, _ bool) {
+		if k.Kind == ledger.Record {
+			all = append(all, k.Hash)
+		}
+	})
+	return all
 }

@@ -31,6 +31,7 @@ var table = []struct {
 	{blob.ErrCorrupt, codes.DataLoss},
 	{blob.ErrInvalid, codes.InvalidArgument},
 	{blob.ErrClosed, codes.Unavailable},
+	{blob.ErrUnavailable, codes.Unavailable},
 	{digest.ErrSyntax, codes.InvalidArgument},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"sync"
 
 	"github.com/dustin/go-humanize"
@@ -151,6 +152,26 @@ func (c *climbs) push(job *climb, forget func()) {
 // what a yes was given for, and for what a restart found.
 func (s *Store) Climb(ctx context.Context, d digest.Digest) {
 	_, _ = s.climb(ctx, d, false) // it is asked for again
+}
+
+// ClimbAll lets what a restart found near climb, and waits while the queue is full. What is not near any more is left
+// out.
+func (s *Store) ClimbAll(ctx context.Context, blobs iter.Seq[digest.Digest], records iter.Seq[[32]byte]) error {
+	for d := range blobs {
+		if _, err := s.climb(ctx, d, true); err != nil && !errors.Is(err, blob.ErrNotFound) {
+			return err
+		}
+	}
+	for key := range records {
+		rec, err := s.near.Get(ctx, key)
+		if err == nil {
+			_, err = s.climbRecord(ctx, key, int64(len(rec.Value)))
+		}
+		if err != nil && !errors.Is(err, blob.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // climb returns the job that brings d to the far store, begun here or by somebody else, or nil if there is no

@@ -3,6 +3,7 @@ package tier
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
@@ -15,6 +16,10 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 		return rec, err
 	}
 	rec, err = s.far.Get(ctx, key)
+	if errors.Is(err, blob.ErrUnavailable) {
+		s.complain("the far store did not say which records it has; those that are not near count as missing", err)
+		return blob.Record{}, fmt.Errorf("%w near: %w", blob.ErrNotFound, err)
+	}
 	if err != nil {
 		return blob.Record{}, err
 	}

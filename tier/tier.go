@@ -19,7 +19,8 @@
 //
 // # Crashes
 //
-// What was to climb when the process ended is near still. Whoever opens the stores again says so with Climb.
+// What was to climb when the process ended is near still. Whoever opens the stores again says so with ClimbAll, but for
+// records of which the far store has another value: which is the newer one nothing tells.
 // A record may be far before the blobs that it names: package action serves no result with a hole.
 package tier
 
@@ -28,6 +29,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
@@ -59,7 +61,7 @@ type Options struct {
 // A Store is a blob.Batcher, a blob.Records and a blob.Keeper.
 type Store struct {
 	near      Near
-	far       Far
+	far       farStore
 	writeBack bool
 	log       *slog.Logger
 
@@ -68,6 +70,7 @@ type Store struct {
 	climbs  climbs
 
 	counts counts
+	said   atomic.Int64 // when the far store was complained about last, in seconds since 1970
 }
 
 type counts struct {
@@ -76,12 +79,12 @@ type counts struct {
 
 // Stats are what a Store did.
 type Stats struct {
-	Fetched   int64 // blobs that were read from the far store
-	Unfilled  int64 // of these, those that the near store did not take
-	Climbed   int64 // blobs and records that were written to the far store
-	Failed    int64 // blobs and records that were not
-	Waiting   int64 // blobs and records that wait to climb
-	WaitBytes int64 // bytes of these
+	Fetched   int64 `json:"fetched"`       // blobs that were read from the far store
+	Unfilled  int64 `json:"unfilled"`      // of these, those that the near store did not take
+	Climbed   int64 `json:"climbed"`       // blobs and records that were written to the far store
+	Failed    int64 `json:"failed"`        // blobs and records that were not
+	Waiting   int64 `json:"waiting"`       // blobs and records that wait to climb
+	WaitBytes int64 `json:"waiting_bytes"` // bytes of these
 }
 
 var (
@@ -101,7 +104,7 @@ func New(near Near, far Far, o Options) *Store {
 	if o.Uploads == 0 {
 		o.Uploads = 32
 	}
-	s := &Store{near: near, far: far, writeBack: o.WriteBack, log: o.Log}
+	s := &Store{near: near, far: farStore{far}, writeBack: o.WriteBack, log: o.Log}
 	s.climbs.begin(s, o.Uploads, o.Queue)
 	return s
 }
@@ -137,7 +140,7 @@ func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) 
 		if ctx.Err() != nil {
 			return digest.Set{}, err
 		}
-		s.log.Warn("the far store did not say what it has; what is not near counts as missing", "error", err)
+		s.complain("the far store did not say what it has; what is not near counts as missing", err)
 		return absent, nil
 	}
 	var missing digest.Set
@@ -149,6 +152,14 @@ func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) 
 		}
 	}
 	return missing, nil
+}
+
+// complain logs that the far store can't be asked: each request would say so, so most of them don't.
+func (s *Store) complain(text string, err error) {
+	now := time.Now().Unix()
+	if last := s.said.Load(); now-last >= 10 && s.said.CompareAndSwap(last, now) {
+		s.log.Warn(text, "error", err)
+	}
 }
 
 // Open implements blob.Store.
