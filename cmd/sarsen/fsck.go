@@ -27,9 +27,9 @@ import (
 
 func newFsckCommand() *cobra.Command {
 	var server string
-	var asJSON, repair bool
+	var asJSON, repair, quick bool
 	cmd := &cobra.Command{
-		Use:   "fsck [--dir DIR | --server http://HOST:PORT]",
+		Use:   "fsck [--dir DIR | --server http://HOST:PORT | --bucket NAME]",
 		Short: "Verify every stored byte",
 		Long: `Read and verify everything that a store holds. Each blob and action result that is damaged is printed,
 with its segment and offset, and each action result, and each file of a backup, that names a damaged blob.
@@ -41,12 +41,18 @@ clients upload it again. --repair needs the --lease of the server, or the --conf
 With --server, the running server at that HTTP address verifies itself and quarantines what is damaged,
 while it goes on serving. Ctrl-C ends it.
 
+With --bucket, the bucket of that name is verified, beside the servers that use it: each object, and that all is there
+that backups hold. Nothing is changed. --config may say where the bucket is. With --quick no object is read.
+
 The status is 0 if nothing is damaged and 1 if something is.`,
 		Example: "  sarsen fsck --dir /var/cache/sarsen\n  sarsen fsck --server http://127.0.0.1:8981",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer cancel()
+			if cmd.Flags().Changed("bucket") {
+				return fsckBucket(ctx, cmd, quick, asJSON)
+			}
 			p := &fsckPrinter{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), json: asJSON}
 			err := fsck(ctx, cmd, server, repair, p.line)
 			if ctx.Err() != nil {
@@ -58,10 +64,14 @@ The status is 0 if nothing is damaged and 1 if something is.`,
 	cmd.Flags().StringVar(&server, "server", "", "the HTTP address of a running server, http://HOST:PORT")
 	cmd.Flags().BoolVar(&repair, "repair", false, "quarantine what is damaged (a server always does)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object a line: each has one of progress, damage, result, summary")
+	cmd.Flags().BoolVar(&quick, "quick", false, "of a bucket, look at the listing and the roots only")
 	addConfigFile(cmd)
-	addSettings(cmd, "dir", "lease")
-	for _, flag := range []string{"dir", "config", "lease", "repair"} {
+	addSettings(cmd, append([]string{"dir", "lease"}, bucketFlags...)...)
+	for _, flag := range append([]string{"dir", "config", "lease", "repair"}, bucketFlags...) {
 		cmd.MarkFlagsMutuallyExclusive("server", flag)
+	}
+	for _, flag := range []string{"dir", "lease", "repair"} {
+		cmd.MarkFlagsMutuallyExclusive("bucket", flag)
 	}
 	return cmd
 }
@@ -142,27 +152,39 @@ func explainFsck(dir string, err error) error {
 	return fmt.Errorf("the store in %s can't be checked: %w", dir, err)
 }
 
-// fsckServer asks a running server to verify itself.
-func fsckServer(ctx context.Context, server string, say func(fsckLine)) error {
+// askServer posts to a running server, and returns its answer.
+func askServer(ctx context.Context, server, path string, query url.Values) (io.ReadCloser, error) {
 	u, err := url.Parse(server)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return &usageError{fmt.Errorf("--server %q is not the address of an HTTP port; write http://HOST:PORT, like http://127.0.0.1:8981", server)}
+		return nil, &usageError{fmt.Errorf("--server %q is not the address of an HTTP port; write http://HOST:PORT, like http://127.0.0.1:8981", server)}
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, u.JoinPath("fsck").String(), nil)
+	u = u.JoinPath(path)
+	u.RawQuery = query.Encode()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode != http.StatusOK {
+		defer answer.Body.Close()
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10)) // the status says it too
+		return nil, fmt.Errorf("%s answers %s: %s", server, answer.Status, bytes.TrimSpace(text))
+	}
+	return answer.Body, nil
+}
+
+// fsckServer asks a running server to verify itself.
+func fsckServer(ctx context.Context, server string, say func(fsckLine)) error {
+	answer, err := askServer(ctx, server, "fsck", nil)
+	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10)) // the status says it too
-		return fmt.Errorf("%s answers %s: %s", server, answer.Status, bytes.TrimSpace(text))
-	}
+	defer answer.Close()
 	whole := false
-	for lines := json.NewDecoder(answer.Body); ; {
+	for lines := json.NewDecoder(answer); ; {
 		var l fsckLine
 		if err := lines.Decode(&l); err == io.EOF && whole {
 			return nil

@@ -118,7 +118,7 @@ func newRootCommand() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("serve", newUpCommand(), newServeCommand(), newConfigCommand(), newFsckCommand())
+	add("serve", newUpCommand(), newServeCommand(), newConfigCommand(), newFsckCommand(), newGCCommand(), newCheckCommand())
 	add("execute", newWorkerCommand(), newWorkersCommand(), newDrainCommand())
 	add("build", newCCCommand(), newGocacheprogCommand(), newCcacheStorageCommand())
 	add("look", newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())

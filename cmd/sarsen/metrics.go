@@ -4,7 +4,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sarsen-build/sarsen/execution"
+	"github.com/sarsen-build/sarsen/s3"
 	"github.com/sarsen-build/sarsen/segment"
+	"github.com/sarsen-build/sarsen/tier"
 )
 
 // A number is one of those that S has.
@@ -36,6 +38,28 @@ var storeNumbers = []number[segment.Stats]{
 	counter("store_evicted_segments", "Segments that were removed to make room.", func(s segment.Stats) float64 { return float64(s.EvictedSegments) }),
 	counter("store_refused_writes", "Writes that were refused for want of room, with RESOURCE_EXHAUSTED or HTTP 507.", func(s segment.Stats) float64 { return float64(s.RefusedWrites) }),
 	counter("store_damaged_records", "Blobs and results that did not verify and were quarantined.", func(s segment.Stats) float64 { return float64(s.DamagedRecords) }),
+}
+
+var bucketNumbers = []number[s3.Stats]{
+	gauge("bucket_blobs", "Blobs that this server knows to be in the bucket.", func(s s3.Stats) float64 { return float64(s.Blobs) }),
+	gauge("bucket_results", "Action results that this server knows to be in the bucket.", func(s s3.Stats) float64 { return float64(s.Records) }),
+	gauge("bucket_leased_objects", "Blobs and results in the bucket that this server promised for a lease.", func(s s3.Stats) float64 { return float64(s.Leased) }),
+	counter("bucket_uploads", "Objects that were written to the bucket.", func(s s3.Stats) float64 { return float64(s.Uploads) }),
+	counter("bucket_downloads", "Reads of objects, or of parts of one.", func(s s3.Stats) float64 { return float64(s.Downloads) }),
+	counter("bucket_uploaded_bytes", "Bytes that were written to the bucket, compressed as they lie there.", func(s s3.Stats) float64 { return float64(s.BytesUp) }),
+	counter("bucket_downloaded_bytes", "Bytes that were read from the bucket, compressed as they lie there.", func(s s3.Stats) float64 { return float64(s.BytesDown) }),
+	counter("bucket_damaged_objects", "Objects that were gone or did not verify, and are called missing.", func(s s3.Stats) float64 { return float64(s.Corrupt) }),
+	counter("bucket_deleted_objects", "Objects that this server's collections removed.", func(s s3.Stats) float64 { return float64(s.Deleted) }),
+	counter("bucket_sessions", "Sessions of this process: more than one if the bucket was out of reach for longer than bucket.heartbeat.", func(s s3.Stats) float64 { return float64(s.Sessions) }),
+}
+
+var tierNumbers = []number[tier.Stats]{
+	counter("climb_fetched", "Blobs and results that were read from the bucket to the disk.", func(s tier.Stats) float64 { return float64(s.Fetched) }),
+	counter("climb_unfilled", "Of these, those that the disk had no room for.", func(s tier.Stats) float64 { return float64(s.Unfilled) }),
+	counter("climb_written", "Blobs and results that the disk had and the bucket has since.", func(s tier.Stats) float64 { return float64(s.Climbed) }),
+	counter("climb_failures", "Blobs and results that the bucket did not take.", func(s tier.Stats) float64 { return float64(s.Failed) }),
+	gauge("climb_waiting", "Blobs and results that wait on the disk for their way to the bucket.", func(s tier.Stats) float64 { return float64(s.Waiting) }),
+	gauge("climb_waiting_bytes", "Bytes of these.", func(s tier.Stats) float64 { return float64(s.WaitBytes) }),
 }
 
 var executionNumbers = []number[execution.Stats]{

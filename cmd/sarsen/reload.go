@@ -35,7 +35,7 @@ func (s *services) apply(running, c *config.Config) (*config.Config, error) {
 	unset := config.Origin{}
 	resize := slices.Contains(changed, "max-size") && (c.Origin("max-size") != unset || running.Origin("max-size") != unset)
 	if resize {
-		if err := s.store.SetMaxSize(c.MaxSize); err != nil {
+		if err := s.ring.SetMaxSize(c.MaxSize); err != nil {
 			return running, err
 		}
 		running = running.WithMaxSize(c)

@@ -25,8 +25,10 @@ import (
 	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/httpcache"
 	"github.com/sarsen-build/sarsen/internal/vfs"
+	"github.com/sarsen-build/sarsen/s3"
 	"github.com/sarsen-build/sarsen/segment"
 	"github.com/sarsen-build/sarsen/server"
+	"github.com/sarsen-build/sarsen/tier"
 )
 
 // A stop takes 30 s in all: what is in flight gets the first part, then it is cut, and the store has
@@ -35,13 +37,14 @@ const (
 	drainWithin = 18 * time.Second
 	cutWithin   = 4 * time.Second
 	closeWithin = 8 * time.Second
+	stopWithin  = drainWithin + cutWithin + closeWithin
 
 	// connectWithin is how long the start waits for its own worker.
 	connectWithin = 10 * time.Second
 )
 
 // run starts what c describes, says so on stdout when all of it works, and serves until a signal
-// comes or a part fails. Services start in the order listeners, store, servers, and stop in the
+// comes or a part fails. Services start in the order listeners, store, bucket, servers, and stop in the
 // opposite order, so that no call finds its store closed. With reload, a hangup signal does not stop it
 // but reads the configuration again.
 func run(c *config.Config, reload func() (*config.Config, error), own *workerSettings, stdout, stderr io.Writer) error {
@@ -114,7 +117,9 @@ type services struct {
 	log    *slog.Logger
 
 	grpcListener, httpListener net.Listener
-	store                      *segment.Ring
+	ring                       *segment.Ring
+	behind                     *behind // the bucket, or nil
+	store                      store   // the ring, or the ring before the bucket
 	grpc                       *server.Server
 	http                       *http.Server
 	scheduler                  *execution.Scheduler
@@ -135,16 +140,23 @@ func (s *services) start(ctx context.Context) (err error) {
 		return err
 	}
 	began := time.Now()
-	s.store, err = segment.Open(ctx, vfs.OS{}, s.config.Dir, segment.Options{
+	s.ring, err = segment.Open(ctx, vfs.OS{}, s.config.Dir, segment.Options{
 		MaxSize: s.config.MaxSize, Lease: s.config.Lease, Durability: s.config.Durability, Log: s.log,
 	})
 	if err != nil {
-		s.store = nil
+		s.ring = nil
 		return explainOpen(s.config.Dir, err)
 	}
-	stats := s.store.Stats()
+	s.store = s.ring
+	stats := s.ring.Stats()
 	s.log.Info("store open", "dir", s.config.Dir, "blobs", stats.Blobs, "results", stats.Records,
 		"used", humanize.Bytes(uint64(stats.UsedBytes)), "max", config.FormatSize(s.config.MaxSize), "took", time.Since(began).Round(time.Millisecond))
+	if s.config.Bucket.Name != "" {
+		if s.behind, err = startBucket(ctx, s.config, s.ring, s.log); err != nil {
+			return err
+		}
+		s.store = s.behind.tier
+	}
 	s.wire()
 	s.serve("gRPC", s.grpcListener, s.grpc.Serve)
 	s.serve("HTTP", s.httpListener, s.http.Serve)
@@ -159,14 +171,17 @@ func (s *services) wire() {
 	})
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		numbers[segment.Stats]{storeNumbers, s.store.Stats}, numbers[execution.Stats]{executionNumbers, s.scheduler.Stats})
+		numbers[segment.Stats]{storeNumbers, s.ring.Stats}, numbers[execution.Stats]{executionNumbers, s.scheduler.Stats})
+	if s.behind != nil {
+		metrics.MustRegister(numbers[s3.Stats]{bucketNumbers, s.behind.far.Stats}, numbers[tier.Stats]{tierNumbers, s.behind.tier.Stats})
+	}
 	s.grpc = server.New(server.Options{
 		Store:       s.store,
 		Actions:     actions,
 		Scheduler:   s.scheduler,
 		Assets:      asset.New(s.store, s.store),
 		HTTPAddr:    s.httpAddr,
-		MaxBlobSize: s.store.MaxBlobSize(),
+		MaxBlobSize: s.ring.MaxBlobSize(),
 		Log:         s.log,
 		Metrics:     metrics,
 	})
@@ -176,14 +191,15 @@ func (s *services) wire() {
 			Store:       s.store,
 			Actions:     actions,
 			SpoolDir:    filepath.Join(s.config.Dir, "spool"),
-			MaxBlobSize: s.store.MaxBlobSize(),
+			MaxBlobSize: s.ring.MaxBlobSize(),
 			Lease:       s.config.Lease,
 			GRPCAddr:    s.grpcAddr,
 			Status:      s.status,
 			Fsck:        s.fsck(stopping),
+			Collect:     s.collect(stopping),
 			Backup: backup.New(backup.Options{
 				Store: s.store, Keeper: s.store, Access: s.access, SpoolDir: filepath.Join(s.config.Dir, "spool"),
-				MaxBlobSize: s.store.MaxBlobSize(), Log: s.log,
+				MaxBlobSize: s.ring.MaxBlobSize(), Log: s.log,
 			}),
 			Version: shortVersion(),
 			Log:     s.log,
@@ -239,26 +255,56 @@ func (s *services) status() any {
 		Lease      string             `json:"lease"`
 		Durability segment.Durability `json:"durability"`
 		Store      segment.Stats      `json:"store"`
-	}{s.config.Dir, config.FormatDuration(s.config.Lease), s.config.Durability, s.store.Stats()}
+		Bucket     *bucketStatus      `json:"bucket,omitempty"`
+	}{s.config.Dir, config.FormatDuration(s.config.Lease), s.config.Durability, s.ring.Stats(), s.behind.status()}
 }
 
 func (s *services) grpcAddr() string { return advertised(s.config.GRPC, s.grpcListener.Addr()) }
 func (s *services) httpAddr() string { return advertised(s.config.HTTP, s.httpListener.Addr()) }
 
-// stop stops what was started: first both servers at once, then the store.
+// stop stops what was started: first both servers at once, then the way to the bucket, then the ring.
 func (s *services) stop() error {
-	if s.store == nil {
+	began := time.Now()
+	if s.grpc != nil {
+		s.stopServers()
+	} else {
 		closeListener(s.grpcListener)
 		closeListener(s.httpListener)
+	}
+	if s.behind != nil {
+		// What the servers left of their time is for what waits to climb. Should it take longer, it is on the disk.
+		climbing, cancel := context.WithDeadline(context.Background(), began.Add(drainWithin+cutWithin))
+		defer cancel()
+		cut, cancelCut := context.WithDeadline(context.Background(), began.Add(drainWithin+cutWithin+cutWithin))
+		defer cancelCut()
+		done := make(chan error, 1)
+		go func() { done <- s.behind.close(climbing) }()
+		_ = s.await(cut, "way to the bucket", done)
+	}
+	if s.ring == nil {
 		return nil
 	}
-	began := time.Now()
+	closing, cancel := context.WithTimeout(context.Background(), min(closeWithin, stopWithin-time.Since(began)))
+	defer cancel()
+	storeDone := make(chan error, 1)
+	go func() { storeDone <- s.ring.Close() }()
+	if err := s.await(closing, "store", storeDone); err != nil {
+		return fmt.Errorf("the store in %s was not closed cleanly (%w); the next start recovers it", s.config.Dir, err)
+	}
+	if s.grpc != nil {
+		s.log.Info("stopped", "took", time.Since(began).Round(time.Millisecond))
+	}
+	return nil
+}
+
+// stopServers lets calls end, and cuts those that don't.
+func (s *services) stopServers() {
 	if s.stopWorker != nil {
 		s.stopWorker()
 	}
 	draining, cancel := context.WithTimeout(context.Background(), drainWithin)
 	defer cancel()
-	httpDone, grpcDone, storeDone := make(chan error, 1), make(chan error, 1), make(chan error, 1)
+	httpDone, grpcDone := make(chan error, 1), make(chan error, 1)
 	go func() { httpDone <- s.stopHTTP(draining) }()
 	go func() { grpcDone <- s.stopGRPC(draining) }()
 	cut, cancelCut := context.WithTimeout(context.Background(), drainWithin+cutWithin)
@@ -267,15 +313,6 @@ func (s *services) stop() error {
 	_ = s.await(cut, "HTTP server", httpDone)
 	_ = s.await(cut, "gRPC server", grpcDone)
 	s.scheduler.Close()
-
-	closing, cancelClosing := context.WithTimeout(context.Background(), closeWithin)
-	defer cancelClosing()
-	go func() { storeDone <- s.store.Close() }()
-	if err := s.await(closing, "store", storeDone); err != nil {
-		return fmt.Errorf("the store in %s was not closed cleanly (%w); the next start recovers it", s.config.Dir, err)
-	}
-	s.log.Info("stopped", "took", time.Since(began).Round(time.Millisecond))
-	return nil
 }
 
 var errLate = errors.New("it took too long")

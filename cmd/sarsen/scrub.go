@@ -180,7 +180,7 @@ func (s *services) fsck(stopping context.Context) func(context.Context, func(any
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(stopping, func() { cancel(errStopping) })()
-		err := scrub(ctx, s.store, halfTime(ctx), func(l fsckLine) { say(l) })
+		err := scrub(ctx, s.ring, halfTime(ctx), func(l fsckLine) { say(l) })
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sarsen-build/sarsen/config"
 	"github.com/sarsen-build/sarsen/segment"
@@ -36,7 +37,16 @@ func addSettings(cmd *cobra.Command, only ...string) {
 	complete(cmd, "log-level", "debug", "info", "warn", "error")
 	complete(cmd, "log-format", "text", "json")
 	_ = cmd.MarkFlagDirname("dir")
+	complete(cmd, "bucket-write", "through", "back")
+	complete(cmd, "bucket-path-style", "auto", "true", "false")
 	_ = cmd.MarkFlagFilename("backups", "yaml", "yml")
+	_ = cmd.MarkFlagFilename("bucket-credentials", "yaml", "yml")
+}
+
+// isSetting tells a setting's flag from one of the command's own by the same name.
+func isSetting(flag *pflag.Flag) bool {
+	_, ok := flag.Value.(*value)
+	return ok
 }
 
 // addConfigFile gives cmd the flag that names the file.
@@ -54,7 +64,7 @@ func complete(cmd *cobra.Command, flag string, values ...string) {
 func loadSettings(cmd *cobra.Command, file string) (*config.Config, error) {
 	var overrides []config.Override
 	for _, f := range config.Fields {
-		if flag := cmd.Flags().Lookup(f.Flag); flag != nil && flag.Changed {
+		if flag := cmd.Flags().Lookup(f.Flag); flag != nil && flag.Changed && isSetting(flag) {
 			overrides = append(overrides, config.Override{Flag: f.Flag, Value: flag.Value.String()})
 		}
 	}

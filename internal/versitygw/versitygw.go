@@ -95,6 +95,12 @@ func start(t testing.TB) (*Server, error) {
 	return nil, fmt.Errorf("it does not listen: %s", text)
 }
 
+// Stop kills the server. What it has stays.
+func (s *Server) Stop() {
+	_ = s.cmd.Process.Kill()
+	_, _ = s.cmd.Process.Wait()
+}
+
 // build returns the program, which it makes unless that was done before.
 func build() (string, error) {
 	module, err := moduleDir()

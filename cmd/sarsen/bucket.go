@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/config"
+	"github.com/sarsen-build/sarsen/internal/vfs"
+	"github.com/sarsen-build/sarsen/s3"
+	"github.com/sarsen-build/sarsen/s3/bucket"
+	"github.com/sarsen-build/sarsen/segment"
+	"github.com/sarsen-build/sarsen/tier"
+)
+
+// A store is what the servers need of what holds blobs: the ring alone, or the ring before a bucket.
+type store interface {
+	blob.Batcher
+	blob.Records
+	blob.Keeper
+}
+
+// A behind is the bucket behind the ring, and what is done with it in the background.
+type behind struct {
+	config config.Bucket
+	log    *slog.Logger
+	ring   *segment.Ring
+	far    *s3.Store
+	tier   *tier.Store
+
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+}
+
+// openBucket returns the bucket that c describes, once it has answered.
+func openBucket(ctx context.Context, c config.Bucket) (*bucket.S3, error) {
+	o := bucket.Options{
+		Bucket: c.Name, Prefix: c.Prefix, Endpoint: c.Endpoint, Region: c.Region, PathStyle: c.UsePathStyle(), Profile: c.Profile,
+	}
+	if c.Credentials != "" {
+		k, err := config.LoadBucketKeys(c.Credentials)
+		if err != nil {
+			return nil, err
+		}
+		o.AccessKey, o.SecretKey, o.SessionToken = k.AccessKey, k.SecretKey, k.SessionToken
+	}
+	b, err := bucket.Open(ctx, o)
+	if err == nil {
+		err = b.Probe(ctx)
+	}
+	if err != nil {
+		return nil, explainBucket(c, err)
+	}
+	return b, nil
+}
+
+// explainBucket says in one sentence why a bucket can't be used and what to do. The bucket's own errors have a hint.
+func explainBucket(c config.Bucket, err error) error {
+	server := c.Endpoint
+	if server == "" {
+		server = "AWS in " + c.Region
+	}
+	var dns *net.DNSError
+	var refused *net.OpError
+	switch {
+	case errors.As(err, &dns):
+		return fmt.Errorf("the server of the bucket, %s, has a host that is not known here; see bucket.endpoint and bucket.region", server)
+	case errors.As(err, &refused):
+		return fmt.Errorf("the server of the bucket, %s, can't be reached (%w); see bucket.endpoint", server, refused)
+	}
+	var known *bucket.Error
+	if errors.As(err, &known) && known.Hint != "" {
+		return fmt.Errorf("the bucket %s of %s can't be used: %w: %s", c.Name, server, known.Err, known.Hint)
+	}
+	return fmt.Errorf("the bucket %s of %s can't be used: %w", c.Name, server, err)
+}
+
+// sessionOptions are those of a session of this machine.
+func sessionOptions(c *config.Config, log *slog.Logger) s3.Options {
+	host, _ := os.Hostname() // it is only shown
+	return s3.Options{Lease: c.Lease, Heartbeat: c.Bucket.Heartbeat, Host: host, Log: log}
+}
+
+// startBucket puts the bucket that c describes behind the ring. What the ring keeps goes there first, since the bucket
+// keeps from then on.
+func startBucket(ctx context.Context, c *config.Config, ring *segment.Ring, log *slog.Logger) (_ *behind, err error) {
+	b, err := openBucket(ctx, c.Bucket)
+	if err != nil {
+		return nil, err
+	}
+	o := sessionOptions(c, log)
+	o.Lookup, o.NoRecordLookup = true, true
+	o.SpoolFS, o.Spool = vfs.OS{}, filepath.Join(c.Dir, "climbing")
+	if err := emptyDir(o.Spool); err != nil {
+		return nil, fmt.Errorf("uploads to the bucket can't wait in %s: %w", o.Spool, err)
+	}
+	began := time.Now()
+	far, err := s3.Open(ctx, b, o)
+	if err != nil {
+		return nil, explainBucket(c.Bucket, err)
+	}
+	stats := far.Stats()
+	log.Info("bucket open", "bucket", b.String(), "blobs", stats.Blobs, "results", stats.Records, "took", time.Since(began).Round(time.Millisecond))
+	t := tier.New(ring, far, tier.Options{WriteBack: c.Bucket.WriteBack, Queue: c.Bucket.Queue, Log: log})
+	h := &behind{config: c.Bucket, log: log, ring: ring, far: far, tier: t}
+	if err := h.moveRoots(ctx); err != nil {
+		return nil, errors.Join(err, t.Close(ctx), far.Close())
+	}
+	// Nobody's own context: it ends in close.
+	ctx, h.stop = context.WithCancel(context.Background())
+	if c.Bucket.WriteBack {
+		h.tasks.Go(func() { h.climb(ctx) })
+	}
+	if c.Bucket.Refresh > 0 {
+		h.tasks.Go(func() { h.refresh(ctx) })
+	}
+	if c.Bucket.Collect > 0 {
+		h.tasks.Go(func() { h.collectAgain(ctx) })
+	}
+	return h, nil
+}
+
+// emptyDir makes a directory, and removes what a killed process left there.
+func emptyDir(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.MkdirAll(dir, 0o755)
+}
+
+// moveRoots lets the bucket keep what the ring kept when it was alone.
+func (h *behind) moveRoots(ctx context.Context) error {
+	var roots []blob.Root
+	for root, err := range h.ring.Kept(ctx, "") {
+		if err != nil {
+			return fmt.Errorf("what the disk keeps can't be listed: %w", err)
+		}
+		roots = append(roots, root)
+	}
+	if len(roots) == 0 {
+		return nil
+	}
+	h.log.Info("backups move from the disk to the bucket", "roots", len(roots))
+	there := map[string]bool{}
+	for root, err := range h.far.Kept(ctx, "") {
+		if err != nil {
+			return explainBucket(h.config, err)
+		}
+		there[root.Name] = true
+	}
+	for _, root := range roots {
+		if there[root.Name] {
+			h.log.Warn("the bucket keeps something else under this name, so the disk's stays on the disk, out of sight", "root", root.Name)
+			continue
+		}
+		blobs, err := root.Blobs(ctx, h.ring)
+		if err == nil {
+			err = h.tier.Keep(ctx, root.Name, root.Value, blobs)
+		}
+		if err == nil {
+			err = h.ring.Release(ctx, root.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("what the disk keeps as %s can't be moved to the bucket: %w", root.Name, err)
+		}
+	}
+	return nil
+}
+
+// climb lets what an earlier process acknowledged, and did not bring to the bucket, go there.
+func (h *behind) climb(ctx context.Context) {
+	blobs := slices.DeleteFunc(h.ring.Blobs(), h.far.Knows)
+	keys := slices.DeleteFunc(h.ring.RecordKeys(), h.far.KnowsRecord)
+	if len(blobs)+len(keys) == 0 {
+		return
+	}
+	var bytes int64
+	for _, d := range blobs {
+		bytes += d.Size
+	}
+	h.log.Info("what is only on the disk goes to the bucket", "blobs", len(blobs), "results", len(keys), "size", humanize.Bytes(uint64(bytes)))
+	if err := h.tier.ClimbAll(ctx, slices.Values(blobs), slices.Values(keys)); err != nil && ctx.Err() == nil {
+		h.log.Warn("not all that is only on the disk goes to the bucket now; the next start tries again", "err", err)
+	}
+}
+
+// refresh looks for what other servers wrote, now and then.
+func (h *behind) refresh(ctx context.Context) {
+	for sleep(ctx, h.config.Refresh) {
+		if err := h.far.Refresh(ctx); err != nil && ctx.Err() == nil {
+			h.log.Warn("the bucket could not be listed", "err", err)
+		}
+	}
+}
+
+// sleep waits, for a little less or more than d, and reports false if ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d - d/20 + rand.N(d/10+1))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// close lets what waits climb until ctx ends, and ends the session. What is left stays on the disk, and climbs when
+// this server starts again.
+func (h *behind) close(ctx context.Context) error {
+	h.stop()
+	h.tasks.Wait()
+	err := h.tier.Close(ctx)
+	return errors.Join(err, h.far.Close())
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/sarsen-build/sarsen/s3"
+	"github.com/sarsen-build/sarsen/s3/bucket"
+)
+
+// fsckBucket verifies the bucket that the command line names, beside the servers that there may be.
+func fsckBucket(ctx context.Context, cmd *cobra.Command, quick, asJSON bool) error {
+	c, err := loadSettings(cmd, cmd.Flag("config").Value.String())
+	if err != nil {
+		return err
+	}
+	b, err := openBucket(ctx, c.Bucket)
+	if err != nil {
+		return err
+	}
+	found, err := s3.Fsck(ctx, b, s3.Check{Bytes: !quick})
+	if err != nil {
+		return explainBucket(c.Bucket, err)
+	}
+	if asJSON {
+		err = json.NewEncoder(cmd.OutOrStdout()).Encode(found)
+	} else {
+		err = printCondition(cmd.OutOrStdout(), found)
+	}
+	if err == nil && !found.Sound() {
+		err = fmt.Errorf("%s damaged, %s of backups incomplete", count(int64(len(found.Problems)), "object", "objects"), count(int64(len(found.Incomplete)), "root", "roots"))
+	}
+	return err
+}
+
+func printCondition(w io.Writer, c s3.Condition) error {
+	for _, p := range c.Problems {
+		if _, err := fmt.Fprintf(w, "damaged object: %s: %s\n", p.Key, p.What); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.Incomplete {
+		if _, err := fmt.Fprintf(w, "incomplete root: %s: %s\n", p.Key, p.What); err != nil {
+			return err
+		}
+	}
+	for _, key := range c.Strange {
+		if _, err := fmt.Fprintf(w, "strange object: %s\n", key); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(w, "%s with %s, %s verified; %s; %s superfluous, %s about to be deleted; %d damaged\n",
+		count(c.Objects, "object", "objects"), humanize.IBytes(uint64(c.Bytes)), humanize.Comma(c.Verified), count(int64(c.Roots), "root", "roots"),
+		humanize.Comma(c.Seconds), humanize.Comma(c.Condemned), len(c.Problems)+len(c.Incomplete))
+	return err
+}
+
+func newCheckCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check what Sarsen relies on",
+		Long:  "Check whether something that Sarsen relies on does what it must.",
+		Args:  subcommandOnly,
+		RunE:  printHelp,
+	}
+	s3 := &cobra.Command{
+		Use:   "s3 [--bucket NAME | --config FILE]",
+		Short: "Check whether a bucket keeps what Sarsen relies on",
+		Long: `Write, read, list and delete some small objects in a bucket, and see whether its server keeps what Sarsen relies
+on: conditional writes of which one wins, listings that are up to date, refusal of requests that are too old.
+Do this before a server of another kind or version is trusted with data. The status is 1 if anything is missing.`,
+		Example: "  sarsen check s3 --bucket builds --bucket-endpoint https://minio.example:9000",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := loadSettings(cmd, cmd.Flag("config").Value.String())
+			if err != nil {
+				return err
+			}
+			if c.Bucket.Name == "" {
+				return &usageError{errors.New("which bucket? Name it with --bucket or --config")}
+			}
+			b, err := openBucket(cmd.Context(), c.Bucket)
+			if err != nil {
+				return err
+			}
+			found, err := bucket.Check(cmd.Context(), b, "check/")
+			if err != nil {
+				return explainBucket(c.Bucket, err)
+			}
+			return printFindings(cmd.OutOrStdout(), found)
+		},
+	}
+	addConfigFile(s3)
+	addSettings(s3, bucketFlags...)
+	cmd.AddCommand(s3)
+	return cmd
+}
+
+func printFindings(w io.Writer, found []bucket.Finding) error {
+	lacks := 0
+	for _, f := range found {
+		text := "yes"
+		switch {
+		case f.Err != nil && f.Must:
+			text = "NO "
+			lacks++
+		case f.Err != nil:
+			text = "no "
+		}
+		text += "  " + f.What
+		if f.Err != nil {
+			text += fmt.Sprintf(": %v", f.Err)
+		}
+		if _, err := fmt.Fprintln(w, text); err != nil {
+			return err
+		}
+	}
+	if lacks > 0 {
+		return fmt.Errorf("%s that Sarsen relies on, so this bucket must not be used; data would be lost", count(int64(lacks), "thing is missing", "things are missing"))
+	}
+	return nil
+}

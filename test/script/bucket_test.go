@@ -1,0 +1,413 @@
+package script
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/versitygw"
+)
+
+// A fleet is servers that share a bucket, on a real S3 server.
+type fleet struct {
+	t      *testing.T
+	gate   *versitygw.Server
+	dir    string
+	config string // the file that says where the bucket is
+}
+
+func newFleet(t *testing.T, settings string) *fleet {
+	t.Helper()
+	f := &fleet{t: t, gate: versitygw.Start(t), dir: t.TempDir()}
+	keys := filepath.Join(f.dir, "keys.yaml")
+	f.config = filepath.Join(f.dir, "sarsen.yaml")
+	write := func(path, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(keys, fmt.Sprintf("access-key: %s\nsecret-key: %s\n", f.gate.AccessKey, f.gate.SecretKey))
+	write(f.config, fmt.Sprintf(`max-size: 64MiB
+lease: 1s
+grpc: {address: '127.0.0.1:0'}
+http: {address: '127.0.0.1:0'}
+bucket:
+  name: %s
+  endpoint: %s
+  credentials: %s
+  prefix: builds
+  heartbeat: 2s
+%s`, f.gate.Bucket, f.gate.Endpoint, keys, settings))
+	return f
+}
+
+// A member is a server of a fleet.
+type member struct {
+	cmd  *exec.Cmd
+	base string // of the HTTP port's URLs
+	log  string // the file that gets what it says
+}
+
+// start starts the server whose disk is in a directory of that name.
+func (f *fleet) start(name string, flags ...string) *member {
+	f.t.Helper()
+	m, err := f.tryStart(name, flags...)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return m
+}
+
+func (f *fleet) tryStart(name string, flags ...string) (*member, error) {
+	m := &member{log: filepath.Join(f.dir, name+".log")}
+	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	args := append([]string{"serve", "--config", f.config, "--dir", filepath.Join(f.dir, name)}, flags...)
+	m.cmd = exec.Command(filepath.Join(bin, "sarsen"), args...)
+	m.cmd.Stdout, m.cmd.Stderr = log, log
+	if err := m.cmd.Start(); err != nil {
+		return nil, err
+	}
+	f.t.Cleanup(m.kill)
+	ended := make(chan error, 1)
+	go func() { ended <- m.cmd.Wait() }()
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		said, _ := os.ReadFile(m.log)
+		if at := addresses.FindAllStringSubmatch(string(said), -1); strings.Contains(string(said), "Ctrl-C stops it") {
+			m.base = "http://" + at[1][2]
+			return m, nil
+		}
+		select {
+		case err := <-ended:
+			return nil, fmt.Errorf("%s ended: %v: %s", name, err, said)
+		default:
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("%s is not ready: %s", name, said)
+		}
+	}
+}
+
+// kill ends the server as a power cut of its process would.
+func (m *member) kill() {
+	_ = m.cmd.Process.Kill()
+	m.gone()
+}
+
+// stop ends it as an operator would.
+func (m *member) stop() {
+	_ = m.cmd.Process.Signal(syscall.SIGTERM)
+	m.gone()
+}
+
+// gone waits until the process is none. Another goroutine waits for its status.
+func (m *member) gone() {
+	for m.cmd.Process.Signal(syscall.Signal(0)) == nil {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (m *member) do(method, path string, body []byte) (int, []byte, error) {
+	request, err := http.NewRequest(method, m.base+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	answer, err := (&http.Client{Timeout: patience}).Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	return answer.StatusCode, text, err
+}
+
+func (m *member) put(data []byte) error {
+	code, text, err := m.do(http.MethodPut, "/cas/"+digest.SHA256.Of(data).Hex(), data)
+	if err == nil && code/100 != 2 {
+		err = fmt.Errorf("put: %d %s", code, text)
+	}
+	return err
+}
+
+func (m *member) get(data []byte) error {
+	code, got, err := m.do(http.MethodGet, "/cas/"+digest.SHA256.Of(data).Hex(), nil)
+	if err == nil && (code != http.StatusOK || !bytes.Equal(got, data)) {
+		err = fmt.Errorf("get of %d bytes: %d, %d bytes", len(data), code, len(got))
+	}
+	return err
+}
+
+// run runs the program and returns what it printed.
+func (f *fleet) run(args ...string) (string, error) {
+	var out, log bytes.Buffer
+	cmd := exec.Command(filepath.Join(bin, "sarsen"), args...)
+	cmd.Stdout, cmd.Stderr = &out, &log
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("sarsen %s: %w: %s%s", strings.Join(args, " "), err, &out, &log)
+	}
+	return out.String(), nil
+}
+
+func (f *fleet) mustRun(args ...string) string {
+	f.t.Helper()
+	out, err := f.run(args...)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return out
+}
+
+// fsck returns what a check of the whole bucket finds, which must be nothing bad.
+func (f *fleet) fsck() (c struct{ Objects, Bytes, Verified, Second_Copies int64 }) {
+	f.t.Helper()
+	out := f.mustRun("fsck", "--config", f.config, "--bucket", f.gate.Bucket, "--json")
+	if err := json.Unmarshal([]byte(out), &c); err != nil {
+		f.t.Fatal(err)
+	}
+	return c
+}
+
+// age makes the promises of sessions that have ended, and verdicts, a day older.
+func (f *fleet) age() {
+	then := time.Now().Add(-24 * time.Hour)
+	for _, below := range []string{"s", "d"} {
+		_ = filepath.WalkDir(filepath.Join(f.gate.Dir, "builds", below), func(path string, d os.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				_ = os.Chtimes(path, then, then) // one that lives is renewed again
+			}
+			return nil
+		})
+	}
+}
+
+func random(r *rand.ChaCha8, n int) []byte {
+	data := make([]byte, n)
+	_, _ = r.Read(data)
+	return data
+}
+
+// TestBucket: two servers share a bucket.
+func TestBucket(t *testing.T) {
+	f := newFleet(t, "  refresh: 1s\n  collect: never\n")
+	f.mustRun("check", "s3", "--config", f.config)
+	r := rand.NewChaCha8([32]byte{1})
+	a, b := f.start("a"), f.start("b")
+	var blobs [][]byte
+	for _, n := range []int{1, 1000, 300_000, 3_000_000} {
+		data := random(r, n)
+		blobs = append(blobs, data)
+		if err := a.put(data); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.get(data); err != nil { // it looks in the bucket
+			t.Error(err)
+		}
+	}
+	a.kill()
+	for _, data := range blobs {
+		if err := b.get(data); err != nil {
+			t.Error(err)
+		}
+	}
+	// The disk is empty, so that all comes from the bucket.
+	if err := os.RemoveAll(filepath.Join(f.dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	a = f.start("a")
+	for _, data := range blobs {
+		if err := a.get(data); err != nil {
+			t.Error(err)
+		}
+	}
+	_, status, err := a.do(http.MethodGet, "/status", nil)
+	if err != nil || !strings.Contains(string(status), `"fetched": 4`) {
+		t.Errorf("got the status %s, %v, want 4 blobs fetched", status, err)
+	}
+	_, metrics, err := a.do(http.MethodGet, "/metrics", nil)
+	if err != nil || !strings.Contains(string(metrics), "\nsarsen_climb_fetched_total 4\n") || !strings.Contains(string(metrics), "\nsarsen_bucket_sessions_total 1\n") {
+		t.Errorf("got the metrics %s, %v", metrics, err)
+	}
+	if c := f.fsck(); c.Objects < 4 || c.Verified != c.Objects {
+		t.Errorf("got %+v", c)
+	}
+	// What the killed server promised stands.
+	if out, err := f.run("gc", "--server", a.base, "--all", "--patience", "1s"); err == nil || !strings.Contains(err.Error(), "promised stands until") && !strings.Contains(err.Error(), "has not answered") {
+		t.Errorf("a collection beside a server that was just killed: %s, %v", out, err)
+	}
+	a.stop()
+	b.stop()
+}
+
+// TestBucketBack: what a killed server acknowledged from its disk goes to the bucket when it starts again.
+func TestBucketBack(t *testing.T) {
+	f := newFleet(t, "  write: back\n  collect: never\n")
+	a := f.start("a")
+	r := rand.NewChaCha8([32]byte{2})
+	var blobs [][]byte
+	for range 200 {
+		data := random(r, 20_000)
+		blobs = append(blobs, data)
+		if err := a.put(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.kill()
+	a = f.start("a")
+	for deadline := time.Now().Add(patience); f.fsck().Objects < int64(len(blobs)); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d blobs climbed", f.fsck().Objects, len(blobs))
+		}
+	}
+	a.stop()
+	if err := os.RemoveAll(filepath.Join(f.dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	a = f.start("a")
+	for _, data := range blobs {
+		if err := a.get(data); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestBucketAway: what is on the disk is served while the bucket is away.
+func TestBucketAway(t *testing.T) {
+	f := newFleet(t, "  collect: never\n")
+	a := f.start("a")
+	data := random(rand.NewChaCha8([32]byte{3}), 5000)
+	if err := a.put(data); err != nil {
+		t.Fatal(err)
+	}
+	f.gate.Stop()
+	if err := a.get(data); err != nil {
+		t.Error(err)
+	}
+	if code, text, err := a.do(http.MethodGet, "/ac/"+digest.SHA256.Of(data).Hex(), nil); err != nil || code != http.StatusNotFound {
+		t.Errorf("a result that nobody put: got %d %s, %v, want 404", code, text, err)
+	}
+}
+
+// TestBucketWrong: what is wrong with the bucket's settings is said when the server starts.
+func TestBucketWrong(t *testing.T) {
+	f := newFleet(t, "")
+	wrong := filepath.Join(f.dir, "wrong.yaml")
+	if err := os.WriteFile(wrong, []byte("access-key: testkey\nsecret-key: guessed\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ flag, value, want string }{
+		{"--bucket", "nosuch", "there is no such bucket"},
+		{"--bucket-credentials", wrong, "the bucket refuses the credentials"},
+		{"--bucket-endpoint", "http://127.0.0.1:1", "can't be reached"},
+		{"--bucket-endpoint", "127.0.0.1:1", "is not a server's URL"},
+	} {
+		_, err := f.tryStart("wrong", test.flag, test.value)
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "goroutine") {
+			t.Errorf("%s %s: got %v, want %q", test.flag, test.value, err, test.want)
+		}
+	}
+}
+
+// TestBucketKills: servers are killed while they write and are collected with no grace. What was acknowledged within the
+// last lease is there, whoever asks; when all is quiet two collections leave nothing in the bucket.
+func TestBucketKills(t *testing.T) {
+	f := newFleet(t, "  refresh: 1s\n  collect: never\n")
+	rounds := 4
+	if testing.Short() {
+		rounds = 2
+	}
+	for round := range rounds {
+		f.killRound(round)
+	}
+	f.age()
+	a := f.start("a")
+	f.age()
+	time.Sleep(5 * time.Second) // for those that died to be declared dead
+	for range 2 {
+		var err error
+		for range 10 {
+			if _, err = f.run("gc", "--server", a.base, "--all", "--patience", "10s", "--json"); err == nil {
+				break
+			}
+			f.age()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second) // past the leases of the server's own check
+	}
+	if c := f.fsck(); c.Bytes != 0 {
+		t.Errorf("two collections left %+v", c)
+	}
+}
+
+// killRound kills one of two servers while both write and one is collected.
+func (f *fleet) killRound(round int) {
+	f.t.Helper()
+	t := f.t
+	a, b := f.start("a"), f.start("b")
+	stop := make(chan struct{})
+	var group sync.WaitGroup
+	for i, m := range []*member{a, b} {
+		group.Go(func() {
+			r := rand.NewChaCha8([32]byte{byte(round), byte(i)})
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				data := random(r, 1+int(r.Uint64()%50_000))
+				began := time.Now()
+				if err := m.put(data); err != nil {
+					if i == 0 {
+						return // it was killed
+					}
+					t.Errorf("round %d: server %d: %v", round, i, err)
+					return
+				}
+				err := m.get(data)
+				var gone *os.SyscallError
+				if err != nil && (i != 0 || !errors.As(err, &gone) && strings.HasPrefix(err.Error(), "get of")) && time.Since(began) < time.Second {
+					t.Errorf("round %d: server %d: what it acknowledged is not there: %v", round, i, err)
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+	}
+	group.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_, _ = f.run("gc", "--server", b.base, "--all", "--patience", "3s") // it may have to wait for the dead
+			f.age()
+		}
+	})
+	time.Sleep(time.Second)
+	a.kill()
+	time.Sleep(6 * time.Second)
+	close(stop)
+	group.Wait()
+	if c := f.fsck(); c.Verified != c.Objects {
+		t.Errorf("round %d: got %+v", round, c)
+	}
+	b.kill()
+}
