@@ -114,17 +114,18 @@ type counts struct {
 
 // Stats are what a Store has and did.
 type Stats struct {
-	Blobs     int   `json:"blobs"`
-	Records   int   `json:"records"`
-	Pins      int   `json:"pins"`
-	Leased    int64 `json:"leased"` // entries
-	Uploads   int64 `json:"uploads"`
-	Downloads int64 `json:"downloads"`
-	BytesUp   int64 `json:"bytes_up"` // as they went over the wire
-	BytesDown int64 `json:"bytes_down"`
-	Corrupt   int64 `json:"corrupt"`  // objects whose bytes did not verify
-	Deleted   int64 `json:"deleted"`  // objects, by this server's collections
-	Sessions  int64 `json:"sessions"` // of this process; more than one if it was suspended
+	Session   string `json:"id"` // as others name it
+	Blobs     int    `json:"blobs"`
+	Records   int    `json:"records"`
+	Pins      int    `json:"pins"`
+	Leased    int64  `json:"leased"` // entries
+	Uploads   int64  `json:"uploads"`
+	Downloads int64  `json:"downloads"`
+	BytesUp   int64  `json:"bytes_up"` // as they went over the wire
+	BytesDown int64  `json:"bytes_down"`
+	Corrupt   int64  `json:"corrupt"`  // objects whose bytes did not verify
+	Deleted   int64  `json:"deleted"`  // objects, by this server's collections
+	Sessions  int64  `json:"sessions"` // of this process; more than one if it was suspended
 }
 
 var (
@@ -270,7 +271,7 @@ func (s *Store) Stats() Stats {
 	leased, _ := l.ledger.Leased()
 	c := &s.counts
 	return Stats{
-		Blobs: blobs, Records: records, Pins: pins, Leased: leased,
+		Session: l.id, Blobs: blobs, Records: records, Pins: pins, Leased: leased,
 		Uploads: c.uploads.Load(), Downloads: c.downloads.Load(), BytesUp: c.bytesUp.Load(), BytesDown: c.bytesDown.Load(),
 		Corrupt: c.corrupt.Load(), Deleted: c.deleted.Load(), Sessions: c.lives.Load() + 1,
 	}
