@@ -27,6 +27,15 @@ With --backups FILE there are only the backup repositories that this file names:
   casync:
     images: {token: TOKEN}        # http://me:TOKEN@HOST:PORT/casync/images/
 
+With --bucket NAME what the disk has no room for stays in an S3 bucket, which several servers may share:
+
+  bucket:
+    name: builds
+    endpoint: https://minio.example:9000   # none: AWS
+    credentials: bucket.yaml               # access-key and secret-key; none: as AWS's own tools find them
+    write: through                         # or back: acknowledged when the disk has it
+    max-size: 5TB                          # collections leave so much; none: only garbage goes
+
 SIGHUP makes it read the file again: a new max-size counts at once, and the log names what needs a
 restart. A file with an error changes nothing.`,
 		Example: "  sarsen config print > sarsen.yaml\n  sarsen serve --config sarsen.yaml",
