@@ -41,6 +41,7 @@ type Config struct {
 	UnsatisfiableTimeout time.Duration
 	GRPC                 string // HOST:PORT of the gRPC server; port 0 picks a free one
 	HTTP                 string // HOST:PORT of the HTTP server; port 0 picks a free one
+	Backups              string // path of the file with the repositories of backup tools; "" lets everybody use any
 	LogLevel             slog.Level
 	LogFormat            string // "text" or "json"
 

@@ -88,7 +88,7 @@ func TestErrors(t *testing.T) {
 		{"mistyped section", "htpp:\n  address: :1", "F:1: htpp: unknown field; did you mean http?"},
 		{"flag for a name", "log-level: info", "F:1: log-level: unknown field; did you mean log.level?"},
 		{"outside its section", "level: info", "F:1: level: unknown field; did you mean log.level?"},
-		{"nothing near", "bananas: 3", "F:1: bananas: unknown field; known are dir, max-size, lease, durability, unsatisfiable-timeout, grpc, grpc.address, http, http.address, log, log.level, log.format"},
+		{"nothing near", "bananas: 3", "F:1: bananas: unknown field; known are dir, max-size, lease, durability, unsatisfiable-timeout, grpc, grpc.address, http, http.address, backups, log, log.level, log.format"},
 		{"twice", "lease: 1h\nlease: 1h", "F:2: lease: set twice, first in line 1; keep one"},
 		{"section twice", "log: {level: info}\ndir: /d\nlog: {format: json}", "F:3: log: set twice, first in line 1; keep one"},
 		{"no size", "max-size: 50 gigs", `F:1: max-size: "50 gigs" is not a size; write a number and a unit, like 50GB or 16MiB`},
@@ -210,6 +210,7 @@ grpc:
   address: 127.0.0.1:8980  # default
 http:
   address: 127.0.0.1:8981  # default
+backups: ''                # default
 log:
   level: info              # default
   format: json             # --log-format

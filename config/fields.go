@@ -95,6 +95,12 @@ var Fields = []Field{
 		get:   func(c *Config) string { return c.HTTP },
 	},
 	{
+		Name: "backups", Flag: "backups", Value: "FILE",
+		Usage: "the YAML file with the repositories of restic and casync, their tokens and quotas (default: any, and everybody may use them)",
+		set:   func(c *Config, text string) error { c.Backups = text; return nil },
+		get:   func(c *Config) string { return c.Backups },
+	},
+	{
 		Name: "log.level", Flag: "log-level", Value: "LEVEL", Default: "info",
 		Usage: "the least that is logged: " + levels + "; debug has a line for every request",
 		set:   setLevel,

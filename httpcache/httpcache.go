@@ -1,6 +1,7 @@
 // Package httpcache serves the HTTP build caches from one content-addressed store, one dialect a
 // file. bazel.go has Bazel's, which moon speaks too: blobs and results. The others (dialect.go) keep
-// opaque entries under paths of their own (entry.go). Beside them stand /healthz, /metrics, /status and /fsck.
+// opaque entries under paths of their own (entry.go). Beside them stand /healthz, /metrics, /status and /fsck,
+// and what another handler has for backups.
 //
 // # Invariants
 //
@@ -75,6 +76,8 @@ type Options struct {
 	// Fsck verifies the store, and calls say from one goroutine for what it finds; each becomes a line of
 	// JSON. It ends with ctx. It may be nil.
 	Fsck func(ctx context.Context, say func(line any)) error
+	// Backup answers what is below /restic/ and /casync/. It may be nil.
+	Backup http.Handler
 	// Version is the program's version.
 	Version string
 	// Log gets a line per request at debug, and failures of the store. It may be nil.
@@ -150,6 +153,8 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	case err != nil:
 	case n.dialect != nil:
 		err = h.converse(w, r, n)
+	case isBackup(n.route):
+		err = h.backup(w, r)
 	default:
 		err = h.dispatch(w, r, n)
 	}

@@ -32,7 +32,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"route"})),
 	}
 	// What was never counted would not be printed, and a rate over it would miss its first step.
-	routes := []route{routeCAS, routeAC, routeHealthz, routeMetrics, routeStatus, routeFsck, routeOther}
+	routes := []route{routeCAS, routeAC, routeHealthz, routeMetrics, routeStatus, routeFsck, routeOther, routeRestic, routeCasync}
 	for _, r := range slices.AppendSeq(routes, maps.Keys(dialects)) {
 		m.requests.WithLabelValues(string(r), "GET", "200")
 		m.received.WithLabelValues(string(r))

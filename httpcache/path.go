@@ -31,6 +31,9 @@ const (
 	routeMetro   route = "metro"
 	routeNix     route = "nix"
 	routeKura    route = "kura"
+
+	routeRestic route = "restic"
+	routeCasync route = "casync"
 )
 
 // routes lists all routes, for a reader who asked for something else.
@@ -40,6 +43,7 @@ const routes = `no such path. Served are:
                 .../cas/blake3/HASH, .../ac/blake3/HASH   the same by BLAKE3
   /DIALECT/NAMESPACE/...                 the caches of gradle, nx, turbo, ccache, sccache, maven, metro and nix
   /api/cache/..., /v1/cache/HASH, /api/metro/cache/KEY   as Kura has them
+  /restic/REPOSITORY/, /casync/STORE/    backups
   GET           /healthz
   GET           /metrics                 for Prometheus
   GET           /status                  JSON
@@ -68,6 +72,8 @@ func parsePath(path string) (name, error) {
 		return d, d.space.check()
 	}
 	switch {
+	case n >= 1 && isBackup(route(segments[0])):
+		return name{route: route(segments[0])}, nil
 	case n == 1 && isService(route(segments[0])):
 		return name{route: route(segments[0])}, nil
 	case n >= 2 && isBazel(route(segments[n-2])):
@@ -152,3 +158,5 @@ func isBazel(r route) bool { return r == routeCAS || r == routeAC }
 func isService(r route) bool {
 	return r == routeHealthz || r == routeMetrics || r == routeStatus || r == routeFsck
 }
+
+func isBackup(r route) bool { return r == routeRestic || r == routeCasync }

@@ -14,6 +14,8 @@
 //     removes. What the ledger names can be read.
 //   - First wins: Publish never replaces a blob; only Supersede, for records, does. Move replaces a
 //     place that it names by a copy.
+//   - A root is a keep: what Keep or Owe named is refused to Condemn until as many Unkeeps, over Drop and
+//     Publish too.
 //   - A yes is a pin or a lease: Lease, Pin and Publish answer in the same critical section in which
 //     they stamp or pin, and Condemn refuses in that section what is pinned or leased.
 //
@@ -44,6 +46,13 @@ type Kind uint8
 
 // Record is the kind of small values that may be superseded. No digest function has this number.
 const Record Kind = 0xff
+
+// Root is the kind of records that say what a Keeper holds. No digest function has this number either.
+const Root Kind = 0xfd
+
+// Versioned reports whether what lies under a key of this kind may be superseded, so that its order counts.
+// All else is blobs.
+func (k Kind) Versioned() bool { return k == Record || k == Root }
 
 // A Key names a blob or a record.
 type Key struct {
@@ -94,6 +103,7 @@ const (
 	Gone      Fate = iota // the ledger does not name the place: it may be removed
 	Condemned             // it does not any more: it may be removed
 	Held                  // pinned or leased: it must stay, or be moved
+	Kept                  // by a root: the same, and it is not leased for that
 	Warm                  // somebody used it since the last look: it should be moved
 )
 
@@ -294,6 +304,8 @@ func (l *Ledger) Condemn(k Key, p Place, force bool) Fate {
 		return Gone
 	case e.pins > 0 || leased(e.stamp, l.Now()):
 		return Held
+	case e.keeps > 0:
+		return Kept
 	case e.flags&used != 0 && !force:
 		e.flags &^= used
 		return Warm
@@ -386,7 +398,7 @@ func (l *Ledger) Counts() (blobs, records, pins int) {
 	return blobs, records, pins
 }
 
-// Leased returns how many entries are leased, and their bytes.
+// Leased returns how many entries are leased and not kept, and their bytes.
 func (l *Ledger) Leased() (entries, bytes int64) {
 	for i := range l.shards {
 		s := &l.shards[i]

@@ -16,9 +16,12 @@ type shard struct {
 	next    uint32 // first entry that was never used
 	blobs   int
 	records int
+	roots   int
 	pins    int
-	warmed  uint32  // what warm read, so that it is not optimised away
-	lent    [8]lent // by quarter, modulo: more than a lease spans
+	kept    lent           // what roots keep, of any quarter
+	owed    map[Key]uint16 // keeps of what is absent
+	warmed  uint32         // what warm read, so that it is not optimised away
+	lent    [8]lent        // by quarter, modulo: more than a lease spans
 }
 
 // A lent counts what was leased last in one quarter.
@@ -35,6 +38,7 @@ type entry struct {
 	stamp Quarter // of the newest lease; 0 is none
 	pins  uint32
 	chain uint32 // the next entry of the slot, by number; 0 is none
+	keeps uint16 // by roots; at mostKeeps it is not counted any more
 	kind  Kind
 	flags uint8
 }
@@ -67,7 +71,7 @@ func (s *shard) find(k Key) *entry {
 // insert adds an entry, leased in quarter now unless that is 0, and returns whether a record of that
 // lease is due.
 func (s *shard) insert(k Key, size int64, p Place, now Quarter, written bool) (due Quarter) {
-	if s.blobs+s.records >= len(s.index) {
+	if s.blobs+s.records+s.roots >= len(s.index) {
 		s.grow()
 	}
 	n := s.unused
@@ -83,16 +87,25 @@ func (s *shard) insert(k Key, size int64, p Place, now Quarter, written bool) (d
 	*e = entry{hash: k.Hash, kind: k.Kind, size: size, place: p, chain: *head}
 	*head = n
 	s.count(k.Kind, 1)
+	s.repay(k, e)
 	return s.stamp(e, now, written)
 }
 
 // set gives an entry, whose lease is not counted at the moment, another place and size.
-func (s *shard) set(e *entry, size int64, p Place) { e.size, e.place = size, p }
+func (s *shard) set(e *entry, size int64, p Place) {
+	if e.keeps > 0 {
+		s.kept.bytes += size - e.size
+	}
+	e.size, e.place = size, p
+}
 
 func (s *shard) count(kind Kind, by int) {
-	if kind == Record {
+	switch kind {
+	case Record:
 		s.records += by
-	} else {
+	case Root:
+		s.roots += by
+	default:
 		s.blobs += by
 	}
 }
@@ -113,14 +126,7 @@ func (s *shard) lend(e *entry, now Quarter) (due Quarter) {
 // stamp sets the lease of e, whose former one is not counted any more.
 func (s *shard) stamp(e *entry, now Quarter, written bool) (due Quarter) {
 	e.stamp = now
-	if now != 0 {
-		c := &s.lent[now%Quarter(len(s.lent))]
-		if c.quarter != now {
-			*c = lent{quarter: now}
-		}
-		c.entries++
-		c.bytes += e.size
-	}
+	s.countLease(e)
 	if written {
 		e.flags |= recorded
 		return 0
@@ -129,9 +135,24 @@ func (s *shard) stamp(e *entry, now Quarter, written bool) (due Quarter) {
 	return now
 }
 
+// countLease counts the lease of e. What a root keeps is counted there and not here.
+func (s *shard) countLease(e *entry) {
+	if e.stamp == 0 || e.keeps > 0 {
+		return
+	}
+	c := &s.lent[e.stamp%Quarter(len(s.lent))]
+	if c.quarter < e.stamp {
+		*c = lent{quarter: e.stamp}
+	}
+	if c.quarter == e.stamp {
+		c.entries++
+		c.bytes += e.size
+	}
+}
+
 // unlend takes the lease of e out of the count.
 func (s *shard) unlend(e *entry) {
-	if c := &s.lent[e.stamp%Quarter(len(s.lent))]; e.stamp != 0 && c.quarter == e.stamp {
+	if c := &s.lent[e.stamp%Quarter(len(s.lent))]; e.stamp != 0 && e.keeps == 0 && c.quarter == e.stamp {
 		c.entries--
 		c.bytes -= e.size
 	}
@@ -147,6 +168,7 @@ func (s *shard) remove(k Key) {
 			*link = e.chain
 			s.count(k.Kind, -1)
 			s.unlend(e)
+			s.owe(k, e)
 			e.flags |= dead
 			e.chain = n // a dead entry knows its own number, for free
 			if e.pins == 0 {

@@ -174,7 +174,7 @@ func (c *checker) check(s *segment) error {
 
 // bury takes in an incarnation that settle takes out again: until then it stands before older ones.
 func (c *checker) bury(l line, p ledger.Place, damage *Damage) {
-	if l.key.Kind == ledger.Record {
+	if l.key.Kind.Versioned() {
 		c.view.add(l, p) // an older one of a record was superseded, an older one of a blob is as good
 	}
 	c.dead = append(c.dead, dead{l.key, p, damage})
@@ -189,7 +189,7 @@ func (c *checker) settle() {
 	}
 	for _, d := range c.dead {
 		named := c.view.ledger.Drop(d.key, d.place)
-		if d.key.Kind != ledger.Record {
+		if !d.key.Kind.Versioned() {
 			rd, ok := c.view.find(d.key, -1)
 			named = d.place == last[d.key] && (!ok || placeOf(rd.seg.generation, rd.off-headerSize) < d.place)
 		}
@@ -221,7 +221,7 @@ func (n *Survey) add(s *segment, l line, promised bool, found func(Damage)) stat
 	}
 	n.Damaged++
 	d := Damage{Segment: s.name, Offset: l.off, Size: l.size, Err: err}
-	if l.key.Kind == ledger.Record || l.key.Kind == kindVoid {
+	if l.key.Kind.Versioned() || l.key.Kind == kindVoid {
 		d.Record, d.Value = l.key.Hash, make([]byte, l.size)
 		if s.readAt(d.Value, l.off+headerSize) != nil {
 			d.Value = nil
@@ -246,7 +246,7 @@ func (s *segment) verify(l line) (state, error) {
 		return abandoned, nil
 	}
 	hash := hash.Hash(nil)
-	if l.key.Kind != ledger.Record && l.key.Kind != kindVoid {
+	if !l.key.Kind.Versioned() && l.key.Kind != kindVoid {
 		f := digest.Function(l.key.Kind)
 		if !f.Valid() {
 			return abandoned, nil

@@ -15,7 +15,7 @@ import (
 
 // The cleaner makes room, in a goroutine of its own. It takes the oldest segment, strictly in order, so
 // that no superseded record outlives the one that superseded it; copies to the end of the ring what is
-// pinned, leased or was used since the last look; condemns the rest; and removes the file. A big blob's
+// pinned, leased, kept or was used since the last look; condemns the rest; and removes the file. A big blob's
 // own segment is never copied: held, it stays where it is. No results lie in it.
 
 // youngAge is the age below which an eviction is worth a line in the log: the ring is too small for the
@@ -250,12 +250,12 @@ func (w *sweep) end() error {
 
 // look decides what becomes of one record.
 func (w *sweep) look(l line) {
-	switch l.key.Kind {
-	case kindVoid:
+	switch {
+	case l.key.Kind == kindVoid:
 		if w.ring.voids(w.seg, l) {
 			w.add(l, true)
 		}
-	case ledger.Record:
+	case l.key.Kind.Versioned():
 		// Whoever updates the record waits, so that the copy takes its place in the order of updates.
 		if taken := w.take(l.key); !w.judge(l) && taken {
 			w.drop(l.key)
@@ -269,10 +269,10 @@ func (w *sweep) look(l line) {
 func (w *sweep) judge(l line) bool {
 	p := placeOf(w.seg.generation, l.off)
 	// An eighth goes in any case, but not records: they are small, and lie behind what they name.
-	full := w.warm >= w.seg.charge()/8*7 && l.key.Kind != ledger.Record
-	switch w.ring.ledger.Condemn(l.key, p, w.force || full) {
-	case ledger.Held:
-		w.add(l, true)
+	full := w.warm >= w.seg.charge()/8*7 && !l.key.Kind.Versioned()
+	switch fate := w.ring.ledger.Condemn(l.key, p, w.force || full); fate {
+	case ledger.Held, ledger.Kept:
+		w.add(l, fate == ledger.Held)
 		return true
 	case ledger.Warm:
 		w.warm += span(l.size)

@@ -199,7 +199,7 @@ func (c *client) leasesEnd() {
 // open opens the ring. If an operation failed in that, the directory is free and the next try succeeds.
 func (c *client) open() {
 	if c.told.sent == nil {
-		c.told = told{map[digest.Digest]time.Time{}, map[digest.Digest]bool{}, map[byte]version{}, map[digest.Digest]bool{}}
+		c.told = told{map[digest.Digest]time.Time{}, map[digest.Digest]bool{}, map[byte]version{}, map[digest.Digest]bool{}, map[string]rootTold{}}
 	}
 	err := c.again(func() (err error) {
 		c.ring, err = Open(context.Background(), c.fsys, "ring", tight)

@@ -134,6 +134,7 @@ type told struct {
 	durable map[digest.Digest]bool      // and after a power cut too: a result that was acknowledged names it
 	results map[byte]version
 	sent    map[digest.Digest]bool // with or without an answer
+	roots   map[string]rootTold
 }
 
 // A version is what is known of a result.
@@ -144,7 +145,7 @@ type version struct {
 }
 
 func (p told) clone() told {
-	return told{maps.Clone(p.yes), maps.Clone(p.durable), maps.Clone(p.results), maps.Clone(p.sent)}
+	return told{maps.Clone(p.yes), maps.Clone(p.durable), maps.Clone(p.results), maps.Clone(p.sent), maps.Clone(p.roots)}
 }
 
 // without returns what still stands when all that no result vouches for may be gone.
@@ -248,6 +249,9 @@ func (p told) read(r *Ring) error {
 		if err := v.check(r, key); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	for name, root := range p.roots {
+		errs = append(errs, root.check(r, name))
 	}
 	return errors.Join(errs...)
 }

@@ -113,6 +113,8 @@ func runMachine(t *rapid.T) {
 				"put record":   m.putRecord,
 				"get record":   m.getRecord,
 				"drop record":  m.dropRecord,
+				"keep":         m.keep,
+				"release":      m.release,
 				"sleep":        m.sleep,
 				"evict":        func(*rapid.T) { m.ring.evictAll() },
 				"rotate":       m.rotate,
@@ -187,6 +189,9 @@ func (m *machine) audit(t *rapid.T) {
 	for key := range byte(records) {
 		m.look(t, key)
 	}
+	for _, name := range rootNames {
+		m.lookRoot(t, name)
+	}
 }
 
 // settle compares whether d was found with what the model allows, and tells it what is gone.
@@ -205,7 +210,7 @@ func (m *machine) full(t *rapid.T, err error) bool {
 	if !errors.Is(err, blob.ErrFull) {
 		return false
 	}
-	if len(m.readers)+len(m.uploads) == 0 && time.Since(m.used) > 2*cramped.Lease {
+	if len(m.readers)+len(m.uploads)+m.ring.roots.len() == 0 && time.Since(m.used) > 2*cramped.Lease {
 		t.Fatalf("nothing was asked for since %v, and yet: %v", time.Since(m.used), err)
 	}
 	return true

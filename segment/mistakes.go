@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"time"
@@ -56,4 +57,10 @@ func (r *Ring) forget(k ledger.Key) { r.ledger.Drop(k, r.placeNow(k)) }
 // writeHeader is the mistake HeaderLate: the header comes after the bytes.
 func (e *extent) writeHeader() {
 	_ = e.writeAt(e.seg.appendHeader(nil, header{key: e.key, size: e.size, moved: e.moved}, e.off), -headerSize)
+}
+
+// markLate is the mistake MarkLate: the cleaner may have been here.
+func (r *Ring) markLate() {
+	sim.Point("mark")
+	_ = r.mark(context.Background())
 }

@@ -39,12 +39,30 @@ func (r *Ring) Put(ctx context.Context, key [32]byte, value []byte) error {
 	if err := r.mayHold(value); err != nil {
 		return err
 	}
-	k := recordKey(key)
+	return r.revise(recordKey(key), &revision{value: value, by: putter})
+}
+
+// A revision is one incarnation of a record or a root on its way. What is to be done in order with other updates is
+// done while the slot is held: before anything, and then after it is published or when it failed.
+type revision struct {
+	value                 []byte
+	by                    asker
+	before, after, failed func()
+
+	released bool // a root that is none any more
+	appended bool // even if it fails, a restart may find it
+}
+
+// revise tries until there is room, or can be none.
+func (r *Ring) revise(k ledger.Key, u *revision) error {
 	for {
-		err := r.put(k, value)
+		err := r.put(k, u)
+		if errors.Is(err, errNoRoom) && u.by == mover {
+			return r.full("there is not even room to give some back")
+		}
 		if errors.Is(err, errNoRoom) {
 			// Not while holding the slot, for which the cleaner may wait.
-			err = r.append(&request{key: k, size: int64(len(value)), by: waiter})
+			err = r.append(&request{key: k, size: int64(len(u.value)), by: waiter})
 			if err == nil {
 				continue
 			}
@@ -56,32 +74,50 @@ func (r *Ring) Put(ctx context.Context, key [32]byte, value []byte) error {
 	}
 }
 
-// put appends one incarnation, syncs it and publishes it.
-func (r *Ring) put(k ledger.Key, value []byte) error {
+func (r *Ring) put(k ledger.Key, u *revision) error {
 	defer r.hold(k)()
-	req := &request{key: k, size: int64(len(value)), data: value, by: putter}
-	if len(value) == 0 {
+	if u.before != nil {
+		u.before()
+	}
+	due, err := r.putSynced(k, u)
+	switch {
+	case err != nil && u.failed != nil:
+		u.failed()
+	case err == nil && u.after != nil:
+		u.after()
+	}
+	if err != nil || k.Kind == ledger.Root { // which needs no lease to stay
+		return err
+	}
+	return r.writeDownOne(k, due)
+}
+
+// putSynced appends one incarnation, syncs it and publishes it.
+func (r *Ring) putSynced(k ledger.Key, u *revision) (ledger.Quarter, error) {
+	req := &request{key: k, size: int64(len(u.value)), data: u.value, by: u.by}
+	if len(u.value) == 0 {
 		req.data = []byte{} // nil would mean that the bytes come later
 	}
 	if err := r.append(req); err != nil {
-		return err
+		return 0, err
 	}
 	e := req.extent
+	u.appended = true
 	sim.Point("record appended")
 	if r.durability != None && !mutant.ResultUnsynced {
 		if err := r.sync(); err != nil {
 			e.abandon()
-			return err
+			return 0, err
 		}
 	}
 	sim.Point("publish record")
 	outcome, due := r.ledger.Supersede(k, e.size, e.place(), e.admit)
 	if outcome == ledger.Refused {
 		e.abandon()
-		return e.refusal()
+		return 0, e.refusal()
 	}
 	e.seg.unref()
-	return r.writeDownOne(k, due)
+	return due, nil
 }
 
 // Drop implements blob.Records.

@@ -19,6 +19,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 	"github.com/sarsen-build/sarsen/ledger"
 )
@@ -44,6 +45,9 @@ func Open(ctx context.Context, fsys vfs.FS, dir string, o Options) (*Ring, error
 	}
 	go r.clean()
 	go r.scrub()
+	if mutant.MarkLate {
+		go r.markLate()
+	}
 	r.wakeCleaner() // the limit may be lower than it was
 	return r, nil
 }
@@ -104,6 +108,11 @@ func (r *Ring) recover(ctx context.Context) error {
 	l := &loader{ring: r, was: was, restarted: restarted, litter: map[uint32]string{}}
 	if err := l.run(ctx, found.segments); err != nil {
 		return err
+	}
+	if !mutant.MarkLate {
+		if err := r.mark(ctx); err != nil {
+			return err
+		}
 	}
 	highest := r.generation.Load()
 	if err := r.clearLitter(l.litter, highest); err != nil {
@@ -262,7 +271,7 @@ func (l *loader) obey() {
 			l.ring.log.Warn("which record is damaged can't be read; it will be found again", slog.Any("error", err))
 			continue
 		}
-		if voided[p] = true; l.ring.ledger.Drop(k, p) && k.Kind != ledger.Record {
+		if voided[p] = true; l.ring.ledger.Drop(k, p) && !k.Kind.Versioned() {
 			dropped[k] = true
 		}
 	}

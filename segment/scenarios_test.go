@@ -165,6 +165,37 @@ var scenarios = []scenario{
 		c.put(9001)
 		c.result(1)
 	}},
+	{name: "keep", run: func(c *client) {
+		c.keep("a", 300, 3000, 40000)
+		c.keep("b", 300)
+		c.release("a")
+		c.put(9000)
+		c.keep("a", 9000)
+	}},
+	{name: "keep_replaced_and_kept_over_restarts", run: func(c *client) {
+		c.keep("a", 300, 9000)
+		c.keep("a", 9000, 301)
+		c.kill()
+		c.keep("a", 302)
+		c.powerCut()
+		c.release("a")
+		c.close()
+		c.open()
+		c.keep("a", 300)
+	}},
+	{name: "keep_over_evictions", full: true, run: func(c *client) {
+		c.keep("a", 300, 9000, 40000)
+		c.fill(6)
+		c.leasesEnd()
+		c.keep("b", 301)
+		c.fill(8)
+		c.leasesEnd()
+		c.release("a")
+		c.fill(12)
+		c.kill()
+		c.leasesEnd()
+		c.fill(8)
+	}},
 	{name: "restarts_between_writes", run: func(c *client) {
 		for n := range 3 {
 			c.put(400 + n)

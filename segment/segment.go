@@ -2,7 +2,7 @@
 //
 // The ring is the listing of one directory: every <generation>.seg is in it. The active one takes new
 // records, a big blob has one of its own, and when there is no room the oldest goes whole. There is no
-// state file that could disagree. Blobs and records (action results) lie in the same segments.
+// state file that could disagree. Blobs, records (action results) and roots lie in the same segments.
 //
 // # Invariants
 //
@@ -27,7 +27,8 @@
 // # Crashes
 //
 // A sealed segment ends in a footer, written after its bytes were synced. Start-up reads footers,
-// and hashes what a footer calls open and what lies in a segment without one. When blobs and records are
+// and hashes what a footer calls open and what lies in a segment without one; then it keeps what roots
+// name. When blobs and records are
 // synced before they are acknowledged is said by Durability. Leases are written down (leases.go).
 package segment
 
@@ -89,7 +90,7 @@ type Options struct {
 	tick                   time.Duration
 }
 
-// A Ring is a blob.Store, blob.Batcher and blob.Records in one directory.
+// A Ring is a blob.Store, blob.Batcher, blob.Records and blob.Keeper in one directory.
 type Ring struct {
 	fsys        vfs.FS
 	dir         string
@@ -102,6 +103,7 @@ type Ring struct {
 	ledger      *ledger.Ledger
 	lock        io.Closer
 	leases      *leaseLog
+	roots       names
 
 	maxSize atomic.Int64
 	limit   atomic.Int64 // maxSize, or less where the disk is nearly full
@@ -151,6 +153,7 @@ const slotCount = 1024
 var (
 	_ blob.Batcher = (*Ring)(nil)
 	_ blob.Records = (*Ring)(nil)
+	_ blob.Keeper  = (*Ring)(nil)
 )
 
 // Stats is what a ring holds now.
@@ -161,9 +164,11 @@ type Stats struct {
 	Segments        int   `json:"segments"`
 	SegmentBytes    int64 `json:"segment_bytes"`
 	UsedBytes       int64 `json:"used_bytes"`
-	MaxBytes        int64 `json:"max_bytes"`   // as set
-	LimitBytes      int64 `json:"limit_bytes"` // less than that where the disk is nearly full
-	LeasedBytes     int64 `json:"leased_bytes"`
+	MaxBytes        int64 `json:"max_bytes"`    // as set
+	LimitBytes      int64 `json:"limit_bytes"`  // less than that where the disk is nearly full
+	LeasedBytes     int64 `json:"leased_bytes"` // but not kept
+	Roots           int   `json:"roots"`
+	KeptBytes       int64 `json:"kept_bytes"` // by roots
 	EvictedSegments int64 `json:"evicted_segments"`
 	RefusedWrites   int64 `json:"refused_writes"`  // for want of room
 	DamagedRecords  int64 `json:"damaged_records"` // that did not verify
@@ -173,6 +178,7 @@ type Stats struct {
 func (r *Ring) Stats() Stats {
 	blobs, records, pins := r.ledger.Counts()
 	_, leased := r.ledger.Leased()
+	_, kept := r.ledger.Kept()
 	return Stats{
 		Blobs: blobs, Records: records, Pins: pins,
 		Segments:        len(*r.table.Load()),
@@ -181,6 +187,8 @@ func (r *Ring) Stats() Stats {
 		MaxBytes:        r.maxSize.Load(),
 		LimitBytes:      r.limit.Load(),
 		LeasedBytes:     leased,
+		Roots:           r.roots.len(),
+		KeptBytes:       kept,
 		EvictedSegments: r.evicted.Load(),
 		RefusedWrites:   r.refused.Load(),
 		DamagedRecords:  r.damaged.Load(),

@@ -135,3 +135,6 @@ func fixture(t *testing.T) storetest.Fixture {
 
 func TestStore(t *testing.T)  { storetest.Run(t, fixture) }
 func TestSeeded(t *testing.T) { storetest.Seeded(t, fixture) }
+
+func TestKeeper(t *testing.T)       { storetest.Keeper(t, fixture) }
+func TestSeededKeeper(t *testing.T) { storetest.SeededKeeper(t, fixture) }

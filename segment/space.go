@@ -71,10 +71,9 @@ func (r *Ring) goal() int64 {
 	return r.reserve() + ahead
 }
 
-// mayFit reports whether n bytes fit beside what is leased.
+// mayFit reports whether n bytes fit beside what is leased or kept.
 func (r *Ring) mayFit(n int64) bool {
-	_, leased := r.ledger.Leased()
-	return n+leased+r.reserve() <= r.limit.Load()
+	return n+r.held()+r.reserve() <= r.limit.Load()
 }
 
 // rescueNeed is what a copy of a big blob's own segment takes. For others there is the reserve.
@@ -121,18 +120,34 @@ func (r *Ring) mayTake(req *request) bool {
 	return r.activeLeft() >= n || r.headroom >= n
 }
 
-// hopeless returns why no room can come: more than three quarters of the ring is leased, or all but the
+// hopeless returns why no room can come: more than three quarters of the ring is leased or kept, or all but the
 // reserve and a segment, or the cleaner went all the way round without gain.
 func (r *Ring) hopeless() error {
 	if r.gaveIn() {
 		return r.fullWhy
 	}
-	entries, bytes := r.ledger.Leased()
-	bytes += entries * (headerSize + entrySize)
-	if limit := r.limit.Load(); bytes > min(limit/4*3, limit-r.reserve()-r.segmentSize) {
-		return r.full(fmt.Sprintf("%s of %s hold leased blobs", humanize.IBytes(uint64(bytes)), humanize.IBytes(uint64(max(limit, 0)))))
+	entries, leased := r.ledger.Leased()
+	leased += entries * (headerSize + entrySize)
+	kept := r.keptBytes()
+	if limit := r.limit.Load(); leased+kept > min(limit/4*3, limit-r.reserve()-r.segmentSize) {
+		return r.full(fmt.Sprintf("%s of %s hold leased blobs%s", humanize.IBytes(uint64(leased)), humanize.IBytes(uint64(max(limit, 0))), beside(kept)))
 	}
 	return nil
+}
+
+// beside adds to a sentence about leased bytes that there are kept ones, too.
+func beside(kept int64) string {
+	if kept == 0 {
+		return ""
+	}
+	return ", and " + humanize.IBytes(uint64(kept)) + " kept ones"
+}
+
+// held returns the bytes of what is leased or kept.
+func (r *Ring) held() int64 {
+	_, leased := r.ledger.Leased()
+	_, kept := r.ledger.Kept()
+	return leased + kept
 }
 
 // gaveIn reports whether that still holds. It ends with most pins, too. The caller holds the turn.
@@ -148,9 +163,9 @@ func (r *Ring) gaveIn() bool {
 
 // neverFits returns why a request is refused though the cleaner may make room: what is leased must stay.
 func (r *Ring) neverFits(req *request) error {
-	_, leased := r.ledger.Leased()
-	if n := need(r, req); n+leased+r.reserve() > r.limit.Load() {
-		return r.full(fmt.Sprintf("%s do not fit beside %s of leased blobs", humanize.IBytes(uint64(n)), humanize.IBytes(uint64(leased))))
+	if n := need(r, req); n+r.held()+r.reserve() > r.limit.Load() {
+		_, leased := r.ledger.Leased()
+		return r.full(fmt.Sprintf("%s do not fit beside %s of leased blobs%s", humanize.IBytes(uint64(n)), humanize.IBytes(uint64(leased)), beside(r.keptBytes())))
 	}
 	return nil
 }

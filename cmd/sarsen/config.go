@@ -49,10 +49,14 @@ line. Nothing is started, and no port or directory is touched.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file := cmd.Flag("config").Value.String()
-			if _, err := loadSettings(cmd, file); err != nil {
+			c, err := loadSettings(cmd, file)
+			if err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
+			if _, err := backupAccess(c.Backups); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
 			return err
 		},
 	}

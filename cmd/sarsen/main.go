@@ -34,7 +34,7 @@ const (
 )
 
 const rootHelp = `Sarsen keeps what builds make: a cache and remote execution for the Remote Execution API v2 (Bazel,
-buildbox, moon and others), and a cache over HTTP, on one content-addressed store.
+buildbox, moon and others), a cache over HTTP, and backups of restic and casync, on one content-addressed store.
 
 When Sarsen says that a blob is here, it can be read until its lease ends.
 

@@ -27,6 +27,8 @@ var storeNumbers = []number[segment.Stats]{
 	gauge("store_max_bytes", "The limit that is set, in bytes of disk.", func(s segment.Stats) float64 { return float64(s.MaxBytes) }),
 	gauge("store_limit_bytes", "The limit that holds, in bytes of disk: less than the one that is set where the disk is nearly full.", func(s segment.Stats) float64 { return float64(s.LimitBytes) }),
 	gauge("store_leased_bytes", "Bytes of blobs and results that may not be evicted before their lease ends.", func(s segment.Stats) float64 { return float64(s.LeasedBytes) }),
+	gauge("store_kept_bytes", "Bytes that roots keep until they are released: backups.", func(s segment.Stats) float64 { return float64(s.KeptBytes) }),
+	gauge("store_roots", "Names under which something is kept.", func(s segment.Stats) float64 { return float64(s.Roots) }),
 	gauge("store_blobs", "Blobs that are present.", func(s segment.Stats) float64 { return float64(s.Blobs) }),
 	gauge("store_results", "Action results that are present.", func(s segment.Stats) float64 { return float64(s.Records) }),
 	gauge("store_pins", "Blobs and results that are being read or written, each reader counted.", func(s segment.Stats) float64 { return float64(s.Pins) }),

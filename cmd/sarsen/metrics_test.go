@@ -18,7 +18,7 @@ func TestNumbers(t *testing.T) {
 	registry.MustRegister(numbers[segment.Stats]{storeNumbers, func() segment.Stats {
 		return segment.Stats{
 			UsedBytes: 1, MaxBytes: 2, LimitBytes: 3, LeasedBytes: 4, Blobs: 5, Records: 6, Pins: 7, Segments: 8,
-			EvictedSegments: 9, RefusedWrites: 10, DamagedRecords: 11,
+			EvictedSegments: 9, RefusedWrites: 10, DamagedRecords: 11, KeptBytes: 12, Roots: 13,
 		}
 	}}, numbers[execution.Stats]{executionNumbers, func() execution.Stats {
 		return execution.Stats{Checking: 1, Queued: 2, Running: 3, Completing: 4, Operations: 5, Workers: 6, Slots: 7}
@@ -39,6 +39,7 @@ func TestNumbers(t *testing.T) {
 		"sarsen_store_used_bytes": 1, "sarsen_store_max_bytes": 2, "sarsen_store_limit_bytes": 3, "sarsen_store_leased_bytes": 4,
 		"sarsen_store_blobs": 5, "sarsen_store_results": 6, "sarsen_store_pins": 7, "sarsen_store_segments": 8,
 		"sarsen_store_evicted_segments_total": 9, "sarsen_store_refused_writes_total": 10, "sarsen_store_damaged_records_total": 11,
+		"sarsen_store_kept_bytes": 12, "sarsen_store_roots": 13,
 		"sarsen_execution_checking_actions": 1, "sarsen_execution_queued_actions": 2, "sarsen_execution_running_actions": 3,
 		"sarsen_execution_completing_actions": 4, "sarsen_execution_operations": 5, "sarsen_execution_workers": 6, "sarsen_execution_slots": 7,
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/asset"
+	"github.com/sarsen-build/sarsen/backup"
 	"github.com/sarsen-build/sarsen/config"
 	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/httpcache"
@@ -117,6 +118,7 @@ type services struct {
 	grpc                       *server.Server
 	http                       *http.Server
 	scheduler                  *execution.Scheduler
+	access                     *backup.Access
 	stopWorker                 func()     // or nil
 	failed                     chan error // gets why a listener ended by itself
 }
@@ -127,6 +129,9 @@ func (s *services) start(ctx context.Context) (err error) {
 		return err
 	}
 	if s.httpListener, err = listen(ctx, "HTTP", "--http", s.config.HTTP); err != nil {
+		return err
+	}
+	if s.access, err = backupAccess(s.config.Backups); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -176,9 +181,13 @@ func (s *services) wire() {
 			GRPCAddr:    s.grpcAddr,
 			Status:      s.status,
 			Fsck:        s.fsck(stopping),
-			Version:     shortVersion(),
-			Log:         s.log,
-			Metrics:     metrics,
+			Backup: backup.New(backup.Options{
+				Store: s.store, Keeper: s.store, Access: s.access, SpoolDir: filepath.Join(s.config.Dir, "spool"),
+				MaxBlobSize: s.store.MaxBlobSize(), Log: s.log,
+			}),
+			Version: shortVersion(),
+			Log:     s.log,
+			Metrics: metrics,
 		}),
 		// A large upload over a slow line may take hours, so whole requests have no limit; the handler
 		// bounds each read and write.

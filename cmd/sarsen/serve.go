@@ -16,6 +16,17 @@ Actions run on machines where 'sarsen worker' is started.
 The file is read strictly: a field that no setting has is an error with its line and the nearest name.
 'sarsen config print' shows every setting and where its value came from.
 
+With --backups FILE there are only the backup repositories that this file names:
+
+  restic:
+    laptop:                       # rest:http://me:TOKEN@HOST:PORT/restic/laptop/
+      token: TOKEN                # everybody, if there is none
+      append-only: true           # TOKEN may add and read, and remove nothing but locks
+      maintenance-token: OTHER    # may prune
+      quota: 100GB
+  casync:
+    images: {token: TOKEN}        # http://me:TOKEN@HOST:PORT/casync/images/
+
 SIGHUP makes it read the file again: a new max-size counts at once, and the log names what needs a
 restart. A file with an error changes nothing.`,
 		Example: "  sarsen config print > sarsen.yaml\n  sarsen serve --config sarsen.yaml",

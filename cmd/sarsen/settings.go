@@ -36,6 +36,7 @@ func addSettings(cmd *cobra.Command, only ...string) {
 	complete(cmd, "log-level", "debug", "info", "warn", "error")
 	complete(cmd, "log-format", "text", "json")
 	_ = cmd.MarkFlagDirname("dir")
+	_ = cmd.MarkFlagFilename("backups", "yaml", "yml")
 }
 
 // addConfigFile gives cmd the flag that names the file.

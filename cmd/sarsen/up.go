@@ -16,6 +16,10 @@ func newUpCommand() *cobra.Command {
 and a worker that runs actions. Before it says 'ready', Sarsen writes, finds and reads back a blob and an action result through
 both ports. Then it prints the lines for Bazel, and where the data lies.
 
+restic backs up to rest:http://HOST:PORT/restic/NAME/ of the HTTP server, casync and desync to
+http://HOST:PORT/casync/NAME/. Whoever can reach it may use any NAME, unless --backups says which
+there are, with their tokens: 'sarsen serve --help'.
+
 Ctrl-C (or SIGTERM) finishes what is in flight and leaves a clean store, within 30 s. A second one
 stops at once; the next start then recovers the store.`,
 		Example: "  sarsen up\n  sarsen up --dir /var/cache/sarsen --max-size 50GB --grpc 0.0.0.0:8980",

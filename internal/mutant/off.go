@@ -76,6 +76,11 @@ const (
 	RangesBelieved = false
 	RangesSwapped  = false
 
+	RootFirst    = false
+	ReleaseFirst = false
+	MarkLate     = false
+	HoleKept     = false
+
 	AssetHole       = false
 	AssetDropLatest = false
 )

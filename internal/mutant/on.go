@@ -172,6 +172,15 @@ var (
 	// RangesSwapped puts the ranges of a blob together in another order than they have.
 	RangesSwapped = name == "RangesSwapped"
 
+	// RootFirst publishes a root before it keeps what the root names (seed 004: the collector between upload and insert).
+	RootFirst = name == "RootFirst"
+	// ReleaseFirst lets go of what a root names before the record that says so is durable.
+	ReleaseFirst = name == "ReleaseFirst"
+	// MarkLate lets the cleaner go to work before start-up has read the roots.
+	MarkLate = name == "MarkLate"
+	// HoleKept says yes to a root of which a part is missing.
+	HoleKept = name == "HoleKept"
+
 	// AssetHole serves an asset of which something is gone (seed 002, lost inputs).
 	AssetHole = name == "AssetHole"
 	// AssetDropLatest drops what was pushed last for one that was found incomplete (seed 002, lost update).

@@ -49,6 +49,11 @@ var caught = []struct {
 	{"AbortVictim", "segment", "TestSeeded/NoFalseYes", "which is not in the ring"},
 	{"MoveUnsynced", "segment", "TestRaceCopyAndPowerCut", "after a power cut: a yes did not stand"},
 
+	{"RootFirst", "segment", "TestSeededKeeper/KeepOrMissing", "a yes did not stand"},
+	{"ReleaseFirst", "segment", "TestRaceRelease", "and has a hole"},
+	{"MarkLate", "segment", "TestRestartMarks", "a root did not hold over a restart"},
+	{"HoleKept", "segment", "TestKeeper/KeepsNoHole", "want a MissingError"},
+
 	{"Complete", "action", "TestSeededComplete", "Complete: a result was served, but"},
 	{"TreeUnread", "action", "TestRaceTreeFile", "a result was acknowledged, but file in a tree's"},
 	{"UpdateUnpinned", "action", "TestRaceLostInputs", "Complete: Put of a result all of which was uploaded"},

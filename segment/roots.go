@@ -1,0 +1,308 @@
+package segment
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
+	"github.com/sarsen-build/sarsen/ledger"
+)
+
+// A root is a record of its own kind, under the hash of its name, so that a newer one supersedes and one
+// that was released is a newer one that says so. What a root names is kept in the ledger: before the
+// record is published, until a newer one is, and at start-up before anything may be condemned. The cleaner
+// copies it forward like what is leased.
+
+func rootKey(name string) ledger.Key {
+	return ledger.Key{Kind: ledger.Root, Hash: sha256.Sum256([]byte(name))}
+}
+
+// Keep implements blob.Keeper.
+func (r *Ring) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
+	root, list, err := blob.NewRoot(name, value, blobs)
+	if err != nil {
+		return err
+	}
+	encoded := root.Encode()
+	if err := r.mayHold(encoded); err != nil {
+		return err
+	}
+	if list != nil {
+		if err := blob.Put(ctx, r, root.List, list); err != nil {
+			return fmt.Errorf("the list of what %q holds: %w", name, err)
+		}
+	}
+	held := heldBy(root, blobs.List())
+	if !mutant.RootFirst {
+		if err := r.keep(held); err != nil {
+			return err
+		}
+	}
+	sim.Point("kept")
+	u := &revision{value: encoded, by: putter}
+	if err = r.syncBlobs(); err == nil {
+		err = r.putRoot(ctx, name, u)
+	}
+	switch {
+	case mutant.RootFirst && err == nil:
+		return r.keep(held)
+	case err != nil && u.appended:
+		r.roots.stash(name, held)
+	case err != nil:
+		r.unkeep(held)
+	}
+	return err
+}
+
+// syncBlobs makes durable what a root will name, so that no crash leaves the root and not that.
+func (r *Ring) syncBlobs() error {
+	if r.durability == None {
+		return nil
+	}
+	return r.sync()
+}
+
+// heldBy returns all that a root of these blobs holds. It is for whoever has them; what was stored is
+// read by holds.
+func heldBy(root blob.Root, blobs []digest.Digest) []digest.Digest {
+	held := slices.DeleteFunc(slices.Clone(blobs), digest.Digest.IsEmpty)
+	if root.List != (digest.Digest{}) {
+		held = append(held, root.List)
+	}
+	return held
+}
+
+// keep keeps all of ds or nothing.
+func (r *Ring) keep(ds []digest.Digest) error {
+	var missing []digest.Digest
+	more := false
+	kept := make([]digest.Digest, 0, len(ds))
+	for _, d := range ds {
+		ok, first := r.ledger.Keep(keyOf(d), d.Size)
+		if more = more || first; ok {
+			kept = append(kept, d)
+		} else if mutant.HoleKept {
+			r.ledger.Owe(keyOf(d))
+		} else {
+			missing = append(missing, d)
+		}
+	}
+	err := r.standing()
+	if len(missing) > 0 && err == nil {
+		err = &blob.MissingError{Blobs: missing}
+	} else if more && err == nil {
+		err = r.mayKeep()
+	}
+	if err != nil {
+		r.unkeep(kept)
+	}
+	return err
+}
+
+func (r *Ring) unkeep(ds []digest.Digest) {
+	for _, d := range ds {
+		r.ledger.Unkeep(keyOf(d))
+	}
+}
+
+// mayKeep refuses when what is kept takes more than half of the ring: the cleaner copies it each time round,
+// and leases need room beside it.
+func (r *Ring) mayKeep() error {
+	limit := r.limit.Load()
+	bytes := r.keptBytes()
+	if bytes <= limit/2 {
+		return nil
+	}
+	why := fmt.Sprintf("%s would be kept beyond leases, and that may be half of %s", humanize.IBytes(uint64(bytes)), humanize.IBytes(uint64(max(limit, 0))))
+	r.refused.Add(1)
+	if limit < r.maxSize.Load() {
+		return fmt.Errorf("%w: %s, because the disk is nearly full; free some of it, or let backups go", blob.ErrFull, why)
+	}
+	return fmt.Errorf("%w: %s; raise --max-size, or let backups go", blob.ErrFull, why)
+}
+
+// keptBytes is what roots hold, with what each record takes beside its bytes.
+func (r *Ring) keptBytes() int64 {
+	entries, bytes := r.ledger.Kept()
+	return bytes + entries*(headerSize+entrySize)
+}
+
+// Release implements blob.Keeper.
+func (r *Ring) Release(ctx context.Context, name string) error {
+	if !r.roots.has(name) {
+		return r.standing()
+	}
+	encoded := blob.EncodeReleased(name)
+	err := r.putRoot(ctx, name, &revision{value: encoded, by: putter, released: true})
+	if errors.Is(err, blob.ErrFull) { // whoever gives room back may take a little of the cleaner's
+		err = r.putRoot(ctx, name, &revision{value: encoded, by: mover, released: true})
+	}
+	return err
+}
+
+// putRoot puts the record of a root, and lets go of what those before it held.
+func (r *Ring) putRoot(ctx context.Context, name string, u *revision) error {
+	k := rootKey(name)
+	var old []digest.Digest
+	if mutant.ReleaseFirst && u.released {
+		r.unkeep(r.holds(ctx, name))
+		sim.Point("let go")
+	}
+	u.before = func() {
+		if old = nil; r.roots.has(name) {
+			old = r.holds(ctx, name)
+		} else {
+			r.ledger.Owe(k)
+		}
+	}
+	u.failed = func() {
+		if !r.roots.has(name) {
+			r.ledger.Unkeep(k)
+		}
+	}
+	u.after = func() {
+		old = append(old, r.roots.unstash(name)...)
+		if !u.released {
+			r.roots.add(name)
+			return
+		}
+		r.roots.remove(name)
+		r.ledger.Unkeep(k)
+	}
+	if err := r.revise(k, u); err != nil {
+		return err
+	}
+	sim.Point("root published")
+	if !(mutant.ReleaseFirst && u.released) {
+		r.unkeep(old)
+	}
+	return nil
+}
+
+// holds returns all that a root keeps. What can't be read any more stays kept until the next start.
+func (r *Ring) holds(ctx context.Context, name string) []digest.Digest {
+	if r.roots.unknown(name) {
+		return nil
+	}
+	root, err := r.root(name)
+	var blobs digest.Set
+	if err == nil {
+		blobs, err = root.Blobs(ctx, r)
+	}
+	if err != nil {
+		r.log.Warn("what a root held can't be read, and stays until the next start", slog.String("root", name), slog.Any("error", err))
+		return nil
+	}
+	return heldBy(root, blobs.List())
+}
+
+// root reads the root of that name, or returns blob.ErrNotFound.
+func (r *Ring) root(name string) (blob.Root, error) {
+	rd, err := r.open(rootKey(name), -1)
+	if err != nil {
+		return blob.Root{}, err
+	}
+	defer rd.Close()
+	b, err := rd.all()
+	if err != nil {
+		return blob.Root{}, err
+	}
+	root, released, err := blob.DecodeRoot(b)
+	if released {
+		err = blob.ErrNotFound
+	}
+	return root, err
+}
+
+// Kept implements blob.Keeper. A root whose record turns out to be damaged is gone, as it is after a restart.
+func (r *Ring) Kept(ctx context.Context, prefix string) iter.Seq2[blob.Root, error] {
+	return func(yield func(blob.Root, error) bool) {
+		for name, ok := r.roots.next(prefix); ok && strings.HasPrefix(name, prefix); name, ok = r.roots.next(name + "\x00") {
+			err := ctx.Err()
+			var root blob.Root
+			if err == nil {
+				root, err = r.root(name)
+			}
+			switch {
+			case errors.Is(err, blob.ErrNotFound), errors.Is(err, blob.ErrCorrupt):
+				if r.roots.has(name) {
+					r.log.Error("a root is lost", slog.String("root", name), slog.Any("error", err))
+				}
+			case !yield(root, err) || err != nil:
+				return
+			}
+		}
+	}
+}
+
+// mark keeps what every root holds. It comes before anything may be condemned.
+func (r *Ring) mark(ctx context.Context) error {
+	type found struct {
+		key   ledger.Key
+		place ledger.Place
+	}
+	var all []found
+	r.ledger.Each(func(k ledger.Key, _ int64, p ledger.Place, _ bool) {
+		if k.Kind == ledger.Root {
+			all = append(all, found{k, p})
+		}
+	})
+	slices.SortFunc(all, func(a, b found) int { // as they lie, which disks like
+		return int(min(1, max(-1, int64(a.place)-int64(b.place))))
+	})
+	for _, f := range all {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := r.markRoot(ctx, f.key); err != nil {
+			r.log.Error("a root is lost: its record can't be read", slog.String("key", fmt.Sprintf("%x", f.key.Hash)), slog.Any("error", err))
+			r.ledger.Drop(f.key, f.place)
+		}
+	}
+	return nil
+}
+
+func (r *Ring) markRoot(ctx context.Context, k ledger.Key) error {
+	rd, err := r.open(k, -1)
+	if err != nil {
+		return err
+	}
+	defer rd.Close()
+	b, err := rd.seg.readAgain(k, rd.off-headerSize, rd.size)
+	if err != nil {
+		return err
+	}
+	root, released, err := blob.DecodeRoot(b)
+	if err != nil || released {
+		return err
+	}
+	r.roots.add(root.Name)
+	r.ledger.Owe(k)
+	blobs, err := root.Blobs(ctx, r)
+	if err != nil {
+		r.log.Error("what a root holds is not known: its list can't be read", slog.String("root", root.Name), slog.Any("error", err))
+		r.roots.setUnknown(root.Name)
+		return nil
+	}
+	missing := 0
+	for _, d := range heldBy(root, blobs.List()) {
+		if !r.ledger.Owe(keyOf(d)) {
+			missing++
+		}
+	}
+	if missing > 0 {
+		r.log.Error("a root holds blobs that are damaged or gone", slog.String("root", root.Name), slog.Int("blobs", missing))
+	}
+	return nil
+}
