@@ -154,9 +154,12 @@ func (s *services) start(ctx context.Context) (err error) {
 	s.log.Info("store open", "dir", s.config.Dir, "blobs", stats.Blobs, "results", stats.Records,
 		"used", humanize.Bytes(uint64(stats.UsedBytes)), "max", config.FormatSize(s.config.MaxSize), "took", time.Since(began).Round(time.Millisecond))
 	s.wire()
+	if err := s.startPBS(ctx); err != nil {
+		return err
+	}
 	s.serve("gRPC", s.grpcListener, s.grpc.Serve)
 	s.serve("HTTP", s.httpListener, s.http.Serve)
-	return s.startPBS(ctx)
+	return nil
 }
 
 // wire makes the servers on the open store.
