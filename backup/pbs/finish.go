@@ -49,7 +49,7 @@ func (s *session) finish(ctx context.Context) error {
 	sim.Point("finish")
 	err = d.keep(ctx, snap, set) // COMMIT: the snapshot is there
 	if missing, ok := errors.AsType[*blob.MissingError](err); ok {
-		return refuse(http.StatusInternalServerError, "the backup can't be finished: it refers to %v, which was found damaged meanwhile; back up again", missing)
+		return refuse(http.StatusInternalServerError, "the backup can't be finished: it refers to %v; back up again", missing)
 	}
 	return err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
@@ -38,6 +39,9 @@ const (
 	maxReadBytes = 1 << 30
 	maxReadAge   = 30 * time.Second
 )
+
+// maxTries is how often a blob is stored anew that went before it could be held, or whose room the store took away.
+const maxTries = 10
 
 func (d *datastore) newHold() *hold {
 	var id [8]byte
@@ -75,13 +79,16 @@ func (h *hold) put(ctx context.Context, data []byte) (digest.Digest, error) {
 		// lease may have ended.
 		r, err := h.store.Store.Open(ctx, d)
 		if err == nil {
+			if mutant.ChunkUnheld || mutant.DuplicateUnheld && tries == 0 {
+				return d, r.Close()
+			}
 			return d, h.add(ctx, d, r)
 		}
-		if !errors.Is(err, blob.ErrNotFound) || tries == 3 {
+		if !errors.Is(err, blob.ErrNotFound) || tries == maxTries {
 			return d, err
 		}
 		sim.Point("put")
-		if err := blob.Put(ctx, h.store.Store, d, data); err != nil && !(errors.Is(err, blob.ErrAborted) && tries < 2) {
+		if err := blob.Put(ctx, h.store.Store, d, data); err != nil && !(errors.Is(err, blob.ErrAborted)) {
 			return d, err
 		}
 		sim.Point("stored")
@@ -97,7 +104,7 @@ func (h *hold) add(ctx context.Context, d digest.Digest, r blob.Reader) error {
 		return errEnded
 	}
 	h.readers, h.digests, h.bytes = append(h.readers, r), append(h.digests, d), h.bytes+d.Size
-	due := len(h.readers) >= maxReaders || h.bytes >= maxReadBytes
+	due := len(h.readers) >= h.store.server.maxReaders || h.bytes >= maxReadBytes
 	if len(h.readers) == 1 {
 		h.timer = time.AfterFunc(maxReadAge, func() { _ = h.flush(h.store.server.stopping) })
 	}
@@ -121,7 +128,12 @@ func (h *hold) flush(ctx context.Context) error {
 	h.flushes.Add(1)
 	h.mu.Unlock()
 	defer h.flushes.Done()
-
+	if mutant.HoldSwapped {
+		for _, r := range readers {
+			r.Close()
+		}
+		readers = nil
+	}
 	err := h.keep(ctx, digest.SetOf(digests...))
 	if err != nil {
 		h.mu.Lock()

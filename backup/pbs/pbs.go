@@ -75,6 +75,8 @@ type Server struct {
 	http     *http.Server
 	started  time.Time
 
+	maxReaders int // of a hold
+
 	stopping context.Context // ends when the server stops
 	stop     context.CancelFunc
 
@@ -103,7 +105,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	}
 	s := &Server{
 		name: o.Name, log: o.Log, identity: o.Identity, stores: map[string]*datastore{}, bodies: make(chan struct{}, maxBodies),
-		started: time.Now(), sessions: map[*upgraded]struct{}{},
+		started: time.Now(), maxReaders: maxReaders, sessions: map[*upgraded]struct{}{},
 	}
 	s.SetAccess(o.Access)
 	s.stopping, s.stop = context.WithCancel(context.Background())

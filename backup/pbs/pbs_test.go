@@ -419,7 +419,9 @@ func TestFixedRules(t *testing.T) {
 	}
 	long := make([]byte, format.FixedChunk+1)
 	refused(t, "a chunk that is too long", b.Upload(ctx, "fixed", id, b.Key.Digest(long), len(long), format.EncodeBlob(long)), 400, "at most")
-	add := func(d [32]byte, offset uint64) error { return b.Append(ctx, "fixed", id, [][32]byte{d}, []uint64{offset}) }
+	add := func(d [32]byte, offset uint64) error {
+		return b.Append(ctx, "fixed", id, [][32]byte{d}, []uint64{offset})
+	}
 	refused(t, "a chunk that is not aligned", add(whole, 1), 400, "not aligned")
 	refused(t, "a short chunk amid the image", add(last, 0), 400, "not the last one")
 	refused(t, "a chunk behind the image", add(whole, format.FixedChunk), 400, "behind the image")

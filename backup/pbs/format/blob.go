@@ -91,7 +91,12 @@ func EncodeBlob(data []byte) []byte {
 	return d.Append(make([]byte, 0, HeaderSize+len(d.Data)))
 }
 
-var encoder, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest)) // only wrong options fail
+// An encoder for all, which is made whole here: one that a test's bubble made could not be used in the next.
+var encoder = func() *zstd.Encoder {
+	e, _ := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest)) // only wrong options fail
+	e.EncodeAll([]byte("anything"), nil)
+	return e
+}()
 
 // A decoder for what one-shot compressors make of a whole chunk: their window is as large as the chunk.
 var decoder, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxWindow(MaxChunk),
