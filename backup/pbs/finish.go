@@ -51,6 +51,9 @@ func (s *session) finish(ctx context.Context) error {
 	if missing, ok := errors.AsType[*blob.MissingError](err); ok {
 		return refuse(http.StatusInternalServerError, "the backup can't be finished: it refers to %v; back up again", missing)
 	}
+	if err == nil {
+		s.over.Do(s.letGo) // a client may begin the next one when it is told
+	}
 	return err
 }
 

@@ -38,6 +38,7 @@ type session struct {
 	ended    bool
 	calls    sync.WaitGroup // all but finish
 	final    sync.WaitGroup // finish
+	over     sync.Once
 }
 
 // uploadStats are what upstream's manifests have of how much was new.
@@ -136,6 +137,11 @@ func (s *session) end() {
 	s.mu.Unlock()
 	s.calls.Wait()
 	s.final.Wait()
+	s.over.Do(s.letGo)
+}
+
+// letGo lets go of what was held, and of the group, so that the next backup may begin.
+func (s *session) letGo() {
 	if err := s.hold.release(context.WithoutCancel(s.store.server.stopping)); err != nil {
 		s.store.server.log.Warn("what a backup held stays until the next start", "backup", s.moment.String(), "err", err)
 	}
