@@ -27,8 +27,9 @@ lint: ## formatting, go vet, staticcheck, and the house rules
 generate: ## make the Go code of the workers' protocols from internal/*/*.proto (installs protoc)
 	internal/workerpb/generate.sh
 
+# Without GORACE every process that a test starts of its own binary would sleep for a second before it ends.
 unit: ## unit, conformance, seeded and script tests, with the race detector
-	$(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /test/ -e /internal/tidy) -skip '^TestEvery(OperationFails|CrashImage)$$'
+	GORACE=atexit_sleep_ms=0 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /test/ -e /internal/tidy) -skip '^TestEvery(OperationFails|CrashImage)$$'
 	$(GO) test ./test/hitratio
 	$(GO) test -count=1 ./test/script # it runs a program that it builds, of which go test's cache knows nothing
 

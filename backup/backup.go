@@ -155,6 +155,8 @@ func (q *request) fail(err error) {
 	switch code {
 	case http.StatusUnauthorized:
 		q.w.Header().Set("WWW-Authenticate", `Basic realm="sarsen"`)
+	case http.StatusInsufficientStorage: // of which clients print no more than the number
+		q.Log.Warn("a backup is refused", "path", q.r.URL.Path, "err", err)
 	case http.StatusServiceUnavailable:
 		q.w.Header().Set("Retry-After", "1")
 	}

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
@@ -58,7 +59,7 @@ func (q *request) chunk(id [32]byte) error {
 	root := q.prefix() + "chunks/" + hex.EncodeToString(id[:2])
 	switch q.r.Method {
 	case http.MethodGet, http.MethodHead:
-		_, s, err := q.chunks(root)
+		s, err := q.chunks(root)
 		if err != nil {
 			return err
 		}
@@ -73,7 +74,7 @@ func (q *request) chunk(id [32]byte) error {
 			return refuse(http.StatusForbidden, "%s is append-only: nothing is deleted with this token", q.prefix())
 		}
 		defer q.lock(root)()
-		r, s, err := q.chunks(root)
+		s, err := q.chunks(root)
 		if err != nil {
 			return err
 		}
@@ -82,7 +83,7 @@ func (q *request) chunk(id [32]byte) error {
 			return refuse(http.StatusNotFound, "chunk %x is not here", id)
 		}
 		gone := s[i].d.Size
-		if err := q.keepChunks(r.Name, root, slices.Delete(s, i, i+1)); err != nil {
+		if err := q.keepChunks(root, slices.Delete(s, i, i+1)); err != nil {
 			return err
 		}
 		q.gone(gone)
@@ -112,7 +113,7 @@ func (q *request) putChunk(root string, id [32]byte) error {
 		return err
 	}
 	defer q.lock(root)()
-	r, s, err := q.chunks(root)
+	s, err := q.chunks(root)
 	if err != nil {
 		return err
 	}
@@ -123,14 +124,14 @@ func (q *request) putChunk(root string, id [32]byte) error {
 		}
 		// What was there may have turned out to be damaged, and been healed just now.
 		s[i].d = d
-		if err := q.keepChunks(r.Name, root, s); err != nil {
+		if err := q.keepChunks(root, s); err != nil {
 			return err
 		}
 		q.gone(old.Size)
 		share.stays()
 		return nil
 	}
-	if err := q.keepChunks(r.Name, root, append(s, chunk{id, d})); err != nil {
+	if err := q.keepChunks(root, append(s, chunk{id, d})); err != nil {
 		return err
 	}
 	share.stays()
@@ -174,20 +175,19 @@ func (s chunks) find(id [32]byte) int {
 	return slices.IndexFunc(s, func(c chunk) bool { return c.id == id })
 }
 
-// chunks returns those of one prefix. The root has no name if there is none.
-func (q *request) chunks(root string) (blob.Root, chunks, error) {
+// chunks returns those of one prefix.
+func (q *request) chunks(root string) (chunks, error) {
 	r, there, err := q.kept(root)
 	if err != nil || !there {
-		return blob.Root{}, nil, err
+		return nil, err
 	}
-	s, err := decodeChunks(r.Value)
-	return r, s, err
+	return decodeChunks(r.Value)
 }
 
-// keepChunks makes s those of one prefix. was is the name of the root that there is.
-func (q *request) keepChunks(was, root string, s chunks) error {
-	if len(s) == 0 && was == "" {
-		return nil
+// keepChunks makes s those of one prefix.
+func (q *request) keepChunks(root string, s chunks) error {
+	if len(s) == 0 {
+		return q.Keeper.Release(context.WithoutCancel(q.r.Context()), root)
 	}
 	var ds digest.Set
 	for _, c := range s {

@@ -120,6 +120,14 @@ func TestSharedRoot(t *testing.T) {
 		}
 		r.want(want, "GET", chunkPath("s", sha512.Sum512_256(p)), nil)
 	}
+	for i, p := range plain {
+		if i != 3 {
+			r.want(200, "DELETE", chunkPath("s", sha512.Sum512_256(p)), nil)
+		}
+	}
+	for root := range s.Kept(t.Context(), "") {
+		t.Errorf("after the last was deleted: got %+v", root)
+	}
 }
 
 // TestChunkComesTwice: what is there stays, in whatever way it was compressed.

@@ -189,18 +189,39 @@ func (q *request) keep(root string, value []byte, blobs digest.Set) error {
 	return q.Keeper.Keep(context.WithoutCancel(q.r.Context()), root, value, blobs)
 }
 
-// content remembers the store's failure, which http.ServeContent keeps to itself.
+// content reads a blob, and remembers the store's failure, which http.ServeContent keeps to itself. A read ends where a
+// block does: stores verify whole blocks, and one that two reads share would be read twice.
 type content struct {
-	io.ReadSeeker
+	blob.Reader
+	pos int64
 	err error
 }
 
+const block = 64 << 10
+
+// Read implements io.Reader.
 func (c *content) Read(p []byte) (int, error) {
-	n, err := c.ReadSeeker.Read(p)
+	if most := block - c.pos%block; int64(len(p)) > most {
+		p = p[:most+(int64(len(p))-most)/block*block]
+	}
+	n, err := c.ReadAt(p, c.pos)
+	c.pos += int64(n)
 	if err != nil && err != io.EOF {
 		c.err = err
 	}
 	return n, err
+}
+
+// Seek implements io.Seeker.
+func (c *content) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += c.pos
+	case io.SeekEnd:
+		offset += c.Size()
+	}
+	c.pos = offset
+	return offset, nil
 }
 
 // A buffer is what bytes are moved through.
@@ -260,7 +281,7 @@ func (q *request) send(d digest.Digest) error {
 	if strings.Contains(q.r.Header.Get("Range"), ",") {
 		q.r.Header.Del("Range") // several may be answered with everything (RFC 9110 section 14.2)
 	}
-	c := &content{ReadSeeker: io.NewSectionReader(b, 0, b.Size())}
+	c := &content{Reader: b}
 	// The name is empty and the time zero, so that nothing is sniffed or compared.
 	http.ServeContent(q.w, q.r, "", time.Time{}, c)
 	if c.err != nil {

@@ -34,8 +34,13 @@ func (o oneByOne) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte)
 	return errs
 }
 
+// An Opener is the part of a Store that reads.
+type Opener interface {
+	Open(ctx context.Context, d digest.Digest) (Reader, error)
+}
+
 // Get returns the blob whole. The caller bounds d.Size: the memory is taken at once.
-func Get(ctx context.Context, s Store, d digest.Digest) ([]byte, error) {
+func Get(ctx context.Context, s Opener, d digest.Digest) ([]byte, error) {
 	r, err := s.Open(ctx, d)
 	if err != nil {
 		return nil, err

@@ -66,7 +66,7 @@ func KeptRoot(ctx context.Context, k Keeper, name string) (Root, error) {
 }
 
 // Blobs returns what the root holds, in the order of function and hash. A long list is read from s.
-func (r Root) Blobs(ctx context.Context, s Store) (digest.Set, error) {
+func (r Root) Blobs(ctx context.Context, s Opener) (digest.Set, error) {
 	if r.List == (digest.Digest{}) {
 		return digest.SetOf(r.Few...), nil
 	}

@@ -84,7 +84,7 @@ func TestKeepCounts(t *testing.T) {
 		l := New(time.Hour)
 		keeps := map[Key]int{}
 		next := Place(1)
-		for step := range 20000 {
+		for step := range 2000 {
 			k := key(byte(rand.IntN(8)))
 			k.Hash[0] = 0 // one shard
 			switch rand.IntN(7) {

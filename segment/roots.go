@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/dustin/go-humanize"
 
@@ -246,31 +249,46 @@ func (r *Ring) Kept(ctx context.Context, prefix string) iter.Seq2[blob.Root, err
 	}
 }
 
+// A foundRoot is the record of a root that start-up found.
+type foundRoot struct {
+	key   ledger.Key
+	place ledger.Place
+}
+
 // mark keeps what every root holds. It comes before anything may be condemned.
 func (r *Ring) mark(ctx context.Context) error {
-	type found struct {
-		key   ledger.Key
-		place ledger.Place
-	}
-	var all []found
+	var all []foundRoot
 	r.ledger.Each(func(k ledger.Key, _ int64, p ledger.Place, _ bool) {
 		if k.Kind == ledger.Root {
-			all = append(all, found{k, p})
+			all = append(all, foundRoot{k, p})
 		}
 	})
-	slices.SortFunc(all, func(a, b found) int { // as they lie, which disks like
-		return int(min(1, max(-1, int64(a.place)-int64(b.place))))
-	})
-	for _, f := range all {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := r.markRoot(ctx, f.key); err != nil {
-			r.log.Error("a root is lost: its record can't be read", slog.String("key", fmt.Sprintf("%x", f.key.Hash)), slog.Any("error", err))
-			r.ledger.Drop(f.key, f.place)
-		}
+	slices.SortFunc(all, func(a, b foundRoot) int { return cmp.Compare(a.place, b.place) }) // as disks like it
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(readers, len(all)/rootsEach+1) {
+		wg.Go(func() {
+			for n := int(next.Add(1)) - 1; n < len(all) && ctx.Err() == nil; n = int(next.Add(1)) - 1 {
+				r.markOne(ctx, all[n])
+			}
+		})
 	}
-	return nil
+	wg.Wait()
+	return ctx.Err()
+}
+
+// Records of roots lie apart, so that start-up mostly waits for the disk: so many reads at once are asked of it, one for so
+// many roots.
+const (
+	readers   = 16
+	rootsEach = 64
+)
+
+func (r *Ring) markOne(ctx context.Context, f foundRoot) {
+	if err := r.markRoot(ctx, f.key); err != nil {
+		r.log.Error("a root is lost: its record can't be read", slog.String("key", fmt.Sprintf("%x", f.key.Hash)), slog.Any("error", err))
+		r.ledger.Drop(f.key, f.place)
+	}
 }
 
 func (r *Ring) markRoot(ctx context.Context, k ledger.Key) error {

@@ -3,6 +3,8 @@ package segment
 import (
 	"context"
 	"io"
+	"iter"
+	"strings"
 	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
@@ -85,6 +87,36 @@ func (v *View) EachRecord(ctx context.Context, do func(key [32]byte, value []byt
 		}
 	}
 	return nil
+}
+
+// Kept yields the roots, in no order. A root that can't be read is reported as damage already.
+func (v *View) Kept(ctx context.Context, prefix string) iter.Seq2[blob.Root, error] {
+	return func(yield func(blob.Root, error) bool) {
+		var keys []ledger.Key
+		v.ledger.Each(func(k ledger.Key, _ int64, _ ledger.Place, _ bool) {
+			if k.Kind == ledger.Root {
+				keys = append(keys, k)
+			}
+		})
+		for _, k := range keys {
+			rd, ok := v.find(k, -1)
+			if !ok {
+				continue
+			}
+			value, err := rd.seg.read(k, rd.off-headerSize, rd.size)
+			var root blob.Root
+			var released bool
+			if err == nil {
+				root, released, err = blob.DecodeRoot(value)
+			}
+			if err != nil || released || !strings.HasPrefix(root.Name, prefix) {
+				continue
+			}
+			if !yield(root, ctx.Err()) || ctx.Err() != nil {
+				return
+			}
+		}
+	}
 }
 
 // A viewReader reads as reader does, and quarantines nothing.

@@ -32,7 +32,7 @@ func newFsckCommand() *cobra.Command {
 		Use:   "fsck [--dir DIR | --server http://HOST:PORT]",
 		Short: "Verify every stored byte",
 		Long: `Read and verify everything that a store holds. Each blob and action result that is damaged is printed,
-with its segment and offset, and each action result that names a damaged blob.
+with its segment and offset, and each action result, and each file of a backup, that names a damaged blob.
 
 Without --server, the store in --dir is read, which no server may have open. Nothing is changed, unless
 --repair is given: then what is damaged is quarantined. A server calls it missing from then on, so that
@@ -249,11 +249,19 @@ func (l fsckLine) text() string {
 			text += ", names trees that can't be read"
 		}
 		return text + "\n"
+	case l.Root != nil && l.Root.Itself:
+		return fmt.Sprintf("affected root: %s, is damaged itself\n", l.Root.Name)
+	case l.Root != nil:
+		return fmt.Sprintf("affected root: %s, holds %s\n", l.Root.Name, strings.Join(l.Root.Blobs, ", "))
 	case l.Summary != nil:
 		s := l.Summary
-		return fmt.Sprintf("%s: %s with %s verified; %d damaged; affected: %s\n",
+		text := fmt.Sprintf("%s: %s with %s verified; %d damaged; affected: %s",
 			count(s.Segments, "segment", "segments"), count(s.Records, "record", "records"), humanize.IBytes(uint64(s.Bytes)),
 			s.Damaged, count(s.Results, "action result", "action results"))
+		if s.Roots > 0 {
+			text += ", " + count(s.Roots, "root", "roots") + " of backups"
+		}
+		return text + "\n"
 	}
 	return ""
 }

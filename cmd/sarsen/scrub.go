@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"iter"
 	"path/filepath"
 	"time"
 
@@ -18,6 +20,7 @@ type fsckLine struct {
 	Progress *fsckProgress `json:"progress,omitempty"`
 	Damage   *fsckDamage   `json:"damage,omitempty"`
 	Result   *fsckResult   `json:"result,omitempty"`
+	Root     *fsckRoot     `json:"root,omitempty"`
 	Summary  *fsckSummary  `json:"summary,omitempty"` // the last line of a check that came to its end
 	Error    string        `json:"error,omitempty"`   // the last line of one that did not
 }
@@ -46,6 +49,13 @@ type fsckResult struct {
 	Blobs    []string `json:"blobs"` // digests of the damaged parts
 }
 
+// A fsckRoot is a root (a file of a backup, say) that is damaged, or of which a part is.
+type fsckRoot struct {
+	Name   string   `json:"name"`
+	Itself bool     `json:"itself,omitempty"`
+	Blobs  []string `json:"blobs"` // digests of the damaged parts
+}
+
 // A fsckSummary is what was verified in all.
 type fsckSummary struct {
 	Segments    int64 `json:"segments"`
@@ -53,7 +63,8 @@ type fsckSummary struct {
 	Bytes       int64 `json:"bytes"`   // of them
 	Unfinished  int64 `json:"unfinished"`
 	Damaged     int64 `json:"damaged"`
-	Results     int64 `json:"results"` // that are damaged, or name what is
+	Results     int64 `json:"results"`         // that are damaged, or name what is
+	Roots       int64 `json:"roots,omitempty"` // likewise
 	Quarantined bool  `json:"quarantined"`
 }
 
@@ -63,6 +74,7 @@ type audit struct {
 	blobs   map[digest.Key]bool // damaged
 	survey  segment.Survey
 	results int64 // that are damaged, or name one of blobs
+	roots   int64 // likewise
 }
 
 func newAudit(say func(fsckLine)) *audit { return &audit{say: say, blobs: map[digest.Key]bool{}} }
@@ -83,6 +95,14 @@ func (a *audit) damaged(d segment.Damage) {
 	if k, ok := action.Owner(d.Record, d.Value); ok {
 		a.affected(k, nil, true)
 	}
+	if root, released, err := blob.DecodeRoot(d.Value); err == nil && !released && sha256.Sum256([]byte(root.Name)) == d.Record {
+		a.affectedRoot(root.Name, nil, true)
+	}
+}
+
+func (a *audit) affectedRoot(name string, parts []string, itself bool) {
+	a.roots++
+	a.say(fsckLine{Root: &fsckRoot{name, itself, parts}})
 }
 
 func (a *audit) affected(k action.Key, parts []digest.Digest, itself bool) {
@@ -94,18 +114,42 @@ func (a *audit) affected(k action.Key, parts []digest.Digest, itself bool) {
 	a.say(fsckLine{Result: l})
 }
 
-// trace finds the action results that name what is damaged.
-func (a *audit) trace(ctx context.Context, from action.Holder) error {
+// A holder is what a check reads from.
+type holder interface {
+	action.Holder
+	Kept(ctx context.Context, prefix string) iter.Seq2[blob.Root, error]
+}
+
+// trace finds the action results and roots that name what is damaged.
+func (a *audit) trace(ctx context.Context, from holder) error {
 	if len(a.blobs) == 0 {
 		return nil
 	}
 	damaged := func(d digest.Digest) bool { return a.blobs[d.Key()] }
+	for root, err := range from.Kept(ctx, "") {
+		if err != nil {
+			return err
+		}
+		var parts []string
+		blobs, err := root.Blobs(ctx, from)
+		if err != nil {
+			parts = append(parts, root.List.String())
+		}
+		for _, d := range blobs.List() {
+			if damaged(d) {
+				parts = append(parts, d.String())
+			}
+		}
+		if len(parts) > 0 {
+			a.affectedRoot(root.Name, parts, false)
+		}
+	}
 	return action.Affected(ctx, from, damaged, func(k action.Key, parts []digest.Digest) { a.affected(k, parts, false) })
 }
 
 func (a *audit) end(quarantined bool) {
 	n := a.survey
-	a.say(fsckLine{Summary: &fsckSummary{n.Segments, n.Records, n.Bytes, n.Unfinished, n.Damaged, a.results, quarantined}})
+	a.say(fsckLine{Summary: &fsckSummary{n.Segments, n.Records, n.Bytes, n.Unfinished, n.Damaged, a.results, a.roots, quarantined}})
 }
 
 // scrub verifies a ring in use, which quarantines what is damaged, and calls say for each line.

@@ -116,6 +116,18 @@ func TestHTTPCaches(t *testing.T) {
 	}
 }
 
+// TestBackups has the tools whose backups Sarsen keeps.
+func TestBackups(t *testing.T) {
+	require(t)
+	root := script(t, 20*time.Minute, "sidroot.sh")
+	tools := script(t, 5*time.Minute, "backuproot.sh")
+	for _, name := range []string{"restic.sh", "casync.sh"} {
+		t.Run(strings.TrimSuffix(name, ".sh"), func(t *testing.T) {
+			script(t, 15*time.Minute, name, "SARSEN_TEST_ROOT="+root, "SARSEN_TEST_BACKUP="+tools)
+		})
+	}
+}
+
 func TestMoon(t *testing.T) {
 	require(t, "node", "npm", "git")
 	root := script(t, 5*time.Minute, "moonroot.sh")

@@ -179,7 +179,7 @@ tokens() {
 	say "$version: tokens, append-only and a quota"
 }
 
-serve() { start_sarsen --worker-slots 0 --max-size 250MB --lease 1s --backups "$work/backups.yaml"; }
+serve() { start_sarsen --worker-slots 0 --max-size 320MB --lease 1s --backups "$work/backups.yaml"; }
 
 cat >"$work/backups.yaml" <<-END
 	restic:
@@ -195,7 +195,7 @@ cat >"$work/backups.yaml" <<-END
 	  small-bookworm: *small
 END
 for version in sid bookworm; do
-	rm -rf "$work/data"
+	rm -rf "$work/data" "$work/src"
 	serve
 	token=
 	life

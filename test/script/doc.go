@@ -14,6 +14,7 @@
 //	httpget URL [FILE]   GET; what comes goes to stdout, and to FILE. "! httpget" wants an error status
 //	await URL REGEXP     GET until what comes matches
 //	httpput URL FILE     PUT the file; "! httpput" wants an error status
+//	httppost URL FILE    POST it
 //	httpbegin URL FILE   begin to PUT the file, and hold back its second half
 //	httpend              send the second half and wait for the answer; "! httpend" wants no success
 //	grpcbegin ADDR FILE  begin to write the file with ByteStream, and hold back its second half

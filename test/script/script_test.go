@@ -87,7 +87,7 @@ func TestScript(t *testing.T) {
 			return canMount()
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "signal": sendSignal, "ended": ended, "shutdown": shutdown, "httpget": httpGet, "httpput": httpPut,
+			"start": start, "signal": sendSignal, "ended": ended, "shutdown": shutdown, "httpget": httpGet, "httpput": httpPut, "httppost": httpPost,
 			"httpbegin": httpBegin, "httpend": httpEnd, "grpcbegin": grpcBegin, "grpcend": grpcEnd, "tinydisk": tinyDisk, "fill": fill, "digest": setDigest, "encode": encode,
 			"flip": flip, "jsonlines": jsonLines, "hangup": hangup, "await": await,
 		},
@@ -304,6 +304,14 @@ func httpPut(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	data := ts.ReadFile(args[1])
 	do(ts, http.MethodPut, args[0], strings.NewReader(data), int64(len(data))).check(ts, neg)
+}
+
+func httpPost(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: httppost URL FILE")
+	}
+	data := ts.ReadFile(args[1])
+	do(ts, http.MethodPost, args[0], strings.NewReader(data), int64(len(data))).check(ts, neg)
 }
 
 func httpBegin(ts *testscript.TestScript, neg bool, args []string) {
