@@ -52,32 +52,7 @@ func (s *Server) newRoutes() http.Handler {
 	known("GET "+api+"nodes/{node}/tasks", (*request).listTasks)
 	known("GET "+api+"nodes/{node}/tasks/{upid}/status", (*request).taskStatus)
 	known("GET "+api+"nodes/{node}/tasks/{upid}/log", (*request).taskLog)
-	for pattern, c := range map[string]func(*request, *datastore) (any, error){
-		"GET status":             (*request).status,
-		"GET snapshots":          (*request).listSnapshots,
-		"DELETE snapshots":       (*request).deleteSnapshot,
-		"GET groups":             (*request).listGroups,
-		"DELETE groups":          (*request).deleteGroup,
-		"GET files":              (*request).listFiles,
-		"GET notes":              (*request).getNotes,
-		"PUT notes":              (*request).putNotes,
-		"GET group-notes":        (*request).getGroupNotes,
-		"PUT group-notes":        (*request).putGroupNotes,
-		"GET protected":          (*request).getProtected,
-		"PUT protected":          (*request).putProtected,
-		"POST change-owner":      (*request).changeOwner,
-		"GET namespace":          (*request).listNamespaces,
-		"POST namespace":         (*request).createNamespace,
-		"DELETE namespace":       (*request).deleteNamespace,
-		"POST prune":             (*request).prune,
-		"POST verify":            (*request).verify,
-		"GET gc":                 (*request).gcStatus,
-		"POST gc":                (*request).gc,
-		"GET download":           (*request).download,
-		"POST upload-backup-log": (*request).uploadLog,
-		"GET catalog":            (*request).notHere,
-		"GET pxar-file-download": (*request).notHere,
-	} {
+	for pattern, c := range datastoreCalls {
 		method, name, _ := strings.Cut(pattern, " ")
 		known(method+" "+api+"admin/datastore/{store}/"+name, func(q *request) (any, error) {
 			d, err := s.named(q.r.PathValue("store"), q.account)
@@ -91,6 +66,34 @@ func (s *Server) newRoutes() http.Handler {
 		return nil, refuse(http.StatusNotFound, "Path '%s %s' not found.", r.Method, r.URL.Path)
 	})
 	return mux
+}
+
+// datastoreCalls are the calls below admin/datastore/STORE.
+var datastoreCalls = map[string]func(*request, *datastore) (any, error){
+	"GET status":             (*request).status,
+	"GET snapshots":          (*request).listSnapshots,
+	"DELETE snapshots":       (*request).deleteSnapshot,
+	"GET groups":             (*request).listGroups,
+	"DELETE groups":          (*request).deleteGroup,
+	"GET files":              (*request).listFiles,
+	"GET notes":              (*request).getNotes,
+	"PUT notes":              (*request).putNotes,
+	"GET group-notes":        (*request).getGroupNotes,
+	"PUT group-notes":        (*request).putGroupNotes,
+	"GET protected":          (*request).getProtected,
+	"PUT protected":          (*request).putProtected,
+	"POST change-owner":      (*request).changeOwner,
+	"GET namespace":          (*request).listNamespaces,
+	"POST namespace":         (*request).createNamespace,
+	"DELETE namespace":       (*request).deleteNamespace,
+	"POST prune":             (*request).prune,
+	"POST verify":            (*request).verify,
+	"GET gc":                 (*request).gcStatus,
+	"POST gc":                (*request).gc,
+	"GET download":           (*request).download,
+	"POST upload-backup-log": (*request).uploadLog,
+	"GET catalog":            (*request).notHere,
+	"GET pxar-file-download": (*request).notHere,
 }
 
 // A request is a REST call of somebody who is known.
