@@ -162,15 +162,13 @@ func (c *Client) upgrade(ctx context.Context, path, protocol string, s Snapshot,
 	}
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	taken := false
-	t := &http.Transport{Protocols: protocols, DialContext: func(context.Context, string, string) (net.Conn, error) {
-		if taken {
-			return nil, errors.New("the session's connection is gone")
-		}
-		taken = true
-		return rest{conn, buf}, nil
-	}}
-	return &session{conn, &http.Client{Transport: t}}, nil
+	t := &http.Transport{Protocols: protocols, DialContext: func(context.Context, string, string) (net.Conn, error) { return rest{conn, buf}, nil }}
+	only, err := t.NewClientConn(ctx, "http", "backup:80")
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &session{conn, &http.Client{Transport: only}}, nil
 }
 
 // A rest is a connection whose first bytes are in a buffer.
@@ -193,5 +191,4 @@ func (s *session) Call(ctx context.Context, method, path string, query url.Value
 // Close ends the connection, as it is.
 func (s *session) Close() {
 	s.conn.Close()
-	s.http.CloseIdleConnections()
 }
