@@ -48,7 +48,7 @@ var access = pbs.Access{Accounts: []pbs.Account{
 	{Name: "nobody@pbs!none", Secret: pbs.SecretOf(secret)},
 }}
 
-func start(t *testing.T, store kept) *fixture {
+func start(t testing.TB, store kept) *fixture {
 	t.Helper()
 	id, err := pbs.LoadIdentity(t.TempDir())
 	if err != nil {
