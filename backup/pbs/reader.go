@@ -24,10 +24,12 @@ type readerCalls struct {
 	chunks   format.ChunkList
 	hold     *hold
 
-	mu       sync.Mutex
-	readable map[[32]byte]struct{} // chunks of the indexes that were downloaded
-	running  sync.WaitGroup
-	ended    bool
+	ahead *ahead // knows the chunks of the indexes that were downloaded
+	stop  context.CancelFunc
+
+	mu      sync.Mutex
+	running sync.WaitGroup
+	ended   bool
 }
 
 func (s *Server) beginReader(ctx context.Context, p *params, a *Account) (protocol, error) {
@@ -46,10 +48,14 @@ func (s *Server) beginReader(ctx context.Context, p *params, a *Account) (protoc
 	if err != nil {
 		return nil, err
 	}
-	c := &readerCalls{server: s, store: d, snapshot: snap, hold: d.newHold(), readable: map[[32]byte]struct{}{}}
+	c := &readerCalls{server: s, store: d, snapshot: snap, hold: d.newHold()}
 	if c.chunks, err = d.chunks(ctx, snap); err != nil {
 		return nil, err
 	}
+	c.ahead = &ahead{place: map[[32]byte]int{}, coming: map[[32]byte]*coming{}, read: func(ctx context.Context, chunk format.Chunk) ([]byte, error) {
+		return blob.Get(ctx, d.Store, blobOf(chunk))
+	}}
+	c.ahead.ctx, c.stop = context.WithCancel(s.stopping)
 	set, err := snap.held(c.chunks)
 	if err == nil {
 		err = c.hold.keep(ctx, set)
@@ -70,7 +76,9 @@ func (c *readerCalls) end() {
 	c.mu.Lock()
 	c.ended = true
 	c.mu.Unlock()
+	c.stop()
 	c.running.Wait()
+	c.ahead.reads.Wait()
 	if err := c.hold.release(context.WithoutCancel(c.server.stopping)); err != nil {
 		c.server.log.Warn("what a restore held stays until the next start", "snapshot", c.snapshot.moment.String(), "err", err)
 	}
@@ -120,11 +128,7 @@ func (c *readerCalls) download(ctx context.Context, w http.ResponseWriter, r *ht
 		if err != nil {
 			return nil, err
 		}
-		c.mu.Lock()
-		for _, d := range x.Digests {
-			c.readable[d] = struct{}{}
-		}
-		c.mu.Unlock()
+		c.ahead.add(x, c.chunks)
 	}
 	d, err := f.Blob.digest()
 	if err != nil {
@@ -142,12 +146,19 @@ func (c *readerCalls) chunk(ctx context.Context, w http.ResponseWriter, r *http.
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	_, ok := c.readable[name]
-	c.mu.Unlock()
-	chunk, found := c.chunks.Find(name)
-	if !ok || !found {
+	chunk, coming, ok := c.ahead.take(name)
+	if !ok {
 		return nil, refuse(http.StatusUnauthorized, "download chunk %x not allowed: download an index that refers to it first", name)
+	}
+	if coming != nil {
+		select {
+		case <-coming.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if coming.err == nil {
+			return sent, writeBytes(w, coming.data)
+		}
 	}
 	return sent, c.store.send(ctx, w, blobOf(chunk))
 }

@@ -217,8 +217,12 @@ func TestLongSession(t *testing.T) {
 	ring := openRing(t, t.TempDir())
 	f := start(t, ring)
 	data := bytesOf(5, 2<<20)
-	b := begin(t, f.Client, host, nil)
 	// no-cache is upstream's way without any trace of what was uploaded; here it is the way of all.
+	b, err := f.Backup(t.Context(), host, nil, url.Values{"no-cache": {"1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
 	if err := b.Dynamic(t.Context(), "root.pxar.didx", data); err != nil {
 		t.Fatal(err)
 	}

@@ -22,12 +22,12 @@ import (
 	"github.com/sarsen-build/sarsen/internal/pbstest"
 )
 
-// backupKills is how often TestKillBackup kills. Each kill is followed by a restore of everything.
+// backupKills is how often TestBackupKill kills. Each kill is followed by a restore of everything.
 const backupKills = 12
 
-// TestKillBackup kills a server amid backups, encrypted and not, forgetting, and sessions that break off, starts it
+// TestBackupKill kills a server amid backups, encrypted and not, forgetting, and sessions that break off, starts it
 // again, and restores every snapshot that it lists. What was finished must be listed; what was not may be, whole.
-func TestKillBackup(t *testing.T) {
+func TestBackupKill(t *testing.T) {
 	v := variant{ours: true}
 	dir := keptIfFailed(t, v)
 	accounts := filepath.Join(dir, "backups.yaml")
