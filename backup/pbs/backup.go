@@ -225,12 +225,18 @@ func (b *backupCalls) body(ctx context.Context, w http.ResponseWriter, r *http.R
 	if size > limit || r.ContentLength >= 0 && r.ContentLength != size {
 		return nil, nil, badRequest("encoded-size is %d and the body has %d bytes; at most %d are allowed", size, r.ContentLength, limit)
 	}
-	select {
-	case b.server.bodies <- struct{}{}:
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
+	turns := []chan struct{}{b.session.uploadsAtOnce, b.server.bodies}
+	for i, turn := range turns {
+		select {
+		case turn <- struct{}{}:
+		case <-ctx.Done():
+			if i > 0 {
+				<-turns[0]
+			}
+			return nil, nil, ctx.Err()
+		}
 	}
-	free = func() { <-b.server.bodies }
+	free = func() { <-turns[1]; <-turns[0] }
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyWithin))
 	data = make([]byte, size)
 	if _, err = io.ReadFull(r.Body, data); err == nil {

@@ -4,31 +4,42 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
-// finish makes the session a snapshot: in one Keep, so that it is there whole or not at all.
+// finish makes the session a snapshot: in one Keep, so that it is there whole or not at all. After an error it may be
+// tried again.
 func (s *session) finish(ctx context.Context) error {
-	ctx = context.WithoutCancel(ctx) // a client that goes now would leave it open what happened
 	s.mu.Lock()
-	if s.ended {
+	if s.ended || s.closing {
 		s.mu.Unlock()
 		return errEnded
 	}
-	s.ended = true // nothing is added any more
+	s.closing = true // nothing is added any more
 	s.final.Add(1)
 	s.mu.Unlock()
 	defer s.final.Done()
 	s.calls.Wait()
-	if err := s.ready(); err != nil {
-		s.mu.Lock()
-		s.ended = false
-		s.mu.Unlock()
-		return err
+	err := s.ready()
+	if err == nil {
+		err = s.commit(context.WithoutCancel(ctx)) // a client that goes now would leave it open what happened
 	}
+	if err == nil {
+		s.over.Do(s.letGo) // a client may begin the next one when it is told
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = false
+	return err
+}
+
+// commit stores what is missing of the snapshot and makes its root.
+func (s *session) commit(ctx context.Context) error {
 	snap, chunks, err := s.describe(ctx)
 	if err != nil {
 		return err
@@ -50,9 +61,6 @@ func (s *session) finish(ctx context.Context) error {
 	err = d.keep(ctx, snap, set) // COMMIT: the snapshot is there
 	if missing, ok := errors.AsType[*blob.MissingError](err); ok {
 		return refuse(http.StatusInternalServerError, "the backup can't be finished: it refers to %v; back up again", missing)
-	}
-	if err == nil {
-		s.over.Do(s.letGo) // a client may begin the next one when it is told
 	}
 	return err
 }
@@ -89,6 +97,9 @@ func (s *session) claim(ctx context.Context) error {
 	return nil
 }
 
+// cryptModes are what a manifest says of a file.
+var cryptModes = []string{"none", "encrypt", "sign-only"}
+
 // describe stores what a snapshot has besides archives: its manifest, with the server's statistics, and the list of
 // its chunks.
 func (s *session) describe(ctx context.Context) (*snapshot, format.ChunkList, error) {
@@ -105,7 +116,7 @@ func (s *session) describe(ctx context.Context) (*snapshot, format.ChunkList, er
 		total.Duplicates += u.Duplicates
 	}
 	for name, f := range s.files {
-		if said, ok := s.manifest.File(name); ok {
+		if said, ok := s.manifest.File(name); ok && slices.Contains(cryptModes, said.CryptMode) {
 			f.Crypt = said.CryptMode
 		}
 		snap.setFile(f)

@@ -27,18 +27,20 @@ type session struct {
 	hold     *hold
 	unlock   func() // of the group
 
-	mu       sync.Mutex
-	known    map[[32]byte]format.Chunk
-	writers  map[int]*writer
-	lastID   int
-	files    map[string]file
-	used     map[[32]byte]struct{} // chunks that closed indexes refer to
-	uploads  map[string]*uploadStats
-	manifest *format.Manifest
-	ended    bool
-	calls    sync.WaitGroup // all but finish
-	final    sync.WaitGroup // finish
-	over     sync.Once
+	mu            sync.Mutex
+	known         map[[32]byte]format.Chunk
+	writers       map[int]*writer
+	lastID        int
+	files         map[string]file
+	used          map[[32]byte]struct{} // chunks that closed indexes refer to
+	uploads       map[string]*uploadStats
+	manifest      *format.Manifest
+	closing       bool           // finish runs, or is done
+	ended         bool           // the connection is gone
+	calls         sync.WaitGroup // all but finish
+	final         sync.WaitGroup // finish
+	over          sync.Once
+	uploadsAtOnce chan struct{}
 }
 
 // uploadStats are what upstream's manifests have of how much was new.
@@ -48,6 +50,9 @@ type uploadStats struct {
 	Compressed uint64 `json:"compressed_size"`
 	Duplicates uint64 `json:"duplicates"`
 }
+
+// maxUploads is how many uploads of one session are read at once; others wait. A client that stalls stops itself.
+const maxUploads = 8
 
 var errEnded = badRequest("the backup is finished or was given up")
 
@@ -63,7 +68,7 @@ func (d *datastore) beginBackup(ctx context.Context, m moment, a *Account, bench
 	s := &session{
 		store: d, moment: m, owner: a.Name, author: a.Name, bench: bench, hold: d.newHold(), unlock: unlock,
 		known: map[[32]byte]format.Chunk{}, writers: map[int]*writer{}, files: map[string]file{}, used: map[[32]byte]struct{}{},
-		uploads: map[string]*uploadStats{},
+		uploads: map[string]*uploadStats{}, uploadsAtOnce: make(chan struct{}, maxUploads),
 	}
 	defer func() {
 		if err != nil {
@@ -123,7 +128,7 @@ func (s *session) holdPrevious(ctx context.Context) error {
 func (s *session) enter() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.ended || s.closing {
 		return errEnded
 	}
 	s.calls.Add(1)

@@ -203,7 +203,9 @@ func (h *hold) putManifest(ctx context.Context, s *snapshot, m *format.Manifest)
 		return err
 	}
 	s.setFile(file{Name: format.ManifestName, Size: uint64(len(b)), Blob: storedOf(d)})
-	s.Fingerprint = m.Fingerprint()
+	if s.Fingerprint = m.Fingerprint(); len(s.Fingerprint) > maxFingerprint {
+		s.Fingerprint = ""
+	}
 	var notes string
 	m.Get("notes", &notes)
 	s.Comment = firstLine(notes)
@@ -215,8 +217,11 @@ func (h *hold) putManifest(ctx context.Context, s *snapshot, m *format.Manifest)
 	return nil
 }
 
-// maxComment bounds what a root's value has of the notes.
-const maxComment = 256
+// What a root's value has of the manifest is bounded.
+const (
+	maxComment     = 256
+	maxFingerprint = 128
+)
 
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")
