@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -11,12 +12,15 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/sarsen-build/sarsen/backup/pbs"
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/model"
 	"github.com/sarsen-build/sarsen/internal/pbstest"
 )
@@ -432,4 +436,92 @@ func TestFixedRules(t *testing.T) {
 	refused(t, "an image with a hole", b.CloseIndex(ctx, "fixed", id, 1, "a.fidx", x), 400, "missing")
 	_, err = b.Open(ctx, "fixed_index", map[string]any{"archive-name": "c.fidx", "size": 5, "reuse-csum": "00"})
 	refused(t, "reuse without a previous one", err, 400, "no valid previous")
+}
+
+// TestParallel: one session takes the same chunks from many calls at once, beside other sessions that do the same.
+func TestParallel(t *testing.T) {
+	store := forgets()
+	f := start(t, store)
+	data := bytesOf(1, 300<<10)
+	pieces := pbstest.Cut(data)
+	var wait sync.WaitGroup
+	for n := range 3 {
+		s := pbstest.Snapshot{Type: "vm", ID: fmt.Sprint(n), Time: 1}
+		b := begin(t, f.Client, s, nil)
+		id, err := b.Open(t.Context(), "dynamic_index", map[string]any{"archive-name": "a.didx"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait.Go(func() {
+			var calls sync.WaitGroup
+			for w := range 8 {
+				calls.Go(func() {
+					for i := range pieces {
+						p := pieces[(i+w)%len(pieces)]
+						if err := b.Upload(t.Context(), "dynamic", id, b.Key.Digest(p), len(p), format.EncodeBlob(p)); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			calls.Wait()
+			x := &format.Index{}
+			var offsets []uint64
+			for _, p := range pieces {
+				offsets = append(offsets, x.Size)
+				x.Size += uint64(len(p))
+				x.Ends, x.Digests = append(x.Ends, x.Size), append(x.Digests, b.Key.Digest(p))
+			}
+			if err := errors.Join(b.Append(t.Context(), "dynamic", id, x.Digests, offsets), b.CloseIndex(t.Context(), "dynamic", id, len(pieces), "a.didx", x), b.Finish(t.Context())); err != nil {
+				t.Error(err)
+			}
+		})
+		defer restore(t, f.Client, s, nil, "a.didx", data)
+	}
+	done := make(chan bool)
+	go func() { wait.Wait(); close(done) }()
+	for evicting := true; evicting; {
+		select {
+		case <-done:
+			evicting = false
+		default:
+			store.Evict()
+			time.Sleep(time.Millisecond)
+		}
+	}
+	store.Evict()
+}
+
+// A full store has no room for roots while it is set.
+type full struct {
+	*model.Store
+	is atomic.Bool
+}
+
+// Keep implements blob.Keeper.
+func (f *full) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
+	if f.is.Load() {
+		return fmt.Errorf("%w: raise --max-size", blob.ErrFull)
+	}
+	return f.Store.Keep(ctx, name, value, blobs)
+}
+
+// TestFull: a backup that does not fit is refused with what to do, and can be finished when there is room.
+func TestFull(t *testing.T) {
+	store := &full{Store: forgets()}
+	f := start(t, store)
+	data := bytesOf(1, 50<<10)
+	b := begin(t, f.Client, host, nil)
+	if err := b.Dynamic(t.Context(), "a.didx", data); err != nil {
+		t.Fatal(err)
+	}
+	store.is.Store(true)
+	refused(t, "finish of what does not fit", b.Finish(t.Context()), 507, "raise --max-size")
+	store.is.Store(false)
+	if err := b.Call(t.Context(), "POST", "finish", nil, nil, nil); err != nil {
+		t.Errorf("finish again: %v", err)
+	}
+	b.Close()
+	restore(t, f.Client, host, nil, "a.didx", data)
+	atRest(t, &fixture{server: f.server, store: store.Store})
 }

@@ -256,6 +256,38 @@ func TestRaceFinish(t *testing.T) {
 	})
 }
 
+// TestRaceCut: a connection breaks while its backup is finished. The snapshot is there, whole, if finish said so; else it
+// is not.
+func TestRaceCut(t *testing.T) {
+	explore.Run(t, 1000, func(t *testing.T, s *explore.Schedule) {
+		r := newRace(t)
+		ss, err := r.beginBackup(ctx, moment{group{"", "host", "a"}, 10}, admin, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := chunkOf(1)
+		name := sha256.Sum256(data)
+		x := &format.Index{Size: uint64(len(data)), Ends: []uint64{uint64(len(data))}, Digests: [][32]byte{name}}
+		w, err := ss.openDynamic("a.didx")
+		err = errors.Join(err, ss.takeChunk(ctx, w, false, name, int64(len(data)), format.EncodeBlob(data)),
+			ss.add(w, false, x.Digests, []uint64{0}), ss.close(ctx, w, false, 1, x.Size, x.Csum()),
+			ss.takeBlob(ctx, format.ManifestName, format.EncodeBlob([]byte("{}"))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		finished := 0
+		s.Go("finish", func() {
+			if ss.finish(ctx) == nil {
+				finished = 1
+			}
+		})
+		s.Go("cut", ss.end)
+		s.Go("collector", r.collect)
+		s.Run()
+		r.check(finished)
+	})
+}
+
 // TestRestartReleases: what a session held when its process was killed is let go by the next one.
 func TestRestartReleases(t *testing.T) {
 	r := newRace(t)
