@@ -93,9 +93,13 @@ func (b *Backup) Append(ctx context.Context, kind string, id int, digests [][32]
 
 // CloseIndex ends an index. count is how many chunks were appended.
 func (b *Backup) CloseIndex(ctx context.Context, kind string, id, count int, name string, x *format.Index) error {
+	return b.closeIndex(ctx, kind, id, count, x.Size, name, x)
+}
+
+func (b *Backup) closeIndex(ctx context.Context, kind string, id, count int, size uint64, name string, x *format.Index) error {
 	csum := x.Csum()
 	text := hex.EncodeToString(csum[:])
-	err := b.Call(ctx, "POST", kind+"_close", nil, encode(map[string]any{"wid": id, "chunk-count": count, "size": x.Size, "csum": text}), nil)
+	err := b.Call(ctx, "POST", kind+"_close", nil, encode(map[string]any{"wid": id, "chunk-count": count, "size": size, "csum": text}), nil)
 	if err == nil {
 		b.files = append(b.files, format.ManifestFile{Filename: name, CryptMode: b.mode(), Size: x.Size, Csum: text})
 	}
@@ -142,7 +146,7 @@ func (b *Backup) Fixed(ctx context.Context, name string, image, reuse []byte) er
 	if err != nil {
 		return err
 	}
-	x, count := b.image(image), 0
+	x, count, sent := b.image(image), 0, uint64(0)
 	for i := range x.Digests {
 		begin, end := x.Bounds(i)
 		if reuse != nil && b.Key.Digest(reuse[begin:end]) == x.Digests[i] {
@@ -155,8 +159,13 @@ func (b *Backup) Fixed(ctx context.Context, name string, image, reuse []byte) er
 			return err
 		}
 		count++
+		sent += end - begin
 	}
-	return b.CloseIndex(ctx, "fixed", id, count, name, x)
+	if reuse == nil {
+		sent = x.Size
+	}
+	// Of an image that began as a copy, qemu says how much it sent.
+	return b.closeIndex(ctx, "fixed", id, count, sent, name, x)
 }
 
 // image returns the index of an image.
