@@ -185,16 +185,12 @@ var scenarios = []scenario{
 	}},
 	{name: "keep_over_evictions", full: true, run: func(c *client) {
 		c.keep("a", 300, 9000, 40000)
-		c.fill(6)
-		c.leasesEnd()
-		c.keep("b", 301)
 		c.fill(8)
 		c.leasesEnd()
+		c.fill(8)
 		c.release("a")
-		c.fill(12)
-		c.kill()
 		c.leasesEnd()
-		c.fill(8)
+		c.fill(4)
 	}},
 	{name: "restarts_between_writes", run: func(c *client) {
 		for n := range 3 {
