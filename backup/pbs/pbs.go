@@ -49,6 +49,8 @@ type Options struct {
 	Identity *Identity
 	// Name tells servers with the same Keeper apart. It is "local" if empty.
 	Name string
+	// Zone is the time zone in which pruning counts hours, days and weeks. It is the machine's if nil.
+	Zone *time.Location
 	// Log gets what users should know. It may be nil.
 	Log *slog.Logger
 }
@@ -65,6 +67,7 @@ type Datastore struct {
 // A Server serves backup clients.
 type Server struct {
 	name     string
+	zone     *time.Location
 	log      *slog.Logger
 	identity *Identity
 	stores   map[string]*datastore
@@ -103,8 +106,11 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	if o.Name == "" {
 		o.Name = "local"
 	}
+	if o.Zone == nil {
+		o.Zone = time.Local
+	}
 	s := &Server{
-		name: o.Name, log: o.Log, identity: o.Identity, stores: map[string]*datastore{}, bodies: make(chan struct{}, maxBodies),
+		name: o.Name, zone: o.Zone, log: o.Log, identity: o.Identity, stores: map[string]*datastore{}, bodies: make(chan struct{}, maxBodies),
 		started: time.Now(), maxReaders: maxReaders, sessions: map[*upgraded]struct{}{},
 	}
 	s.SetAccess(o.Access)

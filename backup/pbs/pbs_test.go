@@ -58,7 +58,7 @@ func start(t testing.TB, store kept) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := pbs.Options{Datastores: []pbs.Datastore{{Name: "main", Store: store, Keeper: store}}, Access: access, Identity: id}
+	o := pbs.Options{Datastores: []pbs.Datastore{{Name: "main", Store: store, Keeper: store}}, Access: access, Identity: id, Zone: time.UTC}
 	if os.Getenv("SARSEN_LOG") != "" {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

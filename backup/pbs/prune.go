@@ -137,7 +137,7 @@ func (q *request) prune(d *datastore) (any, error) {
 	}
 	marks := make([]pruned, len(all))
 	for i, s := range all {
-		marks[len(all)-1-i] = pruned{at: time.Unix(s.moment.time, 0), protected: s.Protected}
+		marks[len(all)-1-i] = pruned{at: time.Unix(s.moment.time, 0).In(q.server.zone), protected: s.Protected}
 	}
 	k.decide(marks)
 	items := make([]pruneItem, len(all))

@@ -13,9 +13,6 @@ import (
 // TestPrune has the rules of Proxmox Backup Server's manual: each option keeps the newest of so many periods, of
 // those that no option before it has covered.
 func TestPrune(t *testing.T) {
-	local := time.Local
-	time.Local = time.UTC
-	defer func() { time.Local = local }()
 	f := start(t, forgets())
 	for n, test := range []struct {
 		times, options string

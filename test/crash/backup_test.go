@@ -22,9 +22,6 @@ import (
 	"github.com/sarsen-build/sarsen/internal/pbstest"
 )
 
-// backupKills is how often TestBackupKill kills. Each kill is followed by a restore of everything.
-const backupKills = 12
-
 // TestBackupKill kills a server amid backups, encrypted and not, forgetting, and sessions that break off, starts it
 // again, and restores every snapshot that it lists. What was finished must be listed; what was not may be, whole.
 func TestBackupKill(t *testing.T) {
@@ -39,7 +36,7 @@ func TestBackupKill(t *testing.T) {
 	h := newHost(t, v, dir, dir)
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	b := &backups{t: t, acked: map[pbstest.Snapshot]bool{}, forgotten: map[pbstest.Snapshot]bool{}, begun: map[pbstest.Snapshot]bool{}, time: 1700000000}
-	for kill := range backupKills {
+	for kill := range *count {
 		s := h.start(t)
 		b.client = &pbstest.Client{Addr: address, Fingerprint: fingerprint(t, h.dir), Auth: "PBSAPIToken=root@pam!test:secret-of-test", Store: "main"}
 		b.check()
@@ -62,8 +59,8 @@ func TestBackupKill(t *testing.T) {
 	s := h.start(t)
 	b.check()
 	s.kill()
-	t.Logf("%d kills, %d snapshots finished, %d restores", backupKills, len(b.acked), b.restores)
-	if len(b.acked) < backupKills {
+	t.Logf("%d kills, %d snapshots finished, %d restores", *count, len(b.acked), b.restores)
+	if len(b.acked) < *count {
 		t.Errorf("only %d snapshots were finished", len(b.acked))
 	}
 }
