@@ -41,6 +41,13 @@ const (
 	NoTurn         = false
 	SyncAgain      = false
 
+	ChunkUnheld     = false
+	DuplicateUnheld = false
+	PreviousUnheld  = false
+	HoldSwapped     = false
+	ChangeUnlocked  = false
+	ChunkBelieved   = false
+
 	RunsTwice    = false
 	HoleServed   = false
 	AmountKept   = false
