@@ -188,7 +188,6 @@ func (s *services) wire() {
 			Actions:     actions,
 			SpoolDir:    filepath.Join(s.config.Dir, "spool"),
 			MaxBlobSize: s.store.MaxBlobSize(),
-			Lease:       s.config.Lease,
 			GRPCAddr:    s.grpcAddr,
 			Status:      s.status,
 			Fsck:        s.fsck(stopping),

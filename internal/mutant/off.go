@@ -91,13 +91,12 @@ const (
 	AssetHole       = false
 	AssetDropLatest = false
 
-	EpochApart     = false
-	OnceApart      = false
-	EpochKept      = false
-	EpochGuessed   = false
-	EpochUnrenewed = false
-	CutStored      = false
-	NarinfoAlone   = false
+	EpochApart   = false
+	OnceApart    = false
+	EpochKept    = false
+	EpochGuessed = false
+	CutStored    = false
+	NarinfoAlone = false
 
 	SealBelieved   = false
 	InlineBelieved = false

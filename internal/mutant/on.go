@@ -209,8 +209,6 @@ var (
 	EpochKept = name == "EpochKept"
 	// EpochGuessed draws the same epoch again, so that what was cleaned or evicted with it comes back.
 	EpochGuessed = name == "EpochGuessed"
-	// EpochUnrenewed never puts an epoch again, so that it is evicted under entries that are in use.
-	EpochUnrenewed = name == "EpochUnrenewed"
 	// CutStored takes a body that was cut off for one that has ended (seed 001, torn entry).
 	CutStored = name == "CutStored"
 	// NarinfoAlone serves a .narinfo without looking for its archive (seed 002, lost inputs).

@@ -146,7 +146,7 @@ var caught = []struct {
 	{"OnceApart", "httpcache", "TestSeededFirst", "were told that theirs was stored"},
 	{"EpochKept", "httpcache", "TestSeededClean", "after clean: got"},
 	{"EpochGuessed", "httpcache", "TestEpochEvicted", "of the one before"},
-	{"EpochUnrenewed", "httpcache", "TestEvictedEntries", "got epoch"},
+	{"RecordUnleased", "httpcache", "TestEvictedEntries", "got epoch"},
 	{"CutStored", "httpcache", "TestAborted", "want 400"},
 	{"NarinfoAlone", "httpcache", "TestNarURLs", "got 200, want 404"},
 
