@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +36,23 @@ func TestFsck(t *testing.T) {
 	f.do("POST", casPath(digest.SHA256.Of([]byte("x"))), nil).must(t, 405)
 	// A web page of somebody else's can make a browser send a POST.
 	f.do("POST", "/fsck", nil, "Sec-Fetch-Site", "cross-site").must(t, 403)
+}
+
+// TestGC: a collection is asked for in the same way, with what it is to do in the query.
+func TestGC(t *testing.T) {
+	f := newFixture(t, func(o *Options) {
+		o.Collect = func(_ context.Context, how url.Values, say func(any)) error {
+			say(how)
+			return errors.New("the bucket is away")
+		}
+	})
+	got := f.do("POST", "/gc?all=true", nil).must(t, 200)
+	if want := "{\"all\":[\"true\"]}\n{\"error\":\"the bucket is away\"}\n"; got.body != want {
+		t.Errorf("got %q, want %q", got.body, want)
+	}
+	f.do("GET", "/gc", nil).must(t, 405).wantHeader(t, "Allow", "POST")
+	f.do("POST", "/gc", nil, "Sec-Fetch-Site", "cross-site").must(t, 403)
+	newFixture(t, nil).do("POST", "/gc", nil).must(t, 404)
 }
 
 func TestFsckFails(t *testing.T) {
