@@ -376,8 +376,8 @@ func TestBucketWrong(t *testing.T) {
 	}
 }
 
-// TestBucketKills: servers are killed while they write and are collected with no grace. What was acknowledged within the
-// last lease is there, whoever asks; when all is quiet two collections leave nothing in the bucket.
+// TestBucketKills: servers are killed while they write and are collected with no grace. What a server acknowledged
+// within the last lease can be read from it; when all is quiet two collections leave nothing in the bucket.
 func TestBucketKills(t *testing.T) {
 	f := newFleet(t, "  refresh: 1s\n  collect: never\n")
 	rounds := 3
