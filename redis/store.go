@@ -104,8 +104,13 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 	lookup := blobLookup(d)
 	k := s.client.newCall(s.client.isSmall(d))
 	r, err := s.Shared.Open(k.in(ctx), d)
-	if errors.Is(err, blob.ErrNotFound) && s.find(ctx, k, lookup, d) {
-		r, err = s.Shared.Open(k.in(ctx), d)
+	if errors.Is(err, blob.ErrNotFound) {
+		if k.from(lookup) != "" {
+			k.distrust(lookup) // it was not even an object
+		}
+		if s.find(ctx, k, lookup, d) {
+			r, err = s.Shared.Open(k.in(ctx), d)
+		}
 	}
 	if err != nil || k.from(lookup) == "" {
 		return r, err
@@ -118,7 +123,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 		return nil, err
 	}
 	k.distrust(lookup)
-	return s.Shared.Open(k.in(ctx), d)
+	return s.Shared.Open(k.in(ctx), d) // from the bucket: a call takes bytes from Redis once
 }
 
 func (c *Client) isSmall(d digest.Digest) bool {

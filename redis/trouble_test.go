@@ -1,0 +1,287 @@
+package redis_test
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/redisserver"
+	"github.com/sarsen-build/sarsen/redis"
+	"github.com/sarsen-build/sarsen/s3/bucket"
+)
+
+// TestStale: what Redis names and the bucket has no more is missing, though Redis has its bytes.
+func TestStale(t *testing.T) {
+	for _, lookup := range []bool{false, true} {
+		b := &bucket.Memory{}
+		o := at(redisserver.Start(t))
+		here, there := join(t, b, o, lookup), join(t, b, o, lookup)
+		ds, data := some(1, 2, 100)
+		putAll(t, here, ds, data)
+		if err := here.Put(t.Context(), [32]byte{1}, []byte("value")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Delete(t.Context(), append(b.Keys("c/"), b.Keys("a/")...)...); err != nil {
+			t.Fatal(err)
+		}
+		if missing, err := there.Missing(t.Context(), digest.SetOf(ds[0])); err != nil || missing.Len() != 1 {
+			t.Errorf("lookup %v: Missing = %d, %v, want 1", lookup, missing.Len(), err)
+		}
+		if _, err := there.Open(t.Context(), ds[1]); !errors.Is(err, blob.ErrNotFound) {
+			t.Errorf("lookup %v: Open = %v, want ErrNotFound", lookup, err)
+		}
+		if _, errs := there.GetAll(t.Context(), ds); !errors.Is(errs[0], blob.ErrNotFound) {
+			t.Errorf("lookup %v: GetAll = %v, want ErrNotFound", lookup, errs[0])
+		}
+		if _, err := there.Get(t.Context(), [32]byte{1}); !errors.Is(err, blob.ErrNotFound) {
+			t.Errorf("lookup %v: Get = %v, want ErrNotFound", lookup, err)
+		}
+		if got := there.client.Stats().Stale; got < 3 {
+			t.Errorf("lookup %v: %d stale entries, want at least 3", lookup, got)
+		}
+		putAll(t, there, ds, data) // and it can be stored again
+		for i, d := range ds {
+			if err := check(there, d, data[i]); err != nil {
+				t.Errorf("lookup %v: %v", lookup, err)
+			}
+		}
+	}
+}
+
+// seal returns an entry that names an object of d and holds other bytes in a frame that verifies, as docs/format.md
+// has it.
+func seal(name string, d digest.Digest, data []byte) string {
+	b := make([]byte, 72)
+	copy(b, "SARSENS3")
+	b[8], b[9] = 1, byte(d.Function)
+	binary.LittleEndian.PutUint32(b[12:], 1<<20)
+	binary.LittleEndian.PutUint64(b[16:], uint64(len(data)))
+	copy(b[24:], d.Hash[:])
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(data)))
+	b = binary.LittleEndian.AppendUint64(b, xxh3.Hash(data))
+	binary.LittleEndian.PutUint64(b[56:], uint64(len(data)))
+	binary.LittleEndian.PutUint64(b[64:], xxh3.Hash(append(b[:64:64], b[72:]...)))
+	b = append(b, data...)
+	return name + "\n" + string(binary.BigEndian.AppendUint64(nil, xxh3.HashString(name+string(b)))) + string(b)
+}
+
+// TestForged: bytes that are not the blob's are never handed on, whatever they are, and the blob is read nevertheless.
+func TestForged(t *testing.T) {
+	node := redisserver.Start(t)
+	ds, data := some(1, 1, 100)
+	other, _ := some(2, 1, 100)
+	d := ds[0]
+	for _, lookup := range []bool{false, true} {
+		for what, forge := range map[string]func(name, value string) string{
+			"empty":           func(_, _ string) string { return "" },
+			"noise":           func(_, _ string) string { return "noise" },
+			"cut":             func(_, value string) string { return value[:len(value)-10] },
+			"a bit":           func(_, value string) string { return value[:len(value)-1] + string(value[len(value)-1]^1) },
+			"other bytes":     func(name, _ string) string { return seal(name, d, make([]byte, 100)) },
+			"fewer bytes":     func(name, _ string) string { return seal(name, d, make([]byte, 50)) },
+			"another's frame": func(name, _ string) string { return seal(name, other[0], make([]byte, 100)) },
+			"another's name":  func(name, value string) string { return strings.ReplaceAll(value, name, "c/00/sha256-00-1.x-1") },
+		} {
+			b := &bucket.Memory{}
+			o := at(node)
+			o.Prefix = fmt.Sprintf("%s %v:", what, lookup)
+			here := join(t, b, o, lookup)
+			putAll(t, here, ds, data)
+			name := b.Keys("c/")[0]
+			key := o.Prefix + "c/" + d.Hex()[:2] + "/sha256-" + d.Hex()
+			// The server that knows the blob, and one that learns of it.
+			for who, s := range map[string]*server{"the writer": here, "another one": join(t, b, o, lookup)} {
+				for how, read := range map[string]func() error{
+					"Open": func() error { return checkOpen(s, d, data[0]) }, "GetAll": func() error { return check(s, d, data[0]) },
+				} {
+					node.Do("SET", key, seal(name, d, data[0]))
+					node.Do("SET", key, forge(name, node.Do("GET", key)))
+					if err := read(); err != nil {
+						t.Errorf("%s, lookup %v: %s by %s: %v", what, lookup, how, who, err)
+					}
+				}
+			}
+			_, _, _ = here.bucket.took()
+		}
+	}
+}
+
+func checkOpen(s blob.Store, d digest.Digest, want []byte) error {
+	got, err := blob.Get(context.Background(), s, d)
+	if err == nil && string(got) != string(want) {
+		err = errors.New("other bytes")
+	}
+	return err
+}
+
+// settle does something until Redis is as wanted.
+func settle(t *testing.T, s *server, away bool) {
+	t.Helper()
+	for i := range 3000 {
+		ds, data := some(9000+i, 1, 50)
+		putAll(t, s, ds, data)
+		if err := s.Put(t.Context(), [32]byte{200}, data[0]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Missing(t.Context(), digest.SetOf(digest.SHA256.Of([]byte(strconv.Itoa(i))))); err != nil {
+			t.Fatal(err)
+		}
+		if s.client.Stats().Away == away {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatalf("Redis is not away=%v: %+v", away, s.client.Stats())
+}
+
+// TestTrouble: whatever becomes of Redis, all is read and written as without it, and it is taken up again.
+func TestTrouble(t *testing.T) {
+	node := redisserver.Start(t)
+	for _, test := range []struct {
+		what       string
+		begin, end func()
+		readsRedis bool // while it lasts
+		loses      bool
+	}{
+		{"down, and empty after that", node.Stop, node.Restart, false, true},
+		{"hung", node.Hang, node.Resume, false, false},
+		{"full", func() { node.Do("CONFIG", "SET", "maxmemory", "1") }, func() { node.Do("CONFIG", "SET", "maxmemory", "0") }, true, false},
+		{"a replica", func() { node.Do("REPLICAOF", "127.0.0.1", "1") }, func() { node.Do("REPLICAOF", "NO", "ONE") }, false, false},
+		{"emptied", func() { node.Do("FLUSHALL") }, func() {}, true, true},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			b := &bucket.Memory{}
+			o := at(node)
+			o.Prefix, o.Timeout = t.Name()+":", 200*time.Millisecond
+			here, there := join(t, b, o, true), join(t, b, o, true)
+			ds, data := some(1, 20, 300)
+			putAll(t, here, ds, data)
+			test.begin()
+			if test.what != "emptied" {
+				settle(t, here, true)
+			}
+			more, moreData := some(2, 20, 300)
+			putAll(t, here, more, moreData)
+			if err := here.Put(t.Context(), [32]byte{1}, []byte("meanwhile")); err != nil {
+				t.Fatal(err)
+			}
+			all, allData := append(ds, more...), append(data, moreData...)
+			for i, d := range all {
+				if err := check(there, d, allData[i]); err != nil {
+					t.Errorf("blob %d: %v", i, err)
+				}
+			}
+			if r, err := there.Get(t.Context(), [32]byte{1}); err != nil || string(r.Value) != "meanwhile" {
+				t.Errorf("the record is %q, %v", r.Value, err)
+			}
+			if !test.loses && test.readsRedis && there.client.Stats().Served == 0 {
+				t.Error("nothing was read from Redis, which answers reads")
+			}
+			test.end()
+			settle(t, here, false)
+			settle(t, there, false)
+			last, lastData := some(3, 5, 300)
+			putAll(t, here, last, lastData)
+			served := there.client.Stats().Served
+			for i, d := range last {
+				if err := check(there, d, lastData[i]); err != nil {
+					t.Errorf("blob %d after that: %v", i, err)
+				}
+			}
+			if there.client.Stats().Served == served {
+				t.Error("nothing is read from Redis after that")
+			}
+			t.Logf("%+v", there.client.Stats())
+		})
+	}
+}
+
+// TestNodeStops: a cluster's node that goes takes its own slots with it and no others.
+func TestNodeStops(t *testing.T) {
+	nodes := redisserver.Cluster(t)
+	b := &bucket.Memory{}
+	o := at(nodes[0], nodes[1], nodes[2])
+	o.Timeout = 200 * time.Millisecond
+	here, there := join(t, b, o, true), join(t, b, o, true)
+	for i, stop := range []struct {
+		what string
+		do   func()
+	}{{"all are there", func() {}}, {"one hangs", nodes[1].Hang}, {"one is gone", nodes[1].Stop}} {
+		stop.do()
+		ds, data := some(10+i, 200, 200)
+		putAll(t, here, ds, data)
+		before := there.client.Stats()
+		got, errs := there.GetAll(t.Context(), ds)
+		for n, err := range errs {
+			if err != nil || string(got[n]) != string(data[n]) {
+				t.Fatalf("%s: blob %d: %v", stop.what, n, err)
+			}
+		}
+		stats := there.client.Stats()
+		served := stats.Served - before.Served
+		t.Logf("%s: %d of 200 were served; %+v", stop.what, served, stats)
+		if served < 80 || i == 0 && served < 200 {
+			t.Errorf("%s: %d of 200 were read from Redis", stop.what, served)
+		}
+	}
+}
+
+// TestNever: a Redis that was never there, or that refuses, is gone without, and taken up when it comes.
+func TestNever(t *testing.T) {
+	node := redisserver.Start(t)
+	node.Do("CONFIG", "SET", "requirepass", "secret")
+	o := at(node)
+	o.Password = "wrong"
+	b := &bucket.Memory{}
+	ds, data := some(1, 3, 100)
+	s := join(t, b, o, true)
+	putAll(t, s, ds, data)
+	if err := check(s, ds[0], data[0]); err != nil {
+		t.Errorf("with the wrong password: %v", err)
+	}
+	if !s.client.Stats().Away {
+		t.Error("with the wrong password: it is not away")
+	}
+	node.Stop()
+	o.Password = ""
+	s = join(t, b, o, true)
+	putAll(t, s, ds, data)
+	node.Restart()
+	settle(t, s, false)
+	if got := s.client.Stats(); got.Announced == 0 {
+		t.Errorf("after it came: %+v, want entries", got)
+	}
+}
+
+// TestOptions: what can't be meant is refused.
+func TestOptions(t *testing.T) {
+	for _, o := range []redis.Options{
+		{}, {Addresses: []string{"host"}}, {Addresses: []string{"host:1"}, Prefix: "{a}"}, {Addresses: []string{"host:1"}, Timeout: -1},
+	} {
+		if c, err := redis.New(o); err == nil {
+			c.Close()
+			t.Errorf("New(%+v) = nil", o)
+		}
+	}
+}
+
+// TestSlots: keys are thought to be where the cluster has them.
+func TestSlots(t *testing.T) {
+	node := redisserver.Start(t, "--cluster-enabled", "yes")
+	for i := range 50 {
+		key := hex.EncodeToString(binary.AppendVarint(nil, int64(i*i*7919)))
+		if got, want := strconv.Itoa(int(redis.SlotOf(key))), node.Do("CLUSTER", "KEYSLOT", key); got != want {
+			t.Errorf("slot of %q = %s, want %s", key, got, want)
+		}
+	}
+}
