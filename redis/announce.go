@@ -3,6 +3,8 @@ package redis
 import (
 	"context"
 	"sync"
+
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // A writer collects commands that write, so that all who write at one time share a round trip.
@@ -71,7 +73,7 @@ func (c *Client) flush() {
 // announce writes an entry. What it returns ends when that was done or given up; nil is at once.
 func (c *Client) announce(lookup string, e entry) <-chan struct{} {
 	v := set
-	if lookup[0] == 'a' {
+	if lookup[0] == 'a' && !mutant.RedisOlder {
 		v = setNewer
 	}
 	return c.push(command{v, lookup, e.encode()})

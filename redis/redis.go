@@ -68,6 +68,22 @@ type Options struct {
 	Log   *slog.Logger
 }
 
+// ParseURL returns the options that a URL says: redis:// or rediss://, user, password, host, port and database; ?addr= adds
+// addresses, ?master_set= is the sentinels' master.
+func ParseURL(text string) (Options, error) {
+	d, err := rueidis.ParseURL(text)
+	if err == nil && (len(d.InitAddress) == 0 || d.DialCtxFn != nil) {
+		err = errors.New("neither redis:// nor rediss://")
+	}
+	if err != nil {
+		return Options{}, fmt.Errorf("redis: the address can't be used: %w", err)
+	}
+	return Options{
+		Addresses: d.InitAddress, Username: d.Username, Password: d.Password, Database: d.SelectDB, TLS: d.TLSConfig,
+		Sentinel: d.Sentinel.MasterSet,
+	}, nil
+}
+
 // A Client is Redis as servers on one bucket use it.
 type Client struct {
 	o    Options

@@ -102,13 +102,21 @@ func at(nodes ...*redisserver.Server) (o redis.Options) {
 
 // check reads a blob in both ways.
 func check(s blob.Batcher, d digest.Digest, want []byte) error {
+	return errors.Join(checkOpen(s, d, want), checkAll(s, d, want))
+}
+
+func checkOpen(s blob.Batcher, d digest.Digest, want []byte) error {
 	got, err := blob.Get(context.Background(), s, d)
 	if err != nil || !bytes.Equal(got, want) {
-		return fmt.Errorf("Open gives %d bytes, %w, want %d", len(got), err, len(want))
+		return fmt.Errorf("Open gives other bytes, or none: %d, want %d: %w", len(got), len(want), err)
 	}
+	return nil
+}
+
+func checkAll(s blob.Batcher, d digest.Digest, want []byte) error {
 	all, errs := s.GetAll(context.Background(), []digest.Digest{d})
 	if errs[0] != nil || !bytes.Equal(all[0], want) {
-		return fmt.Errorf("GetAll gives %d bytes, %w, want %d", len(all[0]), errs[0], len(want))
+		return fmt.Errorf("GetAll gives other bytes, or none: %d, want %d: %w", len(all[0]), len(want), errs[0])
 	}
 	return nil
 }
@@ -253,5 +261,27 @@ func TestRoundTrips(t *testing.T) {
 		if got := there.client.Stats().Pipelines - before.Pipelines; got != test.want {
 			t.Errorf("GetAll of %d keys took %d pipelines, want %d", test.keys, got, test.want)
 		}
+	}
+}
+
+// TestOlder: a server that knows an older record does not put it before the newer one.
+func TestOlder(t *testing.T) {
+	b := &bucket.Memory{}
+	o := at(redisserver.Start(t))
+	here, there, third := join(t, b, o, false), join(t, b, o, false), join(t, b, o, false)
+	for _, value := range []string{"old", "newest"} {
+		if err := here.Put(t.Context(), [32]byte{7}, []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := there.Get(t.Context(), [32]byte{7}); err != nil || string(r.Value) != value {
+			t.Errorf("the second server has %q, %v, want the newest", r.Value, err)
+		}
+	}
+	// The old one was read on the way, and announced. What is put now is announced after that.
+	if err := there.Put(t.Context(), [32]byte{8}, []byte("other")); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := third.Get(t.Context(), [32]byte{7}); err != nil || string(r.Value) != "newest" {
+		t.Errorf("the third server has %q, %v, want the newest", r.Value, err)
 	}
 }

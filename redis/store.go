@@ -7,6 +7,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 )
 
 // A Shared store is on a bucket that others write to.
@@ -79,7 +80,7 @@ func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) 
 	}
 	var adopted digest.Set
 	for i, ok := range s.adopt(ctx, of, names) {
-		if ok {
+		if ok || mutant.RedisSaysYes {
 			adopted.Add(wanted[i])
 		}
 	}
@@ -87,6 +88,9 @@ func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) 
 		return absent, ctx.Err()
 	}
 	lacking, err := s.Shared.Missing(ctx, adopted)
+	if mutant.RedisSaysYes {
+		lacking = digest.Set{}
+	}
 	var missing digest.Set
 	for _, d := range absent.List() {
 		if !adopted.Has(d) || lacking.Has(d) {
@@ -116,7 +120,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 		return r, err
 	}
 	data := make([]byte, r.Size())
-	if n, _ := r.ReadAt(data, 0); d.Function.Of(data[:n]).Hash == d.Hash {
+	if n, _ := r.ReadAt(data, 0); d.Function.Of(data[:n]).Hash == d.Hash || mutant.RedisUnhashed {
 		return r, nil
 	}
 	if err := r.Close(); err != nil {

@@ -1,11 +1,12 @@
 package redis_test
 
 import (
-	"context"
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"testing"
@@ -101,27 +102,16 @@ func TestForged(t *testing.T) {
 			key := o.Prefix + "c/" + d.Hex()[:2] + "/sha256-" + d.Hex()
 			// The server that knows the blob, and one that learns of it.
 			for who, s := range map[string]*server{"the writer": here, "another one": join(t, b, o, lookup)} {
-				for how, read := range map[string]func() error{
-					"Open": func() error { return checkOpen(s, d, data[0]) }, "GetAll": func() error { return check(s, d, data[0]) },
-				} {
+				for how, read := range map[string]func(blob.Batcher, digest.Digest, []byte) error{"Open": checkOpen, "GetAll": checkAll} {
 					node.Do("SET", key, seal(name, d, data[0]))
 					node.Do("SET", key, forge(name, node.Do("GET", key)))
-					if err := read(); err != nil {
+					if err := read(s, d, data[0]); err != nil {
 						t.Errorf("%s, lookup %v: %s by %s: %v", what, lookup, how, who, err)
 					}
 				}
 			}
-			_, _, _ = here.bucket.took()
 		}
 	}
-}
-
-func checkOpen(s blob.Store, d digest.Digest, want []byte) error {
-	got, err := blob.Get(context.Background(), s, d)
-	if err == nil && string(got) != string(want) {
-		err = errors.New("other bytes")
-	}
-	return err
 }
 
 // settle does something until Redis is as wanted.
@@ -263,6 +253,63 @@ func TestNever(t *testing.T) {
 	}
 }
 
+// TestHung: a Redis that takes connections and answers nothing holds nobody up for ever, not even a start.
+func TestHung(t *testing.T) {
+	node := redisserver.Start(t)
+	node.Hang()
+	defer node.Resume()
+	o := at(node)
+	o.Timeout = 100 * time.Millisecond
+	s := join(t, &bucket.Memory{}, o, true)
+	ds, data := some(1, 3, 100)
+	putAll(t, s, ds, data)
+	if err := check(s, ds[0], data[0]); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSlow: a pipeline that takes longer than a second is counted and logged.
+func TestSlow(t *testing.T) {
+	node := redisserver.Start(t)
+	var log bytes.Buffer
+	o := at(node)
+	o.Timeout, o.Log = 30*time.Second, slog.New(slog.NewTextHandler(&log, nil))
+	s := join(t, &bucket.Memory{}, o, false)
+	node.Do("CLIENT", "PAUSE", "1200", "ALL")
+	ds, data := some(1, 1, 100)
+	putAll(t, s, ds, data)
+	if got := s.client.Stats(); got.Slow != 1 || got.Announced != 1 {
+		t.Errorf("%d slow pipelines, %d entries, want one of each", got.Slow, got.Announced)
+	}
+	if !strings.Contains(log.String(), "level=WARN msg=\"redis was slow\"") {
+		t.Errorf("the log says %q", log.String())
+	}
+}
+
+// TestMoved: slots that go to another node are followed.
+func TestMoved(t *testing.T) {
+	nodes := redisserver.Cluster(t)
+	b := &bucket.Memory{}
+	o := at(nodes[0])
+	here, there := join(t, b, o, false), join(t, b, o, false)
+	ds, data := some(1, 1, 100)
+	key := "sarsen:c/" + ds[0].Hex()[:2] + "/sha256-" + ds[0].Hex()
+	slot := strconv.Itoa(int(redis.SlotOf(key)))
+	// The clients asked where the slots are when they began.
+	next := (int(redis.SlotOf(key))*3/16384 + 1) % 3
+	id := nodes[next].Do("CLUSTER", "MYID")
+	for i := range nodes {
+		nodes[(next+i)%3].Do("CLUSTER", "SETSLOT", slot, "NODE", id)
+	}
+	putAll(t, here, ds, data)
+	if missing, err := there.Missing(t.Context(), digest.SetOf(ds...)); err != nil || missing.Len() != 0 {
+		t.Errorf("Missing = %d, %v, want none", missing.Len(), err)
+	}
+	if got := there.client.Stats(); got.Failed+got.Refused > 0 {
+		t.Errorf("stats %+v, want nothing wrong", got)
+	}
+}
+
 // TestOptions: what can't be meant is refused.
 func TestOptions(t *testing.T) {
 	for _, o := range []redis.Options{
@@ -272,6 +319,15 @@ func TestOptions(t *testing.T) {
 			c.Close()
 			t.Errorf("New(%+v) = nil", o)
 		}
+	}
+	for _, text := range []string{"", "host:1", "http://host", "unix:///tmp/redis"} {
+		if o, err := redis.ParseURL(text); err == nil {
+			t.Errorf("ParseURL(%q) = %+v, want an error", text, o)
+		}
+	}
+	got, err := redis.ParseURL("rediss://user:secret@host:1234/5?addr=other:1")
+	if err != nil || strings.Join(got.Addresses, " ") != "host:1234 other:1" || got.Username != "user" || got.Password != "secret" || got.Database != 5 || got.TLS == nil {
+		t.Errorf("ParseURL = %+v, %v", got, err)
 	}
 }
 

@@ -133,6 +133,9 @@ const (
 	DeleteFirst       = false
 	KeyReused         = false
 	AdoptBlind        = false
+	RedisSaysYes      = false
+	RedisUnhashed     = false
+	RedisOlder        = false
 	WaitersFail       = false
 	UploadUndefended  = false
 	ShortFence        = false
