@@ -108,7 +108,7 @@ func check(s blob.Batcher, d digest.Digest, want []byte) error {
 func checkOpen(s blob.Batcher, d digest.Digest, want []byte) error {
 	got, err := blob.Get(context.Background(), s, d)
 	if err != nil || !bytes.Equal(got, want) {
-		return fmt.Errorf("Open gives other bytes, or none: %d, want %d: %w", len(got), len(want), err)
+		return fmt.Errorf("Open gives other bytes, or none: %d, want %d: %v", len(got), len(want), err)
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func checkOpen(s blob.Batcher, d digest.Digest, want []byte) error {
 func checkAll(s blob.Batcher, d digest.Digest, want []byte) error {
 	all, errs := s.GetAll(context.Background(), []digest.Digest{d})
 	if errs[0] != nil || !bytes.Equal(all[0], want) {
-		return fmt.Errorf("GetAll gives other bytes, or none: %d, want %d: %w", len(all[0]), len(want), errs[0])
+		return fmt.Errorf("GetAll gives other bytes, or none: %d, want %d: %v", len(all[0]), len(want), errs[0])
 	}
 	return nil
 }

@@ -2,13 +2,17 @@ package redis_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,8 +63,7 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// seal returns an entry that names an object of d and holds other bytes in a frame that verifies, as docs/format.md
-// has it.
+// seal returns an entry that names an object of d and holds other bytes in a frame of `s3` that verifies.
 func seal(name string, d digest.Digest, data []byte) string {
 	b := make([]byte, 72)
 	copy(b, "SARSENS3")
@@ -340,4 +343,101 @@ func TestSlots(t *testing.T) {
 			t.Errorf("slot of %q = %s, want %s", key, got, want)
 		}
 	}
+}
+
+// TestMeddled: two servers write and read at once, while entries are lost, cut, mixed up and refused. What a server said yes to
+// it reads, and nobody ever reads anything else.
+func TestMeddled(t *testing.T) {
+	node := redisserver.Start(t)
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("SARSEN_SEED"); text != "" {
+		seed, _ = strconv.ParseUint(text, 10, 64)
+	}
+	t.Logf("SARSEN_SEED=%d go test ./redis -run TestMeddled", seed)
+	b := &bucket.Memory{}
+	servers := []*server{join(t, b, at(node), true), join(t, b, at(node), true)}
+	ds, data := some(1, 60, 200)
+	var group sync.WaitGroup
+	for n := range 6 {
+		r := rand.New(rand.NewPCG(seed, uint64(n)))
+		s := servers[n%2]
+		group.Go(func() {
+			for range 150 {
+				if err := anything(t.Context(), s, r, ds, data); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { group.Wait(); close(done) }()
+	for r := rand.New(rand.NewPCG(seed, 99)); ; {
+		select {
+		case <-done:
+			t.Logf("%+v", servers[0].client.Stats())
+			return
+		default:
+		}
+		key := func() string {
+			d := ds[r.IntN(len(ds))]
+			return "sarsen:c/" + d.Hex()[:2] + "/sha256-" + d.Hex()
+		}
+		one, other := key(), key()
+		value, err := node.Try("GET", one)
+		if err != nil || value == "$-1" {
+			continue
+		}
+		switch r.IntN(8) {
+		case 0:
+			node.Do("FLUSHALL")
+		case 1:
+			if r.IntN(50) == 0 { // after two of these, nobody asks for a while
+				node.Do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+			}
+		case 2:
+			node.Do("SET", other, value)
+		case 3:
+			node.Do("SET", one, value[:r.IntN(len(value))])
+		case 4:
+			name, _, _ := strings.Cut(value, "\n")
+			node.Do("SET", one, seal(name, ds[0], data[1]))
+		default:
+			node.Do("DEL", one)
+		}
+	}
+}
+
+// anything makes one call on a server, and says what was wrong with the answer.
+func anything(ctx context.Context, s *server, r *rand.Rand, ds []digest.Digest, data [][]byte) error {
+	i := r.IntN(len(ds))
+	d := ds[i]
+	switch r.IntN(5) {
+	case 0:
+		if err := blob.Put(ctx, s, d, data[i]); err != nil {
+			return err
+		}
+		return check(s, d, data[i])
+	case 1:
+		missing, err := s.Missing(ctx, digest.SetOf(ds[i:]...))
+		if err != nil {
+			return err
+		}
+		got, errs := s.GetAll(ctx, ds[i:])
+		for n, d := range ds[i:] {
+			if !missing.Has(d) && string(got[n]) != string(data[i+n]) {
+				return fmt.Errorf("YesStands: blob %d: %d bytes, %v", i+n, len(got[n]), errs[n])
+			}
+		}
+	case 2:
+		if got, err := blob.Get(ctx, s, d); err == nil && string(got) != string(data[i]) {
+			return fmt.Errorf("Immutable: blob %d has other bytes", i)
+		}
+	case 3:
+		return s.Put(ctx, [32]byte{byte(i)}, data[i])
+	case 4:
+		if rec, err := s.Get(ctx, [32]byte{byte(i)}); err == nil && string(rec.Value) != string(data[i]) {
+			return fmt.Errorf("record %d has other bytes", i)
+		}
+	}
+	return nil
 }

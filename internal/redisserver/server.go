@@ -86,7 +86,7 @@ func (s *Server) run() error {
 		return err
 	}
 	for range 500 {
-		if answer, err := s.do("PING"); err == nil && answer == "+PONG" {
+		if answer, err := s.Try("PING"); err == nil && answer == "+PONG" {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -125,14 +125,15 @@ func (s *Server) signal(which syscall.Signal) {
 // Do runs one command whose answer is a line, a number or a string, and returns it.
 func (s *Server) Do(words ...string) string {
 	s.t.Helper()
-	answer, err := s.do(words...)
+	answer, err := s.Try(words...)
 	if err != nil || strings.HasPrefix(answer, "-") {
 		s.t.Fatalf("%s: %s, %v", strings.Join(words, " "), answer, err)
 	}
 	return strings.TrimLeft(answer, "+:")
 }
 
-func (s *Server) do(words ...string) (answer string, err error) {
+// Try is Do whose error is the caller's. An answer that is none is "$-1".
+func (s *Server) Try(words ...string) (answer string, err error) {
 	c, err := net.DialTimeout("tcp", s.Address, time.Second)
 	if err != nil {
 		return "", err
