@@ -92,6 +92,7 @@ func (a *announcing) List(ctx context.Context, prefix, after string) (bucket.Pag
 	case k.look(e.name):
 		o, err := a.Bucket.Head(ctx, e.name)
 		if a.client.found(lookup, e.name, err) {
+			k.list(e.name)
 			return bucket.Page{Objects: []bucket.Object{o}}, nil
 		}
 	}

@@ -15,7 +15,8 @@ type call struct {
 	mu       sync.Mutex
 	entries  map[string]entry  // by lookup: what Redis has, and the zero entry for what it has not
 	answered map[string]bool   // by lookup: Redis answered
-	looked   map[string]bool   // by name: whether the bucket has it was asked
+	looked   map[string]bool   // by name: the bucket was asked whether it has it
+	listed   map[string]bool   // by name: it was given as all that a listing has
 	served   map[string]string // by lookup: the object whose bytes were taken from Redis
 	read     string            // the object that was read last
 }
@@ -24,7 +25,7 @@ type callKey struct{}
 
 func (c *Client) newCall(whole bool) *call {
 	return &call{
-		client: c, whole: whole, entries: map[string]entry{}, answered: map[string]bool{}, looked: map[string]bool{}, served: map[string]string{},
+		client: c, whole: whole, entries: map[string]entry{}, answered: map[string]bool{}, looked: map[string]bool{}, listed: map[string]bool{}, served: map[string]string{},
 	}
 }
 
@@ -88,6 +89,21 @@ func (k *call) look(name string) bool {
 	first := name != "" && !k.looked[name]
 	k.looked[name] = true
 	return first
+}
+
+// list says that a listing was cut short at an object.
+func (k *call) list(name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.listed[name] = true
+}
+
+// cutShort reports whether a listing was cut short at an object. It may be one that is about to be deleted, and another
+// copy lies beside it: the next listing is whole.
+func (k *call) cutShort(name string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.listed[name]
 }
 
 // from returns the object whose bytes were taken from Redis, or "".

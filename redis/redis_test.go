@@ -21,6 +21,7 @@ import (
 // A server is what one `sarsen serve` has of a bucket and a Redis.
 type server struct {
 	*redis.Store
+	inner  *s3.Store
 	client *redis.Client
 	bucket *counted
 }
@@ -74,12 +75,17 @@ func (c *counted) took() (gets, heads, lists int) {
 
 func join(t *testing.T, b bucket.Bucket, o redis.Options, lookup bool) *server {
 	t.Helper()
+	return joinWith(t, b, o, s3.Options{Lookup: lookup})
+}
+
+func joinWith(t *testing.T, b bucket.Bucket, o redis.Options, inner s3.Options) *server {
+	t.Helper()
 	client, err := redis.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &counted{b, make(chan struct{}, 1<<20), make(chan struct{}, 1<<20), make(chan struct{}, 1<<20)}
-	store, err := s3.Open(t.Context(), client.Bucket(c), s3.Options{Lookup: lookup})
+	store, err := s3.Open(t.Context(), client.Bucket(c), inner)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +96,7 @@ func join(t *testing.T, b bucket.Bucket, o redis.Options, lookup bool) *server {
 		client.Close()
 	})
 	c.took()
-	return &server{client.Store(store), client, c}
+	return &server{client.Store(store), store, client, c}
 }
 
 func at(nodes ...*redisserver.Server) (o redis.Options) {
@@ -283,5 +289,36 @@ func TestOlder(t *testing.T) {
 	}
 	if r, err := third.Get(t.Context(), [32]byte{7}); err != nil || string(r.Value) != "newest" {
 		t.Errorf("the third server has %q, %v, want the newest", r.Value, err)
+	}
+}
+
+// TestSecondCopy: the copy of a blob that Redis names is about to be deleted. The other one is read.
+func TestSecondCopy(t *testing.T) {
+	node := redisserver.Start(t)
+	ds, data := some(1, 1, 100)
+	tries := 0
+	var third *server
+	b := &bucket.Memory{Before: func(op, key string) {
+		if op != "delete" || !strings.HasPrefix(key, "c/") || third == nil {
+			return
+		}
+		tries++
+		node.Do("SET", "sarsen:c/"+ds[0].Hex()[:2]+"/sha256-"+ds[0].Hex(), key+"\n")
+		for how, read := range map[string]func(blob.Batcher, digest.Digest, []byte) error{"Open": checkOpen, "GetAll": checkAll} {
+			if err := read(third, ds[0], data[0]); err != nil {
+				t.Errorf("%s: %v", how, err)
+			}
+		}
+	}}
+	inner := s3.Options{Lookup: true, Heartbeat: 2 * time.Second}
+	here, there := joinWith(t, b, at(node), inner), joinWith(t, b, at(node), inner)
+	third = joinWith(t, b, at(node), inner)
+	putAll(t, here, ds, data)
+	putAll(t, there, ds, data)
+	if _, err := here.inner.Collect(t.Context(), s3.Policy{Patience: time.Minute}); err != nil {
+		t.Errorf("Collect = %v", err)
+	}
+	if copies := b.Keys("c/"); len(copies) != 1 || tries == 0 {
+		t.Errorf("%v after %d deletes, want one copy", copies, tries)
 	}
 }

@@ -134,10 +134,17 @@ func (c *Client) isSmall(d digest.Digest) bool {
 	return d.Size == digest.AnySize || d.Size <= c.o.MaxBlob
 }
 
-// find takes up the object that Redis names, unless that was tried in this call.
+// find takes up the object that Redis names, unless that was tried in this call, and reports whether it is worth trying
+// again.
 func (s *Store) find(ctx context.Context, k *call, lookup string, d digest.Digest) bool {
 	e, _ := k.entry(ctx, lookup)
-	return fits(e.name, d) && k.look(e.name) && s.client.found(lookup, e.name, s.Announced(ctx, e.name))
+	switch {
+	case !fits(e.name, d):
+		return false
+	case k.look(e.name):
+		return s.client.found(lookup, e.name, s.Announced(ctx, e.name))
+	}
+	return k.cutShort(e.name)
 }
 
 // GetAll implements blob.Batcher. Redis is asked for all small blobs in one round trip.
@@ -177,7 +184,7 @@ func (s *Store) findAll(ctx context.Context, k *call, ds []digest.Digest, errs [
 		}
 	}
 	k.fetch(ctx, of, false)
-	var try []int
+	var try, again []int
 	var lookups, names []string
 	for n, i := range places {
 		e, _ := k.entry(ctx, of[n])
@@ -185,11 +192,14 @@ func (s *Store) findAll(ctx context.Context, k *call, ds []digest.Digest, errs [
 		if k.from(of[n]) != "" {
 			name = k.distrust(of[n])
 		}
-		if fits(name, ds[i]) && k.look(name) {
+		switch {
+		case !fits(name, ds[i]):
+		case k.look(name):
 			try, lookups, names = append(try, i), append(lookups, of[n]), append(names, name)
+		case k.cutShort(name):
+			again = append(again, i)
 		}
 	}
-	var again []int
 	for n, ok := range s.adopt(ctx, lookups, names) {
 		if ok {
 			again = append(again, try[n])
@@ -207,13 +217,16 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 	}
 	lookup := recordLookup(key)
 	e, _ := k.entry(ctx, lookup)
-	if err == nil && e.name <= k.lastRead() || !k.look(e.name) {
-		return rec, err
+	switch {
+	case err == nil && e.name <= k.lastRead():
+	case k.look(e.name):
+		if s.client.found(lookup, e.name, s.Announced(ctx, e.name)) {
+			return s.Shared.Get(k.in(ctx), key)
+		}
+	case err != nil && k.cutShort(e.name):
+		return s.Shared.Get(k.in(ctx), key)
 	}
-	if !s.client.found(lookup, e.name, s.Announced(ctx, e.name)) {
-		return rec, err
-	}
-	return s.Shared.Get(k.in(ctx), key)
+	return rec, err
 }
 
 // Keep implements blob.Keeper. What others wrote is taken up first.
