@@ -60,7 +60,7 @@ type Options struct {
 	MaxBlob, MaxRecord int64
 	// Timeout is how long a pipeline may take before the answer is a miss. 0 is two seconds.
 	Timeout time.Duration
-	// Connections to each server, rounded up to a power of two. 0 is four.
+	// Connections to each server, rounded up to a power of two; long pipelines take others, 16 at most or as many. 0 is four.
 	Connections int
 	// Trust says that what has no entry is not looked for in the bucket, while Redis answers: a miss then costs no
 	// request, and what others wrote longer than TTL ago is found at the next listing only.
@@ -135,6 +135,9 @@ func New(o Options) (*Client, error) {
 		// It bounds the time that a connection is silent. What one call waits is bounded by its context.
 		ConnWriteTimeout:  2 * c.o.Timeout,
 		PipelineMultiplex: bits.Len(uint(c.o.Connections - 1)),
+		// Long pipelines have connections of their own, so that nobody waits behind them.
+		BlockingPoolSize:    max(16, c.o.Connections),
+		BlockingPoolCleanup: time.Minute,
 		// Every call can do without an answer, and the breakers say when to ask again.
 		DisableRetry: true,
 		DisableCache: true,
