@@ -112,7 +112,7 @@ func (c *Client) pipeline(ctx context.Context, cmds []command, replies []reply) 
 		asked[c.partOf(client, cmds[i])].failed = true
 	}
 	took := time.Since(began)
-	c.conclude(cmds[0].verb, took, &asked)
+	c.conclude(cmds[0].verb, len(places), took, &asked)
 	c.logSlow(cmds[0].verb, len(places), took)
 }
 
@@ -168,7 +168,9 @@ func (c *Client) send(ctx context.Context, client rueidis.Client, cmds []command
 }
 
 // conclude tells the breakers how it went.
-func (c *Client) conclude(v verb, took time.Duration, asked *[parts]outcome) {
+func (c *Client) conclude(v verb, commands int, took time.Duration, asked *[parts]outcome) {
+	// What takes longer is no gain over the bucket.
+	limit := min(c.o.Timeout/4, 200*time.Millisecond) + time.Duration(commands)*100*time.Microsecond
 	for n := range asked {
 		o := &asked[n]
 		if !o.allowed {
@@ -184,7 +186,7 @@ func (c *Client) conclude(v verb, took time.Duration, asked *[parts]outcome) {
 			if b.Away() {
 				c.log.Warn("redis does not answer; this server goes on without it", "after", took)
 			}
-		case b.Answered(took, c.o.Timeout/4):
+		case b.Answered(took, limit):
 			c.log.Warn("redis answers slowly; this server goes on without it", "after", took)
 		}
 	}

@@ -51,7 +51,7 @@ type Options struct {
 	Username, Password string
 	Database           int         // 0 in a cluster
 	TLS                *tls.Config // nil is none
-	// Prefix begins every key. "" is "sarsen:". Servers on one bucket have the same, those on different buckets don't.
+	// Prefix begins every key. "" is "sarsen:". Servers on one bucket, or on one folder of it, have the same, and no others do.
 	Prefix string
 	// TTL is how long an entry stays after it was written. 0 is a day.
 	TTL time.Duration
