@@ -233,6 +233,48 @@ func TestNodeStops(t *testing.T) {
 	}
 }
 
+// TestFailover: a replica takes a server's place, without what was written last, and the sentinels' clients follow.
+func TestFailover(t *testing.T) {
+	master := redisserver.Start(t)
+	host, port, _ := strings.Cut(master.Address, ":")
+	replica := redisserver.Start(t, "--replicaof", host+" "+port)
+	for !strings.Contains(replica.Do("INFO", "replication"), "master_link_status:up") {
+		time.Sleep(20 * time.Millisecond)
+	}
+	sentinel := redisserver.Sentinel(t, master)
+	for !strings.Contains(sentinel.Do("INFO", "sentinel"), "slaves=1") {
+		time.Sleep(20 * time.Millisecond)
+	}
+	o := at(sentinel)
+	o.Sentinel, o.Timeout = "main", 500*time.Millisecond
+	b := &bucket.Memory{}
+	here, there := join(t, b, o, true), join(t, b, o, true)
+	ds, data := some(1, 20, 100)
+	putAll(t, here, ds[:10], data[:10])
+	replica.Hang() // what comes now is lost
+	putAll(t, here, ds[10:], data[10:])
+	master.Stop()
+	replica.Resume()
+	for i, d := range ds {
+		if err := check(there, d, data[i]); err != nil {
+			t.Errorf("blob %d: %v", i, err)
+		}
+	}
+	settle(t, here, false)
+	settle(t, there, false)
+	served := there.client.Stats().Served
+	more, moreData := some(2, 5, 100)
+	putAll(t, here, more, moreData)
+	for i, d := range more {
+		if err := check(there, d, moreData[i]); err != nil {
+			t.Errorf("blob %d after that: %v", i, err)
+		}
+	}
+	if there.client.Stats().Served == served {
+		t.Errorf("nothing is read from the replica: %+v", there.client.Stats())
+	}
+}
+
 // TestNever: a Redis that was never there, or that refuses, is gone without, and taken up when it comes.
 func TestNever(t *testing.T) {
 	node := redisserver.Start(t)

@@ -37,6 +37,29 @@ type program struct{ path, libraries string }
 // Start starts a server that ends with the test. args are as in a configuration file, with "--" before each name.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
+	return start(t, func(port string) []string {
+		return append([]string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir()}, args...)
+	})
+}
+
+// Sentinel starts a sentinel that watches a server under the name "main", and puts a replica in its place when it does not
+// answer for half a second.
+func Sentinel(t testing.TB, master *Server) *Server {
+	t.Helper()
+	host, at, _ := strings.Cut(master.Address, ":")
+	return start(t, func(port string) []string {
+		file := filepath.Join(t.TempDir(), "sentinel.conf")
+		text := fmt.Sprintf("bind 127.0.0.1\nport %s\nsentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 500\n"+
+			"sentinel failover-timeout main 2000\n", port, host, at)
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return []string{file, "--sentinel"}
+	})
+}
+
+func start(t testing.TB, args func(port string) []string) *Server {
+	t.Helper()
 	p, err := unpacked()
 	if err != nil && os.Getenv("CI") == "true" {
 		t.Fatalf("redis-server: %v", err)
@@ -49,7 +72,7 @@ func Start(t testing.TB, args ...string) *Server {
 	for range 5 {
 		port := freePort(t)
 		s.Address = "127.0.0.1:" + port
-		s.args = append([]string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir()}, args...)
+		s.args = args(port)
 		if err = s.run(); err == nil {
 			t.Cleanup(s.Stop)
 			return s
