@@ -139,6 +139,9 @@ const (
 	DeleteFirst       = false
 	KeyReused         = false
 	AdoptBlind        = false
+	RedisSaysYes      = false
+	RedisUnhashed     = false
+	RedisOlder        = false
 	WaitersFail       = false
 	UploadUndefended  = false
 	ShortFence        = false

@@ -296,6 +296,12 @@ var (
 	KeyReused = name == "KeyReused"
 	// AdoptBlind takes up what it finds without asking whether it may be deleted.
 	AdoptBlind = name == "AdoptBlind"
+	// RedisSaysYes takes what Redis names for what the bucket has.
+	RedisSaysYes = name == "RedisSaysYes"
+	// RedisUnhashed hands on bytes from Redis that may be another blob's.
+	RedisUnhashed = name == "RedisUnhashed"
+	// RedisOlder lets an older record in Redis replace a newer one.
+	RedisOlder = name == "RedisOlder"
 	// WaitersFail lets all who wait for an upload fail with it (seed 004, leader's failure).
 	WaitersFail = name == "WaitersFail"
 	// UploadUndefended lets go of an upload between its PUT and its entry in the ledger (seed 004).

@@ -1,0 +1,4 @@
+package redis
+
+// SlotOf is for tests.
+var SlotOf = slotOf
