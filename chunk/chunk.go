@@ -66,6 +66,11 @@ func New(average int, seed uint32) (*Cutter, error) {
 	return newCutter(average/4, average, average*4, seed), nil
 }
 
+// Recommended returns the Cutter of the parameters that the API recommends.
+func Recommended() *Cutter {
+	return newCutter(RecommendedAverage/4, RecommendedAverage, RecommendedAverage*4, 0)
+}
+
 // newCutter takes any maximum, as the test vectors have one of their own.
 func newCutter(least, average, most int, seed uint32) *Cutter {
 	n := bits.Len(uint(average)) - 1 - firstMask

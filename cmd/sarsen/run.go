@@ -21,6 +21,8 @@ import (
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/asset"
 	"github.com/sarsen-build/sarsen/backup"
+	"github.com/sarsen-build/sarsen/chunk"
+	"github.com/sarsen-build/sarsen/chunk/mapping"
 	"github.com/sarsen-build/sarsen/config"
 	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/httpcache"
@@ -165,6 +167,7 @@ func (s *services) wire() {
 		Actions:     actions,
 		Scheduler:   s.scheduler,
 		Assets:      asset.New(s.store, s.store),
+		Chunks:      mapping.New(s.store, s.store, chunk.Recommended()),
 		HTTPAddr:    s.httpAddr,
 		MaxBlobSize: s.store.MaxBlobSize(),
 		Log:         s.log,
