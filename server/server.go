@@ -52,6 +52,7 @@ import (
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/internal/botspb"
+	"github.com/sarsen-build/sarsen/internal/snapshotpb"
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
 )
 
@@ -89,6 +90,8 @@ type Options struct {
 	Assets *asset.Index
 	// Chunks knows of which chunks blobs consist. It may be nil: then none is split or spliced.
 	Chunks *mapping.Index
+	// Keeper holds snapshots. It may be nil: then there are none.
+	Keeper blob.Keeper
 
 	// HTTPAddr returns the address of the HTTP port, which is named to clients that speak HTTP/1 to
 	// this one. It may be nil or return "".
@@ -174,6 +177,9 @@ func New(o Options) *Server {
 	}
 	if o.Assets != nil {
 		s.registerAssets(o.Assets)
+	}
+	if o.Keeper != nil {
+		snapshotpb.RegisterSnapshotsServer(s.grpc, &snapshots{Server: s, keeper: o.Keeper})
 	}
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)

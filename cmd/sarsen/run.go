@@ -168,6 +168,7 @@ func (s *services) wire() {
 		Scheduler:   s.scheduler,
 		Assets:      asset.New(s.store, s.store),
 		Chunks:      mapping.New(s.store, s.store, chunk.Recommended()),
+		Keeper:      s.store,
 		HTTPAddr:    s.httpAddr,
 		MaxBlobSize: s.store.MaxBlobSize(),
 		Log:         s.log,
