@@ -10,10 +10,13 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unicode/utf8"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -22,6 +25,7 @@ import (
 	"github.com/sarsen-build/sarsen/chunk"
 	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/snapshotpb"
 	"github.com/sarsen-build/sarsen/upstream"
 )
 
@@ -86,6 +90,34 @@ func Upload(ctx context.Context, c *client.Client, dir string, o Options) (diges
 		err = u.send(ctx)
 	}
 	return d, err
+}
+
+// Create uploads dir and makes the server keep it as s says, whose root and counts it sets. It returns what the server
+// made of that. What was evicted meanwhile, because its lease was shorter than the upload, is sent again.
+func Create(ctx context.Context, c *client.Client, dir string, s *snapshotpb.Snapshot, o Options) (*snapshotpb.Snapshot, error) {
+	if o.Counts == nil {
+		o.Counts = new(Counts)
+	}
+	const tries = 3
+	for try := 1; ; try++ {
+		for _, n := range []*atomic.Int64{&o.Counts.Files, &o.Counts.Directories, &o.Counts.Symlinks, &o.Counts.Bytes} {
+			n.Store(0)
+		}
+		root, err := Upload(ctx, c, dir, o)
+		if err != nil {
+			return nil, err
+		}
+		s.Root, s.DigestFunction = upstream.ToProto(root), repb.DigestFunction_Value(o.Function)
+		s.Files, s.Directories, s.Symlinks = o.Counts.Files.Load(), o.Counts.Directories.Load(), o.Counts.Symlinks.Load()
+		s.Bytes, s.SentBytes = o.Counts.Bytes.Load(), o.Counts.Moved.Load()
+		if o.Dry {
+			return s, nil
+		}
+		kept, err := c.KeepSnapshot(ctx, s)
+		if err == nil || try == tries || status.Code(err) != codes.FailedPrecondition {
+			return kept, err
+		}
+	}
 }
 
 // remember reads the tree of the snapshot before.

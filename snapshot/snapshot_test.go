@@ -144,11 +144,11 @@ func keep(t *testing.T, c *client.Client, dir string, o Options) (*snapshotpb.Sn
 	if o.Function == 0 {
 		o.Function = digest.SHA256
 	}
-	root, err := Upload(t.Context(), c, dir, o)
+	s, err := Create(t.Context(), c, dir, &snapshotpb.Snapshot{Name: "work"}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := c.KeepSnapshot(t.Context(), &snapshotpb.Snapshot{Name: "work", Root: upstream.ToProto(root), DigestFunction: repb.DigestFunction_Value(o.Function)})
+	root, err := digestOf(o.Function, s.Root)
 	if err != nil {
 		t.Fatal(err)
 	}

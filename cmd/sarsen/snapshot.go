@@ -12,7 +12,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -230,35 +229,29 @@ func (s *snapshotCommand) create(cmd *cobra.Command, name, dir string, tags []st
 		skipped++
 		fmt.Fprintf(cmd.ErrOrStderr(), "left out: %s: %v\n", printable(name), why)
 	}
-	o.Counts = new(snapshot.Counts)
-	done := watch(cmd.ErrOrStderr(), "read", o.Counts)
-	root, err := snapshot.Upload(ctx, c, dir, o)
-	done()
-	if err != nil {
-		return err
-	}
 	host, _ := os.Hostname()
 	full, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
 	made := &snapshotpb.Snapshot{
-		Name: name, Root: upstream.ToProto(root), DigestFunction: repb.DigestFunction_Value(o.Function), Time: timestamppb.New(began),
-		Host: strings.ToValidUTF8(host, "?"), Path: strings.ToValidUTF8(full, "?"), Tags: tags,
-		Files: o.Counts.Files.Load(), Directories: o.Counts.Directories.Load(), Symlinks: o.Counts.Symlinks.Load(),
-		Bytes: o.Counts.Bytes.Load(), SentBytes: o.Counts.Moved.Load(),
+		Name: name, Time: timestamppb.New(began), Host: strings.ToValidUTF8(host, "?"), Path: strings.ToValidUTF8(full, "?"), Tags: tags,
 	}
-	verb := "would keep"
-	if !o.Dry {
-		verb = "kept"
-		if made, err = c.KeepSnapshot(ctx, made); err != nil {
-			return err
-		}
+	o.Counts = new(snapshot.Counts)
+	done := watch(cmd.ErrOrStderr(), "read", o.Counts)
+	made, err = snapshot.Create(ctx, c, dir, made, o)
+	done()
+	if err != nil {
+		return err
+	}
+	verb := "kept"
+	if o.Dry {
+		verb = "would keep"
 	}
 	if s.json {
 		err = printJSON(cmd.OutOrStdout(), shown(made))
 	} else {
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n%s %s, %s, %s; %s sent, in %v\n", made.Id, root, verb, count(made.Files, "file", "files"),
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n%s %s, %s, %s; %s sent, in %v\n", made.Id, shown(made).Root, verb, count(made.Files, "file", "files"),
 			count(made.Directories, "directory", "directories"), humanize.Bytes(uint64(made.Bytes)), humanize.Bytes(uint64(made.SentBytes)), time.Since(began).Round(time.Millisecond))
 	}
 	if err == nil && skipped > 0 {
