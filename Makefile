@@ -55,7 +55,7 @@ clients: ## Bazel, buildbox, BuildStream, Go, ccache, Gradle and many more again
 
 CRASH = $(GO) test -tags crash -count=1 -v -timeout 24h ./test/crash -run
 crashes: ## kills and power cuts, as many as CI has time for (root; installs xfsprogs the first time)
-	$(CRASH) 'TestForgetful|TestPortable'
+	$(CRASH) 'TestForgetful|TestPortable|TestBackupKill'
 	$(CRASH) TestKill -args -n 2000 -budget 2m
 	$(CRASH) TestPowerCut -args -n 200 -budget 2m
 

@@ -44,13 +44,20 @@ func start(t *testing.T, store blob.Store) (grpcTarget, httpTarget string) {
 	return "grpc://" + l.Addr().String(), h.URL
 }
 
-// idle connects a worker that says of each action that it ended well, and does nothing.
+// idle connects a worker that says of each action that it ended well, and does nothing. It says that it is alive, however
+// long the workloads before take.
 func idle(t *testing.T, s *execution.Scheduler) {
 	t.Helper()
 	session, err := s.Connect(execution.Registration{Name: "idle", Session: "1", Slots: 8})
 	if err != nil {
 		t.Fatal(err)
 	}
+	go func() {
+		for t.Context().Err() == nil {
+			session.Heartbeat(execution.Load{})
+			time.Sleep(time.Second)
+		}
+	}()
 	go func() {
 		for {
 			i, err := session.Next(context.Background()) // until the scheduler is closed

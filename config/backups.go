@@ -15,6 +15,7 @@ import (
 // Backups is what the file of the setting "backups" says: the repositories that there are.
 type Backups struct {
 	Restic, Casync map[string]Repository // by name
+	PBS            map[string]PBSAccount // by name
 }
 
 // A Repository is one that a backup tool may use.
@@ -60,7 +61,7 @@ func LoadBackups(path string) (*Backups, error) {
 	if err != nil {
 		return nil, syntaxError(path, err)
 	}
-	b := &Backups{Restic: map[string]Repository{}, Casync: map[string]Repository{}}
+	b := &Backups{Restic: map[string]Repository{}, Casync: map[string]Repository{}, PBS: map[string]PBSAccount{}}
 	var doc yaml.Node
 	if err := loader.Load(&doc); errors.Is(err, io.EOF) {
 		return b, nil
@@ -71,8 +72,12 @@ func LoadBackups(path string) (*Backups, error) {
 		return b, nil // nothing but comments
 	}
 	d := decoder{file: path}
-	d.each("", doc.Content[0], []string{"restic", "casync"}, func(kind string, repositories *yaml.Node) {
+	d.each("", doc.Content[0], []string{"restic", "casync", "pbs"}, func(kind string, repositories *yaml.Node) {
 		d.each(kind, repositories, nil, func(name string, fields *yaml.Node) {
+			if kind == "pbs" {
+				b.PBS[name] = d.pbsAccount(name, fields)
+				return
+			}
 			r := d.repository(kind+"."+name, fields)
 			if kind == "restic" {
 				b.Restic[name] = r

@@ -41,6 +41,7 @@ type Config struct {
 	UnsatisfiableTimeout time.Duration
 	GRPC                 string // HOST:PORT of the gRPC server; port 0 picks a free one
 	HTTP                 string // HOST:PORT of the HTTP server; port 0 picks a free one
+	PBS                  string // HOST:PORT of the Proxmox Backup Server protocol; "" does not serve it
 	Backups              string // path of the file with the repositories of backup tools; "" lets everybody use any
 	LogLevel             slog.Level
 	LogFormat            string // "text" or "json"
@@ -178,12 +179,25 @@ func (c *Config) finish() []*Error {
 			return []*Error{{Field: "max-size", Text: fmt.Sprintf("the disk's free space can't be found out (%v); say how much to use with --max-size", err)}}
 		}
 	}
-	if overlap(c.GRPC, c.HTTP) {
-		later := c.origins["http.address"]
-		if later == (Origin{}) {
-			later = c.origins["grpc.address"]
+	return c.overlaps()
+}
+
+// overlaps finds listeners that can't have their ports.
+func (c *Config) overlaps() []*Error {
+	listeners := []struct{ field, what, address string }{
+		{"grpc.address", "the gRPC server's", c.GRPC}, {"http.address", "the HTTP server's", c.HTTP}, {"pbs.address", "the Proxmox backup server's", c.PBS},
+	}
+	for i, l := range listeners {
+		for _, first := range listeners[:i] {
+			if l.address == "" || !overlap(first.address, l.address) {
+				continue
+			}
+			at := c.origins[l.field]
+			if at == (Origin{}) {
+				at = c.origins[first.field]
+			}
+			return []*Error{{at, l.field, fmt.Sprintf("%s %s and %s %s share a port; give each its own", l.what, l.address, first.what, first.address)}}
 		}
-		return []*Error{{later, "http.address", fmt.Sprintf("the HTTP server's %s and the gRPC server's %s share a port; give each its own", c.HTTP, c.GRPC)}}
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func TestErrors(t *testing.T) {
 		{"mistyped section", "htpp:\n  address: :1", "F:1: htpp: unknown field; did you mean http?"},
 		{"flag for a name", "log-level: info", "F:1: log-level: unknown field; did you mean log.level?"},
 		{"outside its section", "level: info", "F:1: level: unknown field; did you mean log.level?"},
-		{"nothing near", "bananas: 3", "F:1: bananas: unknown field; known are dir, max-size, lease, durability, unsatisfiable-timeout, grpc, grpc.address, http, http.address, backups, log, log.level, log.format"},
+		{"nothing near", "bananas: 3", "F:1: bananas: unknown field; known are dir, max-size, lease, durability, unsatisfiable-timeout, grpc, grpc.address, http, http.address, pbs, pbs.address, backups, log, log.level, log.format"},
 		{"twice", "lease: 1h\nlease: 1h", "F:2: lease: set twice, first in line 1; keep one"},
 		{"section twice", "log: {level: info}\ndir: /d\nlog: {format: json}", "F:3: log: set twice, first in line 1; keep one"},
 		{"no size", "max-size: 50 gigs", `F:1: max-size: "50 gigs" is not a size; write a number and a unit, like 50GB or 16MiB`},
@@ -100,6 +100,7 @@ func TestErrors(t *testing.T) {
 		{"no port", "grpc: {address: localhost}", `F:1: grpc.address: "localhost" is not an address; write HOST:PORT, like 127.0.0.1:8980`},
 		{"named port", "http: {address: 'localhost:http'}", `F:1: http.address: "localhost:http" has no port between 0 and 65535; write HOST:PORT, like 127.0.0.1:8981`},
 		{"URL", "http: {address: 'http://h:1'}", `F:1: http.address: "http://h:1" is not an address; write HOST:PORT, like 127.0.0.1:8981`},
+		{"same address as pbs", "http: {address: 'h:1'}\npbs: {address: 'h:1'}", "F:2: pbs.address: the Proxmox backup server's h:1 and the HTTP server's h:1 share a port; give each its own"},
 		{"same address", "grpc: {address: 'h:1'}\nhttp: {address: 'h:1'}", "F:2: http.address: the HTTP server's h:1 and the gRPC server's h:1 share a port; give each its own"},
 		{"level", "log: {level: loud}", `F:1: log.level: "loud" is not a log level; write debug, info, warn or error`},
 		{"durability", "durability: fsync", `F:1: durability: "fsync" is not a durability; write group, sync or none`},
@@ -210,6 +211,8 @@ grpc:
   address: 127.0.0.1:8980  # default
 http:
   address: 127.0.0.1:8981  # default
+pbs:
+  address: none            # default
 backups: ''                # default
 log:
   level: info              # default

@@ -95,8 +95,14 @@ var Fields = []Field{
 		get:   func(c *Config) string { return c.HTTP },
 	},
 	{
+		Name: "pbs.address", Flag: "pbs", Value: "HOST:PORT", Default: pbsOff,
+		Usage: "where the Proxmox Backup Server protocol is served, like 0.0.0.0:8007; its accounts stand in the file of backups",
+		set:   setPBS,
+		get:   pbsAddress,
+	},
+	{
 		Name: "backups", Flag: "backups", Value: "FILE",
-		Usage: "the YAML file with the repositories of restic and casync, their tokens and quotas (default: any, and everybody may use them)",
+		Usage: "the YAML file with the repositories of restic and casync, their tokens and quotas (default: any, and everybody may use them), and the accounts of the Proxmox protocol",
 		set:   func(c *Config, text string) error { c.Backups = text; return nil },
 		get:   func(c *Config) string { return c.Backups },
 	},

@@ -409,7 +409,7 @@ func TestEvictedEntries(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer ring.Close()
-		h := newHandler(Options{Store: ring, Actions: action.New(ring, ring), SpoolDir: t.TempDir(), Lease: lease})
+		h := newHandler(Options{Store: ring, Actions: action.New(ring, ring), SpoolDir: t.TempDir()})
 		do := func(method, path string, data []byte) *httptest.ResponseRecorder {
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, httptest.NewRequest(method, path, bytes.NewReader(data)))

@@ -59,18 +59,9 @@ func (e *entry) value(name string) string {
 }
 
 // epoch returns what every name in s has in common until s is cleaned, or blob.ErrNotFound if nothing was
-// ever put there. It is drawn at random: should its own record be evicted, because nobody used s for long, the next one
-// is another, and nothing of before comes back.
+// ever put there. Reading it leases it, so that a namespace in use keeps it. It is drawn at random: should its own
+// record be evicted, because nobody used s for long, the next one is another, and nothing of before comes back.
 func (h *handler) epoch(ctx context.Context, s space) (string, error) {
-	g, err := h.readEpoch(ctx, s)
-	if err == nil && h.epochDue(s) {
-		// Whoever reads doesn't wait for a write.
-		go func() { _ = h.renew(context.WithoutCancel(ctx), s) }()
-	}
-	return g, err
-}
-
-func (h *handler) readEpoch(ctx context.Context, s space) (string, error) {
 	result, err := h.Actions.Get(ctx, s.key("epoch"))
 	if err != nil {
 		return "", err
@@ -81,38 +72,9 @@ func (h *handler) readEpoch(ctx context.Context, s space) (string, error) {
 	return "", fmt.Errorf("%w: the epoch of %s is malformed", blob.ErrCorrupt, s.instance())
 }
 
-// epochDue reports whether the epoch of s should be put again, so that its lease does not end while s is in use: all
-// entries hang on it, and what is merely used may be evicted. It says so to one caller.
-func (h *handler) epochDue(s space) bool {
-	if h.Lease <= 0 || mutant.EpochUnrenewed {
-		return false
-	}
-	return h.renewed.due(s, h.Lease/4)
-}
-
-// renew puts the epoch of s again as it is.
-func (h *handler) renew(ctx context.Context, s space) error {
-	release, err := h.turns.take(ctx, s.key("epoch"))
-	if err != nil {
-		return err
-	}
-	defer release()
-	g, err := h.readEpoch(ctx, s) // s may have been cleaned
-	if err == nil {
-		err = h.putEpoch(ctx, s, g)
-	}
-	if err != nil {
-		h.renewed.failed(s)
-	}
-	return err
-}
-
 // epochToPut is epoch for a caller who is about to put an entry: it draws the first one.
 func (h *handler) epochToPut(ctx context.Context, s space) (string, error) {
-	g, err := h.readEpoch(ctx, s)
-	if err == nil && h.epochDue(s) {
-		err = h.renew(ctx, s)
-	}
+	g, err := h.epoch(ctx, s)
 	if !errors.Is(err, blob.ErrNotFound) {
 		return g, err
 	}
@@ -122,7 +84,7 @@ func (h *handler) epochToPut(ctx context.Context, s space) (string, error) {
 		return "", err
 	}
 	defer release()
-	if g, err = h.readEpoch(ctx, s); !errors.Is(err, blob.ErrNotFound) && !mutant.EpochApart {
+	if g, err = h.epoch(ctx, s); !errors.Is(err, blob.ErrNotFound) && !mutant.EpochApart {
 		return g, err
 	}
 	return h.draw(ctx, s)
@@ -134,11 +96,7 @@ func (h *handler) draw(ctx context.Context, s space) (string, error) {
 	if mutant.EpochGuessed {
 		g = s.namespace
 	}
-	err := h.putEpoch(ctx, s, g)
-	if err == nil {
-		h.renewed.put(s)
-	}
-	return g, err
+	return g, h.putEpoch(ctx, s, g)
 }
 
 func (h *handler) putEpoch(ctx context.Context, s space, g string) error {
@@ -154,7 +112,7 @@ func (h *handler) clean(ctx context.Context, s space) error {
 		return err
 	}
 	defer release()
-	if _, err = h.readEpoch(ctx, s); errors.Is(err, blob.ErrNotFound) {
+	if _, err = h.epoch(ctx, s); errors.Is(err, blob.ErrNotFound) {
 		return nil // there is nothing
 	}
 	if err == nil && !mutant.EpochKept {

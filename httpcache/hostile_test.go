@@ -125,20 +125,6 @@ func TestCheckMethods(t *testing.T) {
 	f.send("POST", "/sccache/team/.sccache_check", []byte("x")).must(t, http.StatusMethodNotAllowed)
 }
 
-// TestManyNamespaces uses more namespaces than are remembered.
-func TestManyNamespaces(t *testing.T) {
-	var r renewals
-	for i := range 3 * maxRenewals {
-		s := space{routeGradle, fmt.Sprint(i)}
-		if !r.due(s, time.Hour) || r.due(s, time.Hour) {
-			t.Fatalf("%v: want it to be due once", s)
-		}
-	}
-	if len(r.last) > maxRenewals {
-		t.Errorf("got %d namespaces in memory, want %d at most", len(r.last), maxRenewals)
-	}
-}
-
 // TestModuleTooLarge completes a module of more than the store ever takes: the client must not try again and again.
 func TestModuleTooLarge(t *testing.T) {
 	f := newFixture(t, nil) // takes 8 MiB

@@ -65,8 +65,6 @@ type Options struct {
 	// MaxBlobSize is the largest blob in bytes that may be put. Larger ones are refused before they
 	// are read. Zero leaves the limit to the store.
 	MaxBlobSize int64
-	// Lease is how long the store's yes stands. Zero means that entries of dialects depend on use alone.
-	Lease time.Duration
 	// GRPCAddr returns HOST:PORT of the gRPC server, which messages name. It may be nil.
 	GRPCAddr func() string
 	// Status returns what /status prints beside version and uptime; it must be fit for
@@ -96,7 +94,6 @@ type handler struct {
 	stall     time.Duration
 	checking  atomic.Bool // a check is running
 	turns     turns
-	renewed   renewals
 	calls     chan struct{} // one for each call of the store for a dialect that is under way
 	hurry     time.Duration // what the waits for such calls are divided by; tests are in a hurry
 	spoolLeft atomic.Int64  // bytes that bodies of unknown size may still take; negative while one is refused

@@ -56,6 +56,11 @@ line. Nothing is started, and no port or directory is touched.`,
 			if _, err := backupAccess(c.Backups); err != nil {
 				return err
 			}
+			if c.PBS != "" {
+				if _, _, err := pbsAccounts(c); err != nil {
+					return err
+				}
+			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
 			return err
 		},

@@ -34,7 +34,8 @@ const (
 )
 
 const rootHelp = `Sarsen keeps what builds make: a cache and remote execution for the Remote Execution API v2 (Bazel,
-buildbox, moon and others), a cache over HTTP, and backups of restic and casync, on one content-addressed store.
+buildbox, moon and others), a cache over HTTP, and backups of restic, casync and Proxmox
+clients, on one content-addressed store.
 
 When Sarsen says that a blob is here, it can be read until its lease ends.
 
@@ -122,7 +123,7 @@ func newRootCommand() *cobra.Command {
 	add("execute", newWorkerCommand(), newWorkersCommand(), newDrainCommand())
 	add("build", newCCCommand(), newGocacheprogCommand(), newCcacheStorageCommand())
 	add("keep", newSnapshotCommand())
-	add("look", newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())
+	add("look", newStatusCommand(), newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())
 	add("", newVersionCommand())
 	return root
 }

@@ -95,7 +95,7 @@ func TestAdvertised(t *testing.T) {
 func TestReadyWarnsOfOpenAddresses(t *testing.T) {
 	for address, want := range map[string]bool{"127.0.0.1:1": false, "[::1]:1": false, "localhost:1": false, ":1": true, "10.0.0.1:1": true} {
 		var text strings.Builder
-		printReady(&text, &config.Config{GRPC: "127.0.0.1:2", HTTP: address}, "a:1", "b:2", 0)
+		printReady(&text, &config.Config{GRPC: "127.0.0.1:2", HTTP: address}, "a:1", "b:2", "", 0)
 		if got := strings.Contains(text.String(), "Whoever can reach"); got != want {
 			t.Errorf("%s: warned: got %t, want %t", address, got, want)
 		}

@@ -9,7 +9,7 @@ import (
 )
 
 // printReady says that everything works and what to do with it. Scripts wait for its first line.
-func printReady(w io.Writer, c *config.Config, grpcAddr, httpAddr string, slots int) {
+func printReady(w io.Writer, c *config.Config, grpcAddr, httpAddr, pbsNotice string, slots int) {
 	text := fmt.Sprintf(`sarsen is ready
 
 For Bazel, put one of these lines into .bazelrc (gRPC is the faster one):
@@ -20,8 +20,8 @@ For Bazel, put one of these lines into .bazelrc (gRPC is the faster one):
 Data:    %s
 Limit:   %s (--max-size)
 Status:  http://%s/status
-Ctrl-C stops it and leaves a clean store.
-`, grpcAddr, httpAddr, executes(grpcAddr, slots), c.Dir, config.FormatSize(c.MaxSize), httpAddr)
+%sCtrl-C stops it and leaves a clean store.
+`, grpcAddr, httpAddr, executes(grpcAddr, slots), c.Dir, config.FormatSize(c.MaxSize), httpAddr, pbsNotice)
 	if open := openAddresses(c); open != "" {
 		text += open
 	}

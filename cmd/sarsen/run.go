@@ -21,6 +21,7 @@ import (
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/asset"
 	"github.com/sarsen-build/sarsen/backup"
+	"github.com/sarsen-build/sarsen/backup/pbs"
 	"github.com/sarsen-build/sarsen/chunk"
 	"github.com/sarsen-build/sarsen/chunk/mapping"
 	"github.com/sarsen-build/sarsen/config"
@@ -58,7 +59,7 @@ func run(c *config.Config, reload func() (*config.Config, error), own *workerSet
 		signal.Notify(hangups, syscall.SIGHUP)
 	}
 
-	s := &services{config: c, log: log, failed: make(chan error, 3)}
+	s := &services{config: c, log: log, failed: make(chan error, 4)}
 	err := s.start(ctx)
 	if err == nil {
 		err = selfCheck(ctx, s.grpcListener.Addr().String(), s.httpListener.Addr().String(), log)
@@ -74,7 +75,7 @@ func run(c *config.Config, reload func() (*config.Config, error), own *workerSet
 		if own != nil {
 			slots = own.slots
 		}
-		printReady(stdout, c, s.grpcAddr(), s.httpAddr(), slots)
+		printReady(stdout, c, s.grpcAddr(), s.httpAddr(), s.pbsNotice(), slots)
 		select {
 		case <-ctx.Done():
 		case err = <-s.failed:
@@ -121,6 +122,8 @@ type services struct {
 	http                       *http.Server
 	scheduler                  *execution.Scheduler
 	access                     *backup.Access
+	pbsListener                net.Listener
+	pbs                        *pbs.Server
 	stopWorker                 func()     // or nil
 	failed                     chan error // gets why a listener ended by itself
 }
@@ -132,6 +135,11 @@ func (s *services) start(ctx context.Context) (err error) {
 	}
 	if s.httpListener, err = listen(ctx, "HTTP", "--http", s.config.HTTP); err != nil {
 		return err
+	}
+	if s.config.PBS != "" {
+		if s.pbsListener, err = listen(ctx, "Proxmox backup", "--pbs", s.config.PBS); err != nil {
+			return err
+		}
 	}
 	if s.access, err = backupAccess(s.config.Backups); err != nil {
 		return err
@@ -148,6 +156,9 @@ func (s *services) start(ctx context.Context) (err error) {
 	s.log.Info("store open", "dir", s.config.Dir, "blobs", stats.Blobs, "results", stats.Records,
 		"used", humanize.Bytes(uint64(stats.UsedBytes)), "max", config.FormatSize(s.config.MaxSize), "took", time.Since(began).Round(time.Millisecond))
 	s.wire()
+	if err := s.startPBS(ctx); err != nil {
+		return err
+	}
 	s.serve("gRPC", s.grpcListener, s.grpc.Serve)
 	s.serve("HTTP", s.httpListener, s.http.Serve)
 	return nil
@@ -181,7 +192,6 @@ func (s *services) wire() {
 			Actions:     actions,
 			SpoolDir:    filepath.Join(s.config.Dir, "spool"),
 			MaxBlobSize: s.store.MaxBlobSize(),
-			Lease:       s.config.Lease,
 			GRPCAddr:    s.grpcAddr,
 			Status:      s.status,
 			Fsck:        s.fsck(stopping),
@@ -243,7 +253,8 @@ func (s *services) status() any {
 		Lease      string             `json:"lease"`
 		Durability segment.Durability `json:"durability"`
 		Store      segment.Stats      `json:"store"`
-	}{s.config.Dir, config.FormatDuration(s.config.Lease), s.config.Durability, s.store.Stats()}
+		PBS        any                `json:"proxmox_backup,omitempty"`
+	}{s.config.Dir, config.FormatDuration(s.config.Lease), s.config.Durability, s.store.Stats(), s.pbsStatus()}
 }
 
 func (s *services) grpcAddr() string { return advertised(s.config.GRPC, s.grpcListener.Addr()) }
@@ -254,6 +265,7 @@ func (s *services) stop() error {
 	if s.store == nil {
 		closeListener(s.grpcListener)
 		closeListener(s.httpListener)
+		closeListener(s.pbsListener)
 		return nil
 	}
 	began := time.Now()
@@ -262,7 +274,8 @@ func (s *services) stop() error {
 	}
 	draining, cancel := context.WithTimeout(context.Background(), drainWithin)
 	defer cancel()
-	httpDone, grpcDone, storeDone := make(chan error, 1), make(chan error, 1), make(chan error, 1)
+	httpDone, grpcDone, pbsDone, storeDone := make(chan error, 1), make(chan error, 1), make(chan error, 1), make(chan error, 1)
+	go func() { pbsDone <- s.stopPBS(draining) }()
 	go func() { httpDone <- s.stopHTTP(draining) }()
 	go func() { grpcDone <- s.stopGRPC(draining) }()
 	cut, cancelCut := context.WithTimeout(context.Background(), drainWithin+cutWithin)
@@ -270,6 +283,9 @@ func (s *services) stop() error {
 	// A late step is given up with a warning, so that the store is closed in any case.
 	_ = s.await(cut, "HTTP server", httpDone)
 	_ = s.await(cut, "gRPC server", grpcDone)
+	if s.pbsListener != nil {
+		_ = s.await(cut, "Proxmox backup server", pbsDone)
+	}
 	s.scheduler.Close()
 
 	closing, cancelClosing := context.WithTimeout(context.Background(), closeWithin)

@@ -26,6 +26,12 @@ With --backups FILE there are only the backup repositories that this file names:
       quota: 100GB
   casync:
     images: {token: TOKEN}        # http://me:TOKEN@HOST:PORT/casync/images/
+  pbs:                            # with --pbs HOST:PORT, the Proxmox Backup Server protocol
+    root@pam!laptop:              # a token of a user; without ! a user, who logs in with the secret
+      secret: SECRET
+      may:
+        main: backup              # a datastore: some of read, backup, prune
+        main/team: read, prune    # a namespace in it, and those below
 
 SIGHUP makes it read the file again: a new max-size counts at once, and the log names what needs a
 restart. A file with an error changes nothing.`,

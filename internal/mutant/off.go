@@ -41,6 +41,13 @@ const (
 	NoTurn         = false
 	SyncAgain      = false
 
+	ChunkUnheld     = false
+	DuplicateUnheld = false
+	PreviousUnheld  = false
+	HoldSwapped     = false
+	ChangeUnlocked  = false
+	ChunkBelieved   = false
+
 	RunsTwice    = false
 	HoleServed   = false
 	AmountKept   = false
@@ -86,13 +93,12 @@ const (
 	MappingHole     = false
 	MappingBelieved = false
 
-	EpochApart     = false
-	OnceApart      = false
-	EpochKept      = false
-	EpochGuessed   = false
-	EpochUnrenewed = false
-	CutStored      = false
-	NarinfoAlone   = false
+	EpochApart   = false
+	OnceApart    = false
+	EpochKept    = false
+	EpochGuessed = false
+	CutStored    = false
+	NarinfoAlone = false
 
 	SealBelieved   = false
 	InlineBelieved = false

@@ -106,6 +106,20 @@ var (
 	// (seed 003).
 	NoTurn = name == "NoTurn"
 
+	// ChunkUnheld takes a chunk of a backup without holding it until the backup is finished (seed 004: the collector
+	// decides between upload and insert).
+	ChunkUnheld = name == "ChunkUnheld"
+	// DuplicateUnheld answers that a chunk is stored already without holding it (seed 004, upstream's hit in its cache).
+	DuplicateUnheld = name == "DuplicateUnheld"
+	// PreviousUnheld says which chunks the last snapshot has without holding them.
+	PreviousUnheld = name == "PreviousUnheld"
+	// HoldSwapped lets go of the Readers of chunks before a root holds these.
+	HoldSwapped = name == "HoldSwapped"
+	// ChangeUnlocked changes a snapshot's root from what it was before somebody else changed it.
+	ChangeUnlocked = name == "ChangeUnlocked"
+	// ChunkBelieved takes a chunk for what its digest says.
+	ChunkBelieved = name == "ChunkBelieved"
+
 	// RunsTwice lets identical actions in flight run once for each client.
 	RunsTwice = name == "RunsTwice"
 	// HoleServed answers success for a result that names a missing blob.
@@ -199,8 +213,6 @@ var (
 	EpochKept = name == "EpochKept"
 	// EpochGuessed draws the same epoch again, so that what was cleaned or evicted with it comes back.
 	EpochGuessed = name == "EpochGuessed"
-	// EpochUnrenewed never puts an epoch again, so that it is evicted under entries that are in use.
-	EpochUnrenewed = name == "EpochUnrenewed"
 	// CutStored takes a body that was cut off for one that has ended (seed 001, torn entry).
 	CutStored = name == "CutStored"
 	// NarinfoAlone serves a .narinfo without looking for its archive (seed 002, lost inputs).

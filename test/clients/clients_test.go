@@ -127,7 +127,7 @@ func TestBackups(t *testing.T) {
 	require(t)
 	root := script(t, 20*time.Minute, "sidroot.sh")
 	tools := script(t, 5*time.Minute, "backuproot.sh")
-	for _, name := range []string{"restic.sh", "casync.sh"} {
+	for _, name := range []string{"restic.sh", "casync.sh", "pbs.sh"} {
 		t.Run(strings.TrimSuffix(name, ".sh"), func(t *testing.T) {
 			script(t, 15*time.Minute, name, "SARSEN_TEST_ROOT="+root, "SARSEN_TEST_BACKUP="+tools)
 		})

@@ -55,6 +55,13 @@ var caught = []struct {
 	{"MarkLate", "segment", "TestRestartMarks", "a root did not hold over a restart"},
 	{"HoleKept", "segment", "TestKeeper/KeepsNoHole", "want a MissingError"},
 
+	{"ChunkUnheld", "backup/pbs", "TestRaceCollector", "can't be finished"},
+	{"DuplicateUnheld", "backup/pbs", "TestRaceDuplicate", "can't be finished"},
+	{"PreviousUnheld", "backup/pbs", "TestRaceKnownChunk", "can't be finished"},
+	{"HoldSwapped", "backup/pbs", "TestRaceLongSession", "the upload of a chunk"},
+	{"ChangeUnlocked", "backup/pbs", "TestRaceForget", "is there again"},
+	{"ChunkBelieved", "backup/pbs", "TestWrongChunks", "a wrong digest = <nil>"},
+
 	{"Complete", "action", "TestSeededComplete", "Complete: a result was served, but"},
 	{"TreeUnread", "action", "TestRaceTreeFile", "a result was acknowledged, but file in a tree's"},
 	{"UpdateUnpinned", "action", "TestRaceLostInputs", "Complete: Put of a result all of which was uploaded"},
@@ -141,7 +148,7 @@ var caught = []struct {
 	{"OnceApart", "httpcache", "TestSeededFirst", "were told that theirs was stored"},
 	{"EpochKept", "httpcache", "TestSeededClean", "after clean: got"},
 	{"EpochGuessed", "httpcache", "TestEpochEvicted", "of the one before"},
-	{"EpochUnrenewed", "httpcache", "TestEvictedEntries", "got epoch"},
+	{"RecordUnleased", "httpcache", "TestEvictedEntries", "got epoch"},
 	{"CutStored", "httpcache", "TestAborted", "want 400"},
 	{"NarinfoAlone", "httpcache", "TestNarURLs", "got 200, want 404"},
 

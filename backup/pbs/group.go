@@ -1,0 +1,173 @@
+package pbs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+// A groupInfo is the value of a group's root. It is there from the first snapshot on, and stays until the group is
+// removed.
+type groupInfo struct {
+	Owner string `json:"owner"`
+	Notes string `json:"notes,omitempty"`
+}
+
+// group returns what is known of a group, or false.
+func (d *datastore) group(ctx context.Context, g group) (info groupInfo, ok bool, err error) {
+	r, err := blob.KeptRoot(ctx, d.Keeper, g.root(d.Name))
+	if errors.Is(err, blob.ErrNotFound) {
+		return info, false, nil
+	}
+	if err != nil {
+		return info, false, err
+	}
+	if err := json.Unmarshal(r.Value, &info); err != nil {
+		return info, false, fmt.Errorf("%w: the root %q: %w", blob.ErrCorrupt, r.Name, err)
+	}
+	return info, true, nil
+}
+
+func (d *datastore) keepGroup(ctx context.Context, g group, info groupInfo) error {
+	value, err := json.Marshal(info)
+	if err != nil {
+		return err
+	}
+	return d.Keeper.Keep(ctx, g.root(d.Name), value, digest.Set{})
+}
+
+// changeGroup changes a group that is there.
+func (d *datastore) changeGroup(ctx context.Context, g group, fn func(*groupInfo) error) error {
+	release, err := d.locks.take(ctx, g.root(d.Name))
+	if err != nil {
+		return err
+	}
+	defer release()
+	info, ok, err := d.group(ctx, g)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return refuse(http.StatusNotFound, "group %s does not exist", g)
+	}
+	if err := fn(&info); err != nil {
+		return err
+	}
+	return d.keepGroup(ctx, g, info)
+}
+
+// removeGroup removes all snapshots of a group that are not protected, and the group itself if none stays. It
+// returns how many were removed, and how many stay.
+func (d *datastore) removeGroup(ctx context.Context, g group) (removed, protected int, err error) {
+	free, ok := d.locks.try(writing(g, d.Name))
+	if !ok {
+		return 0, 0, badRequest("group %s is in use: a backup runs", g)
+	}
+	defer free()
+	release, err := d.locks.take(ctx, g.root(d.Name))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer release()
+	all, err := d.ofGroup(ctx, g)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, s := range all {
+		if s.Protected {
+			protected++
+			continue
+		}
+		if err := d.Keeper.Release(ctx, s.moment.root(d.Name)); err != nil {
+			return removed, protected, err
+		}
+		removed++
+	}
+	if protected == 0 {
+		err = d.Keeper.Release(ctx, g.root(d.Name))
+	}
+	return removed, protected, err
+}
+
+// groups returns the groups of a namespace that have snapshots.
+func (d *datastore) groups(ctx context.Context, ns string) (all []group, err error) {
+	for _, kind := range types {
+		for s, err := range d.snapshots(ctx, ns, kind, "") {
+			if err != nil {
+				return nil, err
+			}
+			if g := s.moment.group; len(all) == 0 || all[len(all)-1] != g {
+				all = append(all, g)
+			}
+		}
+	}
+	return all, nil
+}
+
+// Namespaces are roots without blobs.
+
+func (d *datastore) nsRoot(ns string) string {
+	return rootPrefix + d.Name + "/" + strings.TrimSuffix(nsPath(ns), "/")
+}
+
+// hasNamespace reports whether a namespace was made. The top is always there.
+func (d *datastore) hasNamespace(ctx context.Context, ns string) (bool, error) {
+	if ns == "" {
+		return true, nil
+	}
+	_, err := blob.KeptRoot(ctx, d.Keeper, d.nsRoot(ns))
+	if errors.Is(err, blob.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// needNamespace refuses a namespace that is not there.
+func (d *datastore) needNamespace(ctx context.Context, ns string) error {
+	ok, err := d.hasNamespace(ctx, ns)
+	if err == nil && !ok {
+		err = refuse(http.StatusNotFound, "namespace '%s' does not exist", ns)
+	}
+	return err
+}
+
+// namespaces returns a namespace and those below it, down to depth levels, parents first.
+func (d *datastore) namespaces(ctx context.Context, ns string, depth int) ([]string, error) {
+	all := []string{ns}
+	for r, err := range d.Keeper.Kept(ctx, rootPrefix+d.Name+"/"+nsPath(ns)+"ns/") {
+		if err != nil {
+			return nil, err
+		}
+		parts := strings.Split(strings.TrimPrefix(r.Name, rootPrefix+d.Name+"/"), "/")
+		var names []string
+		for len(parts) >= 2 && parts[0] == "ns" {
+			names, parts = append(names, parts[1]), parts[2:]
+		}
+		if len(parts) == 0 && len(names)-levels(ns) <= depth {
+			all = append(all, strings.Join(names, "/"))
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+func levels(ns string) int {
+	if ns == "" {
+		return 0
+	}
+	return 1 + strings.Count(ns, "/")
+}
+
+// writing is the lock of whoever writes a snapshot of a group.
+func writing(g group, store string) string { return "writing " + g.root(store) }
+
+func (d *datastore) keepNamespace(ctx context.Context, ns string) error {
+	return d.Keeper.Keep(ctx, d.nsRoot(ns), []byte("{}"), digest.Set{})
+}

@@ -1,0 +1,185 @@
+// Package pbs serves the protocol of Proxmox Backup Server from one content-addressed store, so that its
+// clients back up to it and restore from it.
+//
+// A chunk is stored as it was received, as a blob of those bytes; so are indexes and manifests. A snapshot is one
+// root (blob.Keeper) over all of that, and over the list that says which blob holds which chunk: a client's
+// digest of a chunk is not the digest of what is stored. That list belongs to the snapshot. There is no index of
+// chunks across snapshots that could be stale, or in which one client could put wrong bytes under another's digest.
+//
+// # Invariants
+//
+//   - Whole: a snapshot is listed when every byte that it names is held by its root. Before finish nothing is.
+//   - A yes is held: a chunk that was taken, and every chunk of the previous snapshot, stays until the session
+//     ends, whatever is pruned, forgotten or evicted meanwhile, and however long the session lasts.
+//   - A chunk that is not encrypted hashes to its digest. Of an encrypted one the server can verify the CRC only;
+//     it is served under its digest to those who read the same snapshot, or the next ones that refer to it.
+//   - One writer a group at a time.
+//
+// # Concurrency
+//
+// The server serves any number of connections, and a session any number of calls at once. A session's tables are
+// under its mutex, and no I/O is done there. Changes of one group's roots are in order (locks.go).
+//
+// # Crashes
+//
+// Roots are all that is remembered. A session that a crash ended leaves roots under a prefix of their own, which
+// New releases. Keys of this server (identity.go) lie in files that are written whole.
+package pbs
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sarsen-build/sarsen/blob"
+)
+
+// Options say what New serves.
+type Options struct {
+	// Datastores are what clients can name. Several may have one store.
+	Datastores []Datastore
+	// Access says who may do what; see Server.SetAccess.
+	Access Access
+	// Identity has the keys; see LoadIdentity.
+	Identity *Identity
+	// Name tells servers with the same Keeper apart. It is "local" if empty.
+	Name string
+	// Zone is the time zone in which pruning counts hours, days and weeks. It is the machine's if nil.
+	Zone *time.Location
+	// Log gets what users should know. It may be nil.
+	Log *slog.Logger
+}
+
+// A Datastore is one name under which backups lie.
+type Datastore struct {
+	Name   string
+	Store  blob.Store
+	Keeper blob.Keeper
+	// Space returns how many bytes there can be, and how many there are. It may be nil.
+	Space func() (total, used int64)
+}
+
+// A Server serves backup clients.
+type Server struct {
+	name     string
+	zone     *time.Location
+	log      *slog.Logger
+	identity *Identity
+	stores   map[string]*datastore
+	access   atomic.Pointer[Access]
+	tasks    tasks
+	bodies   chan struct{} // one for each upload that is in memory
+	routes   http.Handler
+	http     *http.Server
+	started  time.Time
+
+	maxReaders int // of a hold
+
+	stopping context.Context // ends when the server stops
+	stop     context.CancelFunc
+
+	mu       sync.Mutex
+	sessions map[*upgraded]struct{}
+	idle     sync.WaitGroup // sessions and tasks that run
+}
+
+type datastore struct {
+	Datastore
+	server *Server
+	locks  locks
+	lastGC atomic.Pointer[collected]
+}
+
+// maxBodies is how many uploads may be in memory at once, each a chunk of at most 16 MiB, and what it decodes to.
+const maxBodies = 32
+
+// New returns a server, after it let go of what sessions of a former process held.
+func New(ctx context.Context, o Options) (*Server, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Name == "" {
+		o.Name = "local"
+	}
+	if o.Zone == nil {
+		o.Zone = time.Local
+	}
+	s := &Server{
+		name: o.Name, zone: o.Zone, log: o.Log, identity: o.Identity, stores: map[string]*datastore{}, bodies: make(chan struct{}, maxBodies),
+		started: time.Now(), maxReaders: maxReaders, sessions: map[*upgraded]struct{}{},
+	}
+	s.SetAccess(o.Access)
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	for _, d := range o.Datastores {
+		s.stores[d.Name] = &datastore{Datastore: d, server: s}
+	}
+	for _, d := range s.stores {
+		if err := d.releaseSessions(ctx); err != nil {
+			return nil, err
+		}
+	}
+	s.routes = s.newRoutes()
+	s.http = &http.Server{
+		Handler:           http.HandlerFunc(s.serveHTTP),
+		ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout:       5 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), // scanners' handshakes
+	}
+	return s, nil
+}
+
+// SetAccess changes who may do what. Sessions that run go on.
+func (s *Server) SetAccess(a Access) { s.access.Store(&a) }
+
+// Fingerprint returns the fingerprint of the certificate, as clients want it.
+func (s *Server) Fingerprint() string { return s.identity.Fingerprint() }
+
+// Serve takes connections from l, which speak TLS, until Shutdown.
+func (s *Server) Serve(l net.Listener) error {
+	return s.http.Serve(&tlsListener{l, s.identity.tlsConfig()})
+}
+
+// Shutdown stops taking connections, lets sessions finish until ctx ends, and then cuts them. What was not
+// finished leaves nothing.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	s.stop()
+	s.mu.Lock()
+	waiting := len(s.sessions)
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() { s.idle.Wait(); close(done) }()
+	select {
+	case <-done:
+		return err
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	for u := range s.sessions {
+		_ = u.conn.Close()
+	}
+	s.mu.Unlock()
+	<-done
+	_ = s.http.Close()
+	if err == nil && waiting > 0 {
+		err = errors.New("backups or restores that were still running were cut")
+	}
+	return err
+}
+
+// Stats is what the server does at the moment.
+type Stats struct {
+	Sessions int `json:"sessions"` // backups and restores that run
+}
+
+// Stats returns what the server does at the moment.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{len(s.sessions)}
+}

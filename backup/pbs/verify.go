@@ -1,0 +1,260 @@
+package pbs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sarsen-build/sarsen/backup/pbs/format"
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+// The states of a verification.
+const (
+	verifiedOK     = "ok"
+	verifiedFailed = "failed"
+)
+
+// verify starts the verification of a snapshot, a group, or a namespace and all below it.
+func (q *request) verify(d *datastore) (any, error) {
+	ns, _ := q.params.text("ns")
+	if err := checkNamespace(ns); err != nil {
+		return nil, err
+	}
+	kind, _ := q.params.text("backup-type")
+	id, _ := q.params.text("backup-id")
+	at, _, err := q.params.number("backup-time")
+	if err != nil {
+		return nil, err
+	}
+	ignore, err := q.params.truth("ignore-verified")
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := q.params.text("ignore-verified"); !ok {
+		ignore = true
+	}
+	after, _, err := q.params.number("outdated-after") // days
+	if err != nil {
+		return nil, err
+	}
+	depth, ok, err := q.params.number("max-depth")
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		depth = maxDepth
+	}
+	if err := d.needNamespace(q.r.Context(), ns); err != nil {
+		return nil, err
+	}
+	if !q.account.may(d.Name, ns, Read) {
+		return nil, forbidden("read")
+	}
+	if kind == "" || id == "" {
+		kind, id, at = "", "", 0
+	} else {
+		depth = 0
+	}
+	what := d.Name
+	if id != "" {
+		what += ":" + group{ns, kind, id}.String()
+	}
+	return q.server.begin("verify", what, q.account.Name, func(ctx context.Context, t *task) error {
+		v := &verifier{store: d, task: t, done: map[digest.Key]bool{}}
+		all, err := d.namespaces(ctx, ns, int(depth))
+		if err != nil {
+			return err
+		}
+		for _, n := range all {
+			err := d.each(ctx, n, kind, id, func(s *snapshot) error {
+				if at != 0 && s.moment.time != at || ignore && s.Verify.fresh(after) {
+					return nil
+				}
+				return v.snapshot(ctx, s)
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if v.failed > 0 {
+			return fmt.Errorf("verification failed of %d snapshots - please check the log for details", v.failed)
+		}
+		return nil
+	}), nil
+}
+
+// fresh reports whether a verification is recent enough: days, or ever if that is 0.
+func (v *verification) fresh(days int64) bool {
+	if v == nil {
+		return false
+	}
+	if days == 0 {
+		return true
+	}
+	// The name of the task has its start: UPID:NODE:PID:PSTART:TASK:START:...
+	parts := strings.Split(v.UPID, ":")
+	var start int64
+	if len(parts) > 5 {
+		_, _ = fmt.Sscanf(parts[5], "%X", &start)
+	}
+	return time.Since(time.Unix(start, 0)) < time.Duration(min(days, 1e5))*24*time.Hour
+}
+
+// each calls fn for the snapshots of a namespace, newest first, or of one group.
+func (d *datastore) each(ctx context.Context, ns, kind, id string, fn func(*snapshot) error) error {
+	var all []*snapshot
+	for _, k := range types {
+		if kind != "" && k != kind {
+			continue
+		}
+		for s, err := range d.snapshots(ctx, ns, k, id) {
+			if err != nil {
+				return err
+			}
+			all = append(all, s)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *snapshot) int { return int(min(1, max(-1, b.moment.time-a.moment.time))) })
+	for _, s := range all {
+		if err := fn(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A verifier reads snapshots and remembers which blobs it has seen, so that what several share is read once.
+type verifier struct {
+	store  *datastore
+	task   *task
+	failed int
+
+	mu   sync.Mutex
+	done map[digest.Key]bool // whether it verified
+}
+
+// snapshot reads everything that a snapshot refers to and writes down how it is.
+func (v *verifier) snapshot(ctx context.Context, s *snapshot) error {
+	began := time.Now()
+	problems, err := v.read(ctx, s)
+	if err != nil {
+		return err
+	}
+	state := verification{verifiedOK, v.task.id}
+	for _, p := range problems {
+		state.State = verifiedFailed
+		v.task.logf("%s: %v", s.moment, p)
+	}
+	if len(problems) > 0 {
+		v.failed++
+	}
+	v.task.logf("verified %s in %s: %s", s.moment, time.Since(began).Round(time.Millisecond), state.State)
+	err = v.store.change(ctx, s.moment, func(s *snapshot, h *hold) error {
+		m, err := v.store.manifest(ctx, s)
+		if err != nil {
+			// Without a manifest the root alone says it.
+			s.Verify = &state
+			return nil
+		}
+		if err := m.Set("verify_state", state); err != nil {
+			return err
+		}
+		return h.putManifest(ctx, s, m)
+	})
+	if err != nil && ctx.Err() == nil {
+		v.task.logf("%s: the state was not written down: %v", s.moment, err)
+	}
+	return ctx.Err()
+}
+
+// read returns what is wrong with a snapshot. The error is that of the task.
+func (v *verifier) read(ctx context.Context, s *snapshot) (problems []error, err error) {
+	chunks, err := v.store.chunks(ctx, s)
+	if err != nil {
+		return []error{fmt.Errorf("the list of chunks: %w", err)}, ctx.Err()
+	}
+	for _, f := range s.Files {
+		if err := v.file(ctx, f, chunks); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", f.Name, err))
+		}
+	}
+	work, wait := make(chan format.Chunk), sync.WaitGroup{}
+	for range min(4, runtime.NumCPU()) {
+		wait.Go(func() {
+			for c := range work {
+				if err := v.chunk(ctx, c); err != nil {
+					v.mu.Lock()
+					problems = append(problems, fmt.Errorf("chunk %x: %w", c.Digest, err))
+					v.mu.Unlock()
+				}
+			}
+		})
+	}
+	for i := range chunks.Len() {
+		if ctx.Err() != nil {
+			break
+		}
+		work <- chunks.At(i)
+	}
+	close(work)
+	wait.Wait()
+	return problems, ctx.Err()
+}
+
+// file verifies an index, and that all its chunks are in the list; or a blob.
+func (v *verifier) file(ctx context.Context, f file, chunks format.ChunkList) error {
+	if !isIndex(f.Name) {
+		b, err := v.store.load(ctx, f.Blob, format.MaxBlob+format.EncryptedHeaderSize)
+		if err == nil {
+			_, err = format.ParseBlob(b)
+		}
+		return err
+	}
+	x, _, err := v.store.index(ctx, f)
+	if err != nil {
+		return err
+	}
+	for i, d := range x.Digests {
+		c, ok := chunks.Find(d)
+		begin, end := x.Bounds(i)
+		if !ok || uint64(c.Size) != end-begin {
+			return fmt.Errorf("%w: chunk %d is not held, or of another size", blob.ErrCorrupt, i)
+		}
+	}
+	return nil
+}
+
+// chunk reads a chunk, unless it was read before. What the store can't read it sets aside by itself.
+func (v *verifier) chunk(ctx context.Context, c format.Chunk) error {
+	b := blobOf(c)
+	v.mu.Lock()
+	ok, known := v.done[b.Key()]
+	v.mu.Unlock()
+	if known {
+		if ok {
+			return nil
+		}
+		return errors.New("found damaged before")
+	}
+	data, err := v.store.load(ctx, stored{b.Hex(), b.Size}, format.MaxChunk+format.EncryptedHeaderSize)
+	if err == nil {
+		var again format.Chunk
+		if again, err = checkChunk(c.Digest, int64(c.Size), data); err == nil && again.Encrypted != c.Encrypted {
+			err = fmt.Errorf("%w: encrypted or not", blob.ErrCorrupt)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	v.mu.Lock()
+	v.done[b.Key()] = err == nil
+	v.mu.Unlock()
+	return err
+}
