@@ -24,7 +24,7 @@ lint: ## formatting, go vet, staticcheck, and the house rules
 	$(STATICCHECK) ./...
 	$(GO) test -count=1 ./internal/tidy
 
-generate: ## make the Go code of the workers' protocols from internal/*/*.proto (installs protoc)
+generate: ## make the Go code of our own protocols from internal/*/*.proto (installs protoc)
 	internal/workerpb/generate.sh
 
 # Without GORACE every process that a test starts of its own binary would sleep for a second before it ends.

@@ -5,6 +5,7 @@ import (
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 )
 
@@ -34,6 +35,18 @@ func (c *Cache) Hold(ctx context.Context, refs References, write func() error) e
 		return err
 	}
 	return c.hold(ctx, closure, write)
+}
+
+// Closure returns everything in refs, or a *blob.MissingError if a directory is absent, which hides what is below it.
+func (c *Cache) Closure(ctx context.Context, refs References) (digest.Set, error) {
+	closure, err := c.closureOf(ctx, refs)
+	if err == nil && closure.absent.Len() > 0 {
+		err = &blob.MissingError{Blobs: closure.absent.List()}
+	}
+	if err != nil {
+		return digest.Set{}, err
+	}
+	return closure.blobs, nil
 }
 
 func (c *Cache) closureOf(ctx context.Context, refs References) (*closure, error) {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/sarsen-build/sarsen/action"
+	"github.com/sarsen-build/sarsen/chunk"
+	"github.com/sarsen-build/sarsen/chunk/mapping"
 	"github.com/sarsen-build/sarsen/internal/model"
 	"github.com/sarsen-build/sarsen/server"
 )
@@ -18,7 +20,7 @@ func newSarsen(t *testing.T) string {
 		t.Fatal(err)
 	}
 	store := model.New(time.Hour)
-	s := server.New(server.Options{Store: store, Actions: action.New(store, store)})
+	s := server.New(server.Options{Store: store, Actions: action.New(store, store), Chunks: mapping.New(store, store, chunk.Recommended())})
 	go s.Serve(l)
 	t.Cleanup(func() { s.Stop(t.Context()) })
 	return "grpc://" + l.Addr().String()

@@ -7,6 +7,7 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/bazelbuild/remote-apis/build/bazel/semver"
 
+	"github.com/sarsen-build/sarsen/chunk/mapping"
 	"github.com/sarsen-build/sarsen/digest"
 )
 
@@ -14,6 +15,7 @@ type capabilities struct {
 	repb.UnimplementedCapabilitiesServer
 	maxBlobSize int64
 	executes    bool
+	chunks      *mapping.Index // or nil
 }
 
 // GetCapabilities says what is served, which is the same for all instances. Endpoints that have a
@@ -31,6 +33,10 @@ func (c *capabilities) GetCapabilities(context.Context, *repb.GetCapabilitiesReq
 			SupportedNodeProperties: []string{"UnixMode", "MTime"},
 		}
 	}
+	var fastCDC *repb.FastCdc2020Params
+	if c.chunks != nil {
+		fastCDC = &repb.FastCdc2020Params{AvgChunkSizeBytes: uint64(c.chunks.Cutter().Average()), Seed: c.chunks.Cutter().Seed()}
+	}
 	return &repb.ServerCapabilities{
 		ExecutionCapabilities: execution,
 		CacheCapabilities: &repb.CacheCapabilities{
@@ -41,6 +47,9 @@ func (c *capabilities) GetCapabilities(context.Context, *repb.GetCapabilitiesReq
 			SupportedCompressors:            zstd,
 			SupportedBatchUpdateCompressors: zstd,
 			MaxCasBlobSizeBytes:             c.maxBlobSize,
+			SplitBlobSupport:                c.chunks != nil,
+			SpliceBlobSupport:               c.chunks != nil,
+			FastCdc_2020Params:              fastCDC,
 		},
 		LowApiVersion:  &semver.SemVer{Major: 2},
 		HighApiVersion: &semver.SemVer{Major: 2, Minor: 13},

@@ -17,7 +17,7 @@ import (
 )
 
 // cas is the ContentAddressableStorage service. GetTree is in tree.go and FindMissingBlobs in
-// findmissing.go; the chunk calls stay UNIMPLEMENTED, as the capabilities say.
+// findmissing.go; the chunk calls are in chunks.go.
 type cas struct {
 	*Server
 	repb.UnimplementedContentAddressableStorageServer

@@ -48,9 +48,11 @@ import (
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/asset"
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/chunk/mapping"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/internal/botspb"
+	"github.com/sarsen-build/sarsen/internal/snapshotpb"
 	pb "github.com/sarsen-build/sarsen/internal/workerpb"
 )
 
@@ -86,6 +88,10 @@ type Options struct {
 	Scheduler *execution.Scheduler
 	// Assets is what the Remote Asset API serves. It may be nil: then that API is not served.
 	Assets *asset.Index
+	// Chunks knows of which chunks blobs consist. It may be nil: then none is split or spliced.
+	Chunks *mapping.Index
+	// Keeper holds snapshots. It may be nil: then there are none.
+	Keeper blob.Keeper
 
 	// HTTPAddr returns the address of the HTTP port, which is named to clients that speak HTTP/1 to
 	// this one. It may be nil or return "".
@@ -107,6 +113,7 @@ type Server struct {
 	store       blob.Batcher
 	actions     *action.Cache
 	scheduler   *execution.Scheduler // or nil
+	chunks      *mapping.Index       // or nil
 	httpAddr    func() string
 	maxBlobSize int64
 	log         *slog.Logger
@@ -127,6 +134,7 @@ func New(o Options) *Server {
 		store:       blob.Batches(o.Store),
 		actions:     o.Actions,
 		scheduler:   o.Scheduler,
+		chunks:      o.Chunks,
 		httpAddr:    o.HTTPAddr,
 		maxBlobSize: o.MaxBlobSize,
 		log:         o.Log,
@@ -160,7 +168,7 @@ func New(o Options) *Server {
 	s.grpc.RegisterService(casService(), &cas{Server: s})
 	bytestream.RegisterByteStreamServer(s.grpc, &byteStream{Server: s})
 	repb.RegisterActionCacheServer(s.grpc, &actionCache{Server: s})
-	repb.RegisterCapabilitiesServer(s.grpc, &capabilities{maxBlobSize: o.MaxBlobSize, executes: o.Scheduler != nil})
+	repb.RegisterCapabilitiesServer(s.grpc, &capabilities{maxBlobSize: o.MaxBlobSize, executes: o.Scheduler != nil, chunks: o.Chunks})
 	if s.scheduler != nil {
 		repb.RegisterExecutionServer(s.grpc, &executions{Server: s})
 		longrunning.RegisterOperationsServer(s.grpc, &executions{Server: s})
@@ -169,6 +177,9 @@ func New(o Options) *Server {
 	}
 	if o.Assets != nil {
 		s.registerAssets(o.Assets)
+	}
+	if o.Keeper != nil {
+		snapshotpb.RegisterSnapshotsServer(s.grpc, &snapshots{Server: s, keeper: o.Keeper})
 	}
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)

@@ -81,12 +81,30 @@ func inspector(name, short, long string, run func(ctx context.Context, c *client
 }
 
 func newGetCommand() *cobra.Command {
-	return inspector("get", "Write a blob to standard output",
+	var seeds []string
+	cmd := inspector("get", "Write a blob to standard output",
 		`Write the blob of a digest to standard output, verified. The status is 1 if it is absent or if its
-bytes are wrong; of a blob over 4 MiB, wrong bytes may have been written by then.`,
+bytes are wrong; of a blob over 4 MiB, wrong bytes may have been written by then.
+
+With --seed FILE, chunks that FILE has are not fetched: give the version of a large blob that you have.`,
 		func(ctx context.Context, c *client.Client, d digest.Digest, w io.Writer) error {
-			return c.Get(ctx, d, w)
+			if len(seeds) == 0 {
+				return c.Get(ctx, d, w)
+			}
+			s := c.Seeds(d.Function)
+			if s == nil {
+				return fmt.Errorf("%s does not split blobs; leave out --seed", c.Target())
+			}
+			for _, file := range seeds {
+				if err := s.Add(file); err != nil {
+					return err
+				}
+			}
+			_, err := c.GetSeeded(ctx, d, s, w)
+			return err
 		})
+	cmd.Flags().StringArrayVar(&seeds, "seed", nil, "a file that may have chunks of the blob; may be given several times")
+	return cmd
 }
 
 func newLsCommand() *cobra.Command {

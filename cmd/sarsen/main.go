@@ -112,7 +112,7 @@ func newRootCommand() *cobra.Command {
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddGroup(&cobra.Group{ID: "serve", Title: "Run a cache:"},
-		&cobra.Group{ID: "execute", Title: "Run actions:"}, &cobra.Group{ID: "build", Title: "Serve a build tool:"}, &cobra.Group{ID: "look", Title: "Look inside a running one:"})
+		&cobra.Group{ID: "execute", Title: "Run actions:"}, &cobra.Group{ID: "build", Title: "Serve a build tool:"}, &cobra.Group{ID: "keep", Title: "Keep directories:"}, &cobra.Group{ID: "look", Title: "Look inside a running one:"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
 			c.GroupID = group
@@ -122,6 +122,7 @@ func newRootCommand() *cobra.Command {
 	add("serve", newUpCommand(), newServeCommand(), newConfigCommand(), newFsckCommand(), newGCCommand(), newCheckCommand())
 	add("execute", newWorkerCommand(), newWorkersCommand(), newDrainCommand())
 	add("build", newCCCommand(), newGocacheprogCommand(), newCcacheStorageCommand())
+	add("keep", newSnapshotCommand())
 	add("look", newStatusCommand(), newPutCommand(), newGetCommand(), newLsCommand(), newTreeCommand(), newActionCommand(), newBenchCommand())
 	add("", newVersionCommand())
 	return root

@@ -22,6 +22,8 @@ import (
 	"github.com/sarsen-build/sarsen/asset"
 	"github.com/sarsen-build/sarsen/backup"
 	"github.com/sarsen-build/sarsen/backup/pbs"
+	"github.com/sarsen-build/sarsen/chunk"
+	"github.com/sarsen-build/sarsen/chunk/mapping"
 	"github.com/sarsen-build/sarsen/config"
 	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/httpcache"
@@ -191,6 +193,8 @@ func (s *services) wire() {
 		Actions:     actions,
 		Scheduler:   s.scheduler,
 		Assets:      asset.New(s.store, s.store),
+		Chunks:      mapping.New(s.store, s.store, chunk.Recommended()),
+		Keeper:      s.store,
 		HTTPAddr:    s.httpAddr,
 		MaxBlobSize: s.ring.MaxBlobSize(),
 		Log:         s.log,

@@ -90,6 +90,8 @@ const (
 
 	AssetHole       = false
 	AssetDropLatest = false
+	MappingHole     = false
+	MappingBelieved = false
 
 	EpochApart   = false
 	OnceApart    = false

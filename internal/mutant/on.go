@@ -199,6 +199,10 @@ var (
 	AssetHole = name == "AssetHole"
 	// AssetDropLatest drops what was pushed last for one that was found incomplete (seed 002, lost update).
 	AssetDropLatest = name == "AssetDropLatest"
+	// MappingHole gives out a mapping of which a chunk is gone (seed 002, lost inputs).
+	MappingHole = name == "MappingHole"
+	// MappingBelieved keeps a client's mapping of a blob that is there without comparing the bytes.
+	MappingBelieved = name == "MappingBelieved"
 
 	// EpochApart lets two who put the first entries of a namespace draw an epoch each, so that the second takes from the first what was
 	// acknowledged.

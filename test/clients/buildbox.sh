@@ -1,5 +1,5 @@
 #!/bin/sh
-# buildbox 1.4: casupload and casdownload carry a tree through Sarsen, and recc
+# buildbox 1.4: casupload and casdownload carry a tree through Sarsen, casdownload gets a snapshot, and recc
 # finds a compilation there. Usage: SARSEN=/path/to/sarsen buildbox.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -69,6 +69,12 @@ download once
 stop_sarsen
 start_sarsen
 download after-a-restart
+
+# A snapshot is a tree as casdownload knows it.
+"$SARSEN" snapshot create tree "$work/tree" --server grpc://$grpc >"$work/log" || fail "snapshot create"
+digest=$(sed -n '1s/.* //p' "$work/log")
+say "snapshot: $digest"
+download snapshot
 
 printf '#include <stdio.h>\nint main(void) { return puts("hello") < 0; }\n' >"$work/hello.c"
 compile first 'Action cache updated'

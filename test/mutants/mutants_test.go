@@ -144,6 +144,8 @@ var caught = []struct {
 
 	{"AssetHole", "asset", "TestComplete", "want ErrNotFound"},
 	{"AssetDropLatest", "asset", "TestPushedMeanwhile", "nothing is downloaded here"},
+	{"MappingHole", "chunk/mapping", "TestHole", "which is not there"},
+	{"MappingBelieved", "chunk/mapping", "TestSpliceMismatch", "want ErrMismatch"},
 
 	{"EpochApart", "httpcache", "TestSeededFirst", "were told that theirs was stored"},
 	{"OnceApart", "httpcache", "TestSeededFirst", "were told that theirs was stored"},
