@@ -417,7 +417,7 @@ func (r *Ring) EachRecord(ctx context.Context, do func(key [32]byte, value []byt
 		}
 	})
 	for _, k := range keys {
-		rec, err := r.Get(ctx, k)
+		rec, err := r.readRecord(k)
 		if err != nil {
 			continue // gone or damaged since, and then that was said
 		}
