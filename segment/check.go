@@ -411,7 +411,7 @@ func (r *Ring) voids(s *segment, l line) bool {
 // EachRecord calls do with the value of every record, until do returns an error. It leases nothing.
 func (r *Ring) EachRecord(ctx context.Context, do func(key [32]byte, value []byte) error) error {
 	for _, k := range r.RecordKeys() {
-		rec, err := r.Get(ctx, k)
+		rec, err := r.readRecord(k)
 		if err != nil {
 			continue // gone or damaged since, and then that was said
 		}

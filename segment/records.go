@@ -26,21 +26,25 @@ func recordKey(key [32]byte) ledger.Key { return ledger.Key{Kind: ledger.Record,
 
 // Get implements blob.Records.
 func (r *Ring) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
+	rec, err := r.readRecord(key)
+	if err != nil || mutant.RecordUnleased {
+		return rec, err
+	}
+	if err := r.leaseRecord(recordKey(key)); err != nil {
+		return blob.Record{}, err
+	}
+	return rec, nil
+}
+
+// readRecord is Get without a lease.
+func (r *Ring) readRecord(key [32]byte) (blob.Record, error) {
 	rd, err := r.open(recordKey(key), -1)
 	if err != nil {
 		return blob.Record{}, err
 	}
 	defer rd.Close()
 	value, err := rd.all()
-	if err != nil {
-		return blob.Record{}, err
-	}
-	if !mutant.RecordUnleased {
-		if err := r.leaseRecord(recordKey(key)); err != nil {
-			return blob.Record{}, err
-		}
-	}
-	return blob.Record{Value: value, Incarnation: uint64(placeOf(rd.seg.generation, rd.off-headerSize))}, nil
+	return blob.Record{Value: value, Incarnation: uint64(placeOf(rd.seg.generation, rd.off-headerSize))}, err
 }
 
 // leaseRecord leases what k is now, which may have been superseded since the caller read it.

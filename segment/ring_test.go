@@ -344,6 +344,25 @@ func TestRecordsStay(t *testing.T) {
 	})
 }
 
+// TestEachRecordLeasesNothing: whoever looks at all records does not keep them.
+func TestEachRecordLeasesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := openRing(t, &vfs.Mem{}, small)
+		defer closeRing(t, r)
+		if err := r.Put(t.Context(), [32]byte{1}, []byte("value")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * small.Lease)
+		seen := 0
+		if err := r.EachRecord(t.Context(), func([32]byte, []byte) error { seen++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if leased, _ := r.ledger.Leased(); seen != 1 || leased != 0 {
+			t.Errorf("%d records were seen and %d are leased, want 1 and 0", seen, leased)
+		}
+	})
+}
+
 // TestRecordLeased: a record that was got stays for a lease, also over a restart, however the ring turns.
 func TestRecordLeased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -214,7 +214,7 @@ wanted_again "after the daemon was stopped in the middle"
 
 # The disk.
 another disk
-mkdir "$work/disk"
+mkdir -p "$work/disk"
 mount -t tmpfs -o size=80m tmpfs "$work/disk"
 wanted "a small disk" 0 "$some" 0
 dd if=/dev/zero of="$work/disk/ballast" bs=64k 2>/dev/null || true # until the disk is full
