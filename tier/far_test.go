@@ -46,9 +46,11 @@ func TestAway(t *testing.T) {
 // away is a store that can't be reached.
 type away struct{ *part }
 
-func (away) Missing(_ context.Context, ds digest.Set) (digest.Set, error) { return digest.Set{}, errAway }
-func (away) Open(context.Context, digest.Digest) (blob.Reader, error)     { return nil, errAway }
-func (away) Get(context.Context, [32]byte) (blob.Record, error)           { return blob.Record{}, errAway }
+func (away) Missing(_ context.Context, ds digest.Set) (digest.Set, error) {
+	return digest.Set{}, errAway
+}
+func (away) Open(context.Context, digest.Digest) (blob.Reader, error) { return nil, errAway }
+func (away) Get(context.Context, [32]byte) (blob.Record, error)       { return blob.Record{}, errAway }
 func (away) GetAll(_ context.Context, ds []digest.Digest) ([][]byte, []error) {
 	return make([][]byte, len(ds)), slices.Repeat([]error{errAway}, len(ds))
 }
