@@ -65,23 +65,9 @@ type Options struct {
 	// Trust says that what has no entry is not looked for in the bucket, while Redis answers: a miss then costs no
 	// request, and what others wrote longer than TTL ago is found at the next listing only.
 	Trust bool
-	Log   *slog.Logger
-}
-
-// ParseURL returns the options that a URL says: redis:// or rediss://, user, password, host, port and database; ?addr= adds
-// addresses, ?master_set= is the sentinels' master.
-func ParseURL(text string) (Options, error) {
-	d, err := rueidis.ParseURL(text)
-	if err == nil && (len(d.InitAddress) == 0 || d.DialCtxFn != nil) {
-		err = errors.New("neither redis:// nor rediss://")
-	}
-	if err != nil {
-		return Options{}, fmt.Errorf("redis: the address can't be used: %w", err)
-	}
-	return Options{
-		Addresses: d.InitAddress, Username: d.Username, Password: d.Password, Database: d.SelectDB, TLS: d.TLSConfig,
-		Sentinel: d.Sentinel.MasterSet,
-	}, nil
+	// Took is told of every pipeline how long it took. nil is nobody.
+	Took func(reads bool, took time.Duration)
+	Log  *slog.Logger
 }
 
 // A Client is Redis as servers on one bucket use it.
@@ -92,6 +78,7 @@ type Client struct {
 
 	client     atomic.Pointer[rueidis.Client] // nil until Redis was reached for the first time
 	connecting sync.Mutex                     // held by who tries to
+	unreached  atomic.Pointer[error]          // why the last try failed, or nil
 	parts      [parts]part
 	write      writer
 
@@ -132,6 +119,7 @@ func New(o Options) (*Client, error) {
 		Sentinel:   rueidis.SentinelOption{MasterSet: o.Sentinel, TLSConfig: o.TLS, Username: o.Username, Password: o.Password},
 		ClientName: "sarsen",
 		Dialer:     net.Dialer{Timeout: c.o.Timeout},
+		DialCtxFn:  c.open,
 		// It bounds the time that a connection is silent. What one call waits is bounded by its context.
 		ConnWriteTimeout:  2 * c.o.Timeout,
 		PipelineMultiplex: bits.Len(uint(c.o.Connections - 1)),
@@ -144,8 +132,8 @@ func New(o Options) (*Client, error) {
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.connect()
-	if c.client.Load() == nil {
-		c.log.Warn("redis can't be reached; this server goes on without it and tries again", "addresses", o.Addresses)
+	if err := c.unreached.Load(); err != nil {
+		c.log.Warn("redis can't be reached; this server goes on without it and tries again", "addresses", o.Addresses, "error", *err)
 	}
 	return c, nil
 }
@@ -190,12 +178,46 @@ func (c *Client) connect() {
 	if err != nil {
 		c.counts.failed.Add(1)
 		b.Away()
+		if len(c.o.Addresses) > 1 && c.o.Sentinel == "" && strings.Contains(err.Error(), "cluster support disabled") {
+			err = fmt.Errorf("several addresses are those of a cluster or, with the name of a master, of sentinels; this is a server that stands alone: %w", err)
+		}
+		c.unreached.Store(&err)
 		c.log.Debug("redis can't be reached", "error", err)
 		return
 	}
 	b.Well()
+	c.unreached.Store(nil)
 	c.client.Store(&client)
 	c.log.Info("redis is there", "addresses", c.o.Addresses)
+}
+
+// open makes a connection, which is counted.
+func (c *Client) open(ctx context.Context, address string, d *net.Dialer, over *tls.Config) (net.Conn, error) {
+	var conn net.Conn
+	var err error
+	if over == nil {
+		conn, err = d.DialContext(ctx, "tcp", address)
+	} else {
+		conn, err = (&tls.Dialer{NetDialer: d, Config: over}).DialContext(ctx, "tcp", address)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.counts.connections.Add(1)
+	return &connection{Conn: conn, open: &c.counts.connections}, nil
+}
+
+// A connection is counted until it is closed.
+type connection struct {
+	net.Conn
+	once sync.Once
+	open *atomic.Int64
+}
+
+// Close implements net.Conn.
+func (c *connection) Close() error {
+	c.once.Do(func() { c.open.Add(-1) })
+	return c.Conn.Close()
 }
 
 // reached returns the library's client, or nil while there is none.
@@ -220,12 +242,18 @@ func (c *Client) Close() {
 }
 
 type counts struct {
-	pipelines, commands, bytesOut, bytesIn, hits, misses, served, announced, lost, failed, refused, slow, corrupt, adopted, stale atomic.Int64
+	connections, underWay, pipelines, commands, bytesOut, bytesIn, hits, misses, served, announced, lost, failed, timeouts, refused, slow, corrupt,
+	adopted, stale atomic.Int64
 }
 
 // Stats are what a Client did.
 type Stats struct {
-	Away      bool  `json:"away"` // Redis, or some of a cluster's slots, did not answer when last asked
+	Away bool `json:"away"` // Redis, or some of a cluster's slots, did not answer when last asked
+	// Connections are open, UnderWay are pipelines that wait for an answer, and Waiting bytes wait to be announced.
+	Connections int64 `json:"connections"`
+	UnderWay    int64 `json:"under_way"`
+	Waiting     int   `json:"waiting_bytes"`
+
 	Pipelines int64 `json:"pipelines"`
 	Commands  int64 `json:"commands"`
 	BytesOut  int64 `json:"bytes_out"` // keys and values, as they were sent
@@ -237,7 +265,8 @@ type Stats struct {
 	Stale     int64 `json:"stale"`     // and that it has no more
 	Announced int64 `json:"announced"` // entries that were written
 	Lost      int64 `json:"lost"`      // entries that were not
-	Failed    int64 `json:"failed"`    // commands without an answer in time
+	Failed    int64 `json:"failed"`    // commands without an answer
+	Timeouts  int64 `json:"timeouts"`  // of these, those that had none in time
 	Refused   int64 `json:"refused"`   // commands that Redis answered with an error: out of memory, no permission
 	Slow      int64 `json:"slow"`      // pipelines that took longer than a second
 	Corrupt   int64 `json:"corrupt"`   // entries that did not verify
@@ -250,8 +279,11 @@ func (c *Client) Stats() Stats {
 		Pipelines: n.pipelines.Load(), Commands: n.commands.Load(), BytesOut: n.bytesOut.Load(), BytesIn: n.bytesIn.Load(),
 		Hits: n.hits.Load(), Misses: n.misses.Load(), Served: n.served.Load(), Adopted: n.adopted.Load(), Stale: n.stale.Load(),
 		Announced: n.announced.Load(), Lost: n.lost.Load(), Failed: n.failed.Load(), Refused: n.refused.Load(), Slow: n.slow.Load(),
-		Corrupt: n.corrupt.Load(),
+		Corrupt: n.corrupt.Load(), Timeouts: n.timeouts.Load(), Connections: n.connections.Load(), UnderWay: n.underWay.Load(),
 	}
+	c.write.mu.Lock()
+	s.Waiting = c.write.bytes
+	c.write.mu.Unlock()
 	for i := range c.parts {
 		s.Away = s.Away || c.parts[i].reads.IsAway() || c.parts[i].writes.IsAway()
 	}
