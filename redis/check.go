@@ -42,8 +42,11 @@ func (c *Client) Check(ctx context.Context) (r Report, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*c.o.Timeout)
 	defer cancel()
 	r.Cluster = client.Mode() == rueidis.ClientModeCluster
-	if r.Took, err = c.rehearse(ctx, client); err != nil {
-		return r, err
+	// Several keys lie on several nodes.
+	for range parts {
+		if r.Took, err = c.rehearse(ctx, client); err != nil {
+			return r, err
+		}
 	}
 	nodes := client.Nodes()
 	for _, address := range slices.Sorted(maps.Keys(nodes)) {

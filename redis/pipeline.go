@@ -203,6 +203,9 @@ func (c *Client) conclude(client rueidis.Client, v verb, commands int, took time
 			if b.Away() {
 				c.log.Warn("redis refuses commands; this server goes on without it", append(what, "error", o.err)...)
 			}
+			if strings.HasPrefix(o.err.Error(), "READONLY") && client.Mode() == rueidis.ClientModeStandalone {
+				c.renew(client)
+			}
 		case o.failed:
 			if b.Away() {
 				c.log.Warn("redis does not answer; this server goes on without it", append(what, "after", took)...)

@@ -232,6 +232,22 @@ func (c *Client) reached() rueidis.Client {
 	return nil
 }
 
+// renew lets go of the connections to a server that has become a replica: its name may stand for another one by now.
+// Calls that are under way may use them until they end.
+func (c *Client) renew(old rueidis.Client) {
+	p := c.client.Load()
+	if p == nil || *p != old || !c.client.CompareAndSwap(p, nil) {
+		return
+	}
+	c.group.Go(func() {
+		select {
+		case <-time.After(2 * c.o.Timeout):
+		case <-c.ctx.Done():
+		}
+		old.Close()
+	})
+}
+
 // Close ends the client. Calls that are under way must have ended.
 func (c *Client) Close() {
 	c.stop()

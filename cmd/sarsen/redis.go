@@ -188,6 +188,8 @@ func explainRedis(c config.Redis, err error) error {
 		hint = "it refuses the user or the password; see redis.credentials"
 	case strings.Contains(text, "NOPERM"):
 		hint = "the user may not do all that is needed: +get +getrange +set +eval +del on ~" + c.Prefix + "*"
+	case strings.Contains(text, "MOVED"):
+		hint = "it is a cluster's node, and the user may not ask where the others are: +cluster|slots +cluster|shards"
 	case errors.Is(err, context.DeadlineExceeded):
 		hint = "it does not answer within redis.timeout, as one that does not speak TLS where redis.tls is on"
 	case !c.TLS && (errors.Is(err, io.EOF) || strings.Contains(text, "connection reset")):
