@@ -161,7 +161,7 @@ func TestDemoted(t *testing.T) {
 	old := redisserver.Start(t)
 	master := redisserver.Start(t)
 	n := newName(t, old)
-	o := redis.Options{Addresses: []string{n.Addr().String()}, Timeout: time.Second}
+	o := redis.Options{Addresses: []string{n.Addr().String()}, Timeout: time.Second, Connections: 1} // more are made when they are needed, and go to the new one
 	b := &bucket.Memory{}
 	here, there := join(t, b, o, true), join(t, b, o, true)
 	ds, data := some(1, 3, 100)
