@@ -49,6 +49,28 @@ func TestWrongType(t *testing.T) {
 	}
 }
 
+// TestAcknowledged: when a put is acknowledged, Redis has its entry, though it is slow.
+func TestAcknowledged(t *testing.T) {
+	node := redisserver.Start(t)
+	o := at(node)
+	o.Timeout = time.Minute
+	s := join(t, &bucket.Memory{}, o, false)
+	ds, data := some(1, 1, 100)
+	for what, put := range map[string]func() error{
+		keyOf(ds[0]): func() error { return s.PutAll(t.Context(), ds, data)[0] },
+		"sarsen:a/07/07" + strings.Repeat("00", 31): func() error { return s.Put(t.Context(), [32]byte{7}, []byte("value")) },
+	} {
+		node.Do("CLIENT", "PAUSE", "300", "WRITE")
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+		if got := node.Do("EXISTS", what); got != "1" {
+			t.Errorf("%s is acknowledged, and not announced", what)
+		}
+		node.Do("CLIENT", "UNPAUSE")
+	}
+}
+
 // TestLoading: a server that loads what it saved refuses everything meanwhile.
 func TestLoading(t *testing.T) {
 	node := redisserver.Start(t, "--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024")

@@ -272,8 +272,9 @@ var crcTable = func() (table [256]uint16) {
 	return table
 }()
 
-// get returns what Redis holds of the lookups, in one round trip. What is damaged, and what is not there, is the zero entry.
-func (c *Client) get(ctx context.Context, lookups []string, whole bool) (entries []entry, answered bool) {
+// get returns what Redis holds of the lookups, in one round trip. What is damaged, what is not there, and what Redis did not
+// say, is the zero entry.
+func (c *Client) get(ctx context.Context, lookups []string, whole bool) []entry {
 	v := getName
 	if whole {
 		v = getWhole
@@ -282,9 +283,8 @@ func (c *Client) get(ctx context.Context, lookups []string, whole bool) (entries
 	for i, l := range lookups {
 		cmds[i] = command{verb: v, key: l}
 	}
-	entries, answered = make([]entry, len(lookups)), true
+	entries := make([]entry, len(lookups))
 	for i, r := range c.do(ctx, cmds) {
-		answered = answered && r.ok
 		if !r.ok {
 			continue
 		}
@@ -301,5 +301,5 @@ func (c *Client) get(ctx context.Context, lookups []string, whole bool) (entries
 		c.counts.hits.Add(1)
 		entries[i] = e
 	}
-	return entries, answered
+	return entries
 }

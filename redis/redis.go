@@ -49,7 +49,6 @@ type Options struct {
 	// Sentinel is the name of the master that the sentinels know. "" says that Addresses are no sentinels.
 	Sentinel           string
 	Username, Password string
-	Database           int         // 0 in a cluster
 	TLS                *tls.Config // nil is none
 	// Prefix begins every key. "" is "sarsen:". Servers on one bucket, or on one folder of it, have the same, and no others do.
 	Prefix string
@@ -62,9 +61,6 @@ type Options struct {
 	Timeout time.Duration
 	// Connections to each server, rounded up to a power of two; long pipelines take others, 16 at most or as many. 0 is four.
 	Connections int
-	// Trust says that what has no entry is not looked for in the bucket, while Redis answers: a miss then costs no
-	// request, and what others wrote longer than TTL ago is found at the next listing only.
-	Trust bool
 	// Took is told of every pipeline how long it took. nil is nobody.
 	Took func(reads bool, took time.Duration)
 	Log  *slog.Logger
@@ -115,7 +111,7 @@ func New(o Options) (*Client, error) {
 	c := &Client{o: o.withDefaults()}
 	c.log = c.o.Log
 	c.dial = rueidis.ClientOption{
-		InitAddress: o.Addresses, Username: o.Username, Password: o.Password, SelectDB: o.Database, TLSConfig: o.TLS,
+		InitAddress: o.Addresses, Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
 		Sentinel:   rueidis.SentinelOption{MasterSet: o.Sentinel, TLSConfig: o.TLS, Username: o.Username, Password: o.Password},
 		ClientName: "sarsen",
 		Dialer:     net.Dialer{Timeout: c.o.Timeout},

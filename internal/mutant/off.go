@@ -144,6 +144,7 @@ const (
 	RedisSaysYes      = false
 	RedisUnhashed     = false
 	RedisOlder        = false
+	RedisLate         = false
 	WaitersFail       = false
 	UploadUndefended  = false
 	ShortFence        = false

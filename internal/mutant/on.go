@@ -306,6 +306,8 @@ var (
 	RedisUnhashed = name == "RedisUnhashed"
 	// RedisOlder lets an older record in Redis replace a newer one.
 	RedisOlder = name == "RedisOlder"
+	// RedisLate acknowledges a put before the other servers can see it.
+	RedisLate = name == "RedisLate"
 	// WaitersFail lets all who wait for an upload fail with it (seed 004, leader's failure).
 	WaitersFail = name == "WaitersFail"
 	// UploadUndefended lets go of an upload between its PUT and its entry in the ledger (seed 004).
