@@ -16,6 +16,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/redisserver"
+	"github.com/sarsen-build/sarsen/internal/versitygw"
 )
 
 // sarsen is the absolute path of the program under test.
@@ -133,6 +136,16 @@ func TestBackups(t *testing.T) {
 			script(t, 15*time.Minute, name, "SARSEN_TEST_ROOT="+root, "SARSEN_TEST_BACKUP="+tools)
 		})
 	}
+}
+
+// TestShared has Bazel at two servers that share a bucket and a Redis.
+func TestShared(t *testing.T) {
+	require(t)
+	// The script takes the programs from where these leave them.
+	redisserver.Start(t).Stop()
+	versitygw.Start(t).Stop()
+	root := script(t, 20*time.Minute, "sidroot.sh")
+	script(t, 30*time.Minute, "shared.sh", "SARSEN_TEST_ROOT="+root)
 }
 
 func TestMoon(t *testing.T) {

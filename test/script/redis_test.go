@@ -223,3 +223,60 @@ func TestRedisWrong(t *testing.T) {
 		t.Errorf("the password in the environment: %s, %v", out, err)
 	}
 }
+
+// TestRedisCluster: a node of a cluster of three stops in the middle, and comes back empty. The others' entries are used
+// on, nothing fails, and no answer is wrong.
+func TestRedisCluster(t *testing.T) {
+	nodes := redisserver.Cluster(t)
+	f := newFleet(t, fmt.Sprintf("  refresh: never\n  collect: never\nredis:\n  address: %s,%s\n  timeout: 500ms\n", nodes[0].Address, nodes[2].Address))
+	if out := f.mustRun("check", "redis", "--config", f.config); !strings.Contains(out, "a cluster of 3 servers") {
+		t.Errorf("check redis: %s", out)
+	}
+	r := rand.NewChaCha8([32]byte{1})
+	a, b := f.start("a"), f.start("b")
+	n := 0
+	// share returns how many of 30 results of one server the other one has.
+	share := func(when string, from, to *member, middle func()) (hits int) {
+		t.Helper()
+		for i := range 30 {
+			if i == 15 {
+				middle()
+			}
+			n++
+			action, data := fmt.Append(nil, "action ", n), random(r, 2000)
+			if err := from.putResult(action, data); err != nil {
+				t.Fatalf("%s: %v", when, err)
+			}
+			if err := from.getResult(action, data); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+			err := to.getResult(action, data)
+			if err == nil {
+				hits++
+			} else if !strings.Contains(err.Error(), "get of a result: 404") {
+				t.Errorf("%s: the other server: %v", when, err)
+			}
+			if err := to.get(data); err != nil { // it looks in the bucket
+				t.Errorf("%s: the other server: %v", when, err)
+			}
+		}
+		t.Logf("%s: %d of 30 results are seen by the other server", when, hits)
+		return hits
+	}
+	if got := share("at first", a, b, func() {}); got != 30 {
+		t.Errorf("the other server has %d of 30 results", got)
+	}
+	if got := share("a node stops in the middle", a, b, nodes[1].Stop); got < 15 {
+		t.Errorf("a node stopped in the middle: the other server has %d of 30 results, want those of before at least", got)
+	}
+	if got := share("a node is gone", b, a, func() {}); got == 0 {
+		t.Error("no entry of the other nodes is used")
+	}
+	nodes[1].Restart()
+	for _, m := range []*member{a, b} {
+		m.await(t, "sarsen_redis_away", 0)
+	}
+	if got := share("it is back, empty", b, a, func() {}); got != 30 {
+		t.Errorf("the other server has %d of 30 results", got)
+	}
+}
