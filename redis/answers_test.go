@@ -15,6 +15,7 @@ import (
 	"github.com/sarsen-build/sarsen/internal/redisserver"
 	"github.com/sarsen-build/sarsen/internal/tlsfiles"
 	"github.com/sarsen-build/sarsen/redis"
+	"github.com/sarsen-build/sarsen/s3"
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
 
@@ -69,6 +70,44 @@ func TestAcknowledged(t *testing.T) {
 		}
 		node.Do("CLIENT", "UNPAUSE")
 	}
+}
+
+// TestCloseHung: a Redis that does not answer holds no stop up, though it may take long to answer.
+func TestCloseHung(t *testing.T) {
+	node := redisserver.Start(t)
+	b := &bucket.Memory{}
+	o := at(node)
+	writer := join(t, b, o, true)
+	ds, data := some(1, 1, 100)
+	putAll(t, writer, ds, data)
+	node.Do("FLUSHALL")
+	o.Timeout = time.Hour
+	client, err := redis.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner, err := s3.Open(t.Context(), client.Bucket(b), s3.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.Do("CLIENT", "PAUSE", "3600000", "WRITE")
+	if err := checkOpen(client.Store(inner), ds[0], data[0]); err != nil { // it is announced again, and nobody waits for that
+		t.Error(err)
+	}
+	if err := inner.Close(); err != nil {
+		t.Error(err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		client.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(time.Minute):
+		t.Error("Close waits")
+	}
+	node.Do("CLIENT", "UNPAUSE")
 }
 
 // TestLoading: a server that loads what it saved refuses everything meanwhile.

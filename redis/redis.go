@@ -72,11 +72,12 @@ type Client struct {
 	log  *slog.Logger
 	dial rueidis.ClientOption
 
-	client     atomic.Pointer[rueidis.Client] // nil until Redis was reached for the first time
-	connecting sync.Mutex                     // held by who tries to
-	unreached  atomic.Pointer[error]          // why the last try failed, or nil
-	parts      [parts]part
-	write      writer
+	client      atomic.Pointer[rueidis.Client] // nil until Redis was reached for the first time
+	connecting  sync.Mutex                     // held by who tries to
+	unreached   atomic.Pointer[error]          // why the last try failed, or nil
+	parts       [parts]part
+	write       writer
+	connections connections
 
 	ctx    context.Context // ended by Close
 	stop   context.CancelFunc
@@ -187,35 +188,6 @@ func (c *Client) connect() {
 	c.log.Info("redis is there", "addresses", c.o.Addresses)
 }
 
-// open makes a connection, which is counted.
-func (c *Client) open(ctx context.Context, address string, d *net.Dialer, over *tls.Config) (net.Conn, error) {
-	var conn net.Conn
-	var err error
-	if over == nil {
-		conn, err = d.DialContext(ctx, "tcp", address)
-	} else {
-		conn, err = (&tls.Dialer{NetDialer: d, Config: over}).DialContext(ctx, "tcp", address)
-	}
-	if err != nil {
-		return nil, err
-	}
-	c.counts.connections.Add(1)
-	return &connection{Conn: conn, open: &c.counts.connections}, nil
-}
-
-// A connection is counted until it is closed.
-type connection struct {
-	net.Conn
-	once sync.Once
-	open *atomic.Int64
-}
-
-// Close implements net.Conn.
-func (c *connection) Close() error {
-	c.once.Do(func() { c.open.Add(-1) })
-	return c.Conn.Close()
-}
-
 // reached returns the library's client, or nil while there is none.
 func (c *Client) reached() rueidis.Client {
 	if p := c.client.Load(); p != nil {
@@ -244,9 +216,13 @@ func (c *Client) renew(old rueidis.Client) {
 	})
 }
 
+// closeWithin is how long Close waits for what is on its way, though Timeout may be longer.
+const closeWithin = time.Second
+
 // Close ends the client. Calls that are under way must have ended.
 func (c *Client) Close() {
 	c.stop()
+	defer time.AfterFunc(closeWithin, c.connections.cut).Stop()
 	c.group.Wait()
 	if p := c.client.Load(); p != nil {
 		(*p).Close()
@@ -254,7 +230,7 @@ func (c *Client) Close() {
 }
 
 type counts struct {
-	connections, underWay, pipelines, commands, bytesOut, bytesIn, hits, misses, served, announced, lost, failed, timeouts, refused, slow, corrupt,
+	underWay, pipelines, commands, bytesOut, bytesIn, hits, misses, served, announced, lost, failed, timeouts, refused, slow, corrupt,
 	adopted, stale atomic.Int64
 }
 
@@ -262,7 +238,7 @@ type counts struct {
 type Stats struct {
 	Away bool `json:"away"` // Redis, or some of a cluster's slots, did not answer when last asked
 	// Connections are open, UnderWay are pipelines that wait for an answer, and Waiting bytes wait to be announced.
-	Connections int64 `json:"connections"`
+	Connections int   `json:"connections"`
 	UnderWay    int64 `json:"under_way"`
 	Waiting     int   `json:"waiting_bytes"`
 
@@ -291,7 +267,7 @@ func (c *Client) Stats() Stats {
 		Pipelines: n.pipelines.Load(), Commands: n.commands.Load(), BytesOut: n.bytesOut.Load(), BytesIn: n.bytesIn.Load(),
 		Hits: n.hits.Load(), Misses: n.misses.Load(), Served: n.served.Load(), Adopted: n.adopted.Load(), Stale: n.stale.Load(),
 		Announced: n.announced.Load(), Lost: n.lost.Load(), Failed: n.failed.Load(), Refused: n.refused.Load(), Slow: n.slow.Load(),
-		Corrupt: n.corrupt.Load(), Timeouts: n.timeouts.Load(), Connections: n.connections.Load(), UnderWay: n.underWay.Load(),
+		Corrupt: n.corrupt.Load(), Timeouts: n.timeouts.Load(), Connections: c.connections.count(), UnderWay: n.underWay.Load(),
 	}
 	c.write.mu.Lock()
 	s.Waiting = c.write.bytes
