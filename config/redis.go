@@ -83,7 +83,7 @@ var redisFields = []Field{
 		Usage: "what all keys begin with; the same for all servers on one bucket and prefix, and for no others (default: of the names of these two)",
 		set: func(c *Config, text string) error {
 			if strings.ContainsAny(text, "{}\r\n") || len(text) > 200 {
-				return fmt.Errorf("%q is not a prefix; write up to 200 characters, without braces, like team:", clip(text))
+				return fmt.Errorf("%q is not a prefix; write up to 200 characters like team: without braces", clip(text))
 			}
 			c.Redis.Prefix = text
 			return nil

@@ -112,6 +112,7 @@ func TestCloseHung(t *testing.T) {
 
 // TestLoading: a server that loads what it saved refuses everything meanwhile.
 func TestLoading(t *testing.T) {
+	t.Parallel()
 	node := redisserver.Start(t, "--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024")
 	b := &bucket.Memory{}
 	here, there := join(t, b, at(node), true), join(t, b, at(node), true)
@@ -219,6 +220,7 @@ func newName(t *testing.T, s *redisserver.Server) *name {
 
 // TestDemoted: a server becomes a replica and keeps its connections, and its name stands for the new master.
 func TestDemoted(t *testing.T) {
+	t.Parallel()
 	old := redisserver.Start(t)
 	master := redisserver.Start(t)
 	n := newName(t, old)
