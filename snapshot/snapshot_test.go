@@ -25,6 +25,7 @@ import (
 	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/model"
+	"github.com/sarsen-build/sarsen/internal/retention"
 	"github.com/sarsen-build/sarsen/internal/snapshotpb"
 	"github.com/sarsen-build/sarsen/server"
 	"github.com/sarsen-build/sarsen/upstream"
@@ -400,20 +401,23 @@ func TestPolicy(t *testing.T) {
 		at("2024-12-30 12:00", "release"), at("2024-12-31 12:00"), at("2025-11-30 10:00"), at("2026-01-04 23:00"), at("2026-01-05 01:00"),
 		at("2026-01-05 09:10"), at("2026-01-05 09:50"), at("2026-01-05 10:00"),
 	}
+	type rules = retention.Rules
 	for _, tt := range []struct {
 		policy Policy
 		want   []int // places in all
 	}{
-		{Policy{Last: 2}, []int{6, 7}},
-		{Policy{Last: 100}, []int{0, 1, 2, 3, 4, 5, 6, 7}},
-		{Policy{Hourly: 3}, []int{4, 6, 7}},
-		{Policy{Daily: 3}, []int{2, 3, 7}},
-		{Policy{Weekly: 2}, []int{3, 7}},
-		{Policy{Monthly: 2}, []int{2, 7}},
-		{Policy{Yearly: 3}, []int{1, 2, 7}},
+		{Policy{Rules: rules{Last: 2}}, []int{6, 7}},
+		{Policy{Rules: rules{Last: 100}}, []int{0, 1, 2, 3, 4, 5, 6, 7}},
+		{Policy{Rules: rules{Hourly: 3}}, []int{4, 6, 7}},
+		{Policy{Rules: rules{Daily: 3}}, []int{2, 3, 7}},
+		{Policy{Rules: rules{Weekly: 2}}, []int{3, 7}},
+		{Policy{Rules: rules{Monthly: 2}}, []int{2, 7}},
+		{Policy{Rules: rules{Yearly: 3}}, []int{1, 2, 7}},
 		{Policy{Within: time.Hour}, []int{5, 6, 7}},
 		{Policy{Tags: []string{"release", "x"}}, []int{0}},
-		{Policy{Last: 1, Yearly: 2}, []int{2, 7}},
+		{Policy{Rules: rules{Last: 1, Yearly: 2}}, []int{1, 2, 7}},
+		{Policy{Rules: rules{Last: 1}, Within: time.Hour, Tags: []string{"release"}}, []int{0, 4, 5, 6, 7}},
+		{Policy{Rules: rules{Last: -1}}, nil},
 		{Policy{}, nil},
 	} {
 		kept := tt.policy.Apply(all, time.UTC)
