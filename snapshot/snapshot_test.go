@@ -34,11 +34,23 @@ import (
 // connect starts a server that leases nothing, so that Evict takes all that is not kept.
 func connect(t *testing.T) (*client.Client, *model.Store) {
 	t.Helper()
+	store := model.New(0)
+	return serve(t, store), store
+}
+
+// whole is what a server needs of a store.
+type whole interface {
+	blob.Store
+	blob.Records
+	blob.Keeper
+}
+
+func serve(t *testing.T, store whole) *client.Client {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	store := model.New(0)
 	s := server.New(server.Options{Store: store, Actions: action.New(store, store), Chunks: mapping.New(store, store, chunk.Recommended()), Keeper: store})
 	go s.Serve(l)
 	t.Cleanup(func() { s.Stop(t.Context()) })
@@ -47,7 +59,7 @@ func connect(t *testing.T) (*client.Client, *model.Store) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	return c, store
+	return c
 }
 
 func random(n int, seed byte) []byte {
@@ -217,7 +229,7 @@ func TestAgain(t *testing.T) {
 	}
 	for i, most := range []int64{3 << 20, 0} {
 		var counts Counts
-		_, root := keep(t, c, dir, Options{Before: before, Counts: &counts})
+		_, root := keep(t, c, dir, Options{Before: before, BeforeTime: time.Now().Add(time.Hour), Counts: &counts})
 		if got := counts.Moved.Load(); got > most || counts.Files.Load() != first.Files.Load() {
 			t.Errorf("time %d: %d of %d bytes sent in %d files, want at most %d", i, got, counts.Bytes.Load(), counts.Files.Load(), most)
 		}
@@ -346,12 +358,13 @@ func TestIncomplete(t *testing.T) {
 
 func TestExclude(t *testing.T) {
 	var e Excludes
-	if err := e.AddAll(strings.NewReader("# what builds make\n*.o\n!keep.o\n/top\nbuild/\na/**/z\nx/y\n\n")); err != nil {
+	if err := e.AddAll(strings.NewReader("# what builds make\n*.o\n!keep.o\n/top\nbuild/\na/**/z\nx/y\nall/**\n!all/but\n[!0-9].txt\n\n")); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]bool{
 		"f.o": true, "d/f.o": true, "d/keep.o": false, "top": true, "d/top": false, "build": false, "build/": true, "d/build/": true,
 		"a/z": true, "a/b/c/z": true, "b/z": false, "x/y": true, "d/x/y": false, "f.c": false,
+		"all/": false, "all/x": true, "all/d/x": true, "all/but": false, "a.txt": true, "7.txt": false,
 	} {
 		plain, directory := strings.CutSuffix(name, "/")
 		if got := e.match(plain, directory); got != want {
