@@ -90,8 +90,11 @@ func Restore(ctx context.Context, c *client.Client, root digest.Digest, dir stri
 	err = walkTree(tree, func(name string, n *node) error {
 		delete(sought, name)
 		inside := within(name, r.Paths)
-		if !inside && (n.directory == nil || !above(name, r.Paths)) {
+		if !inside && (n.file != nil || n.link != nil || !above(name, r.Paths)) {
 			return nil
+		}
+		if n.absent != nil {
+			return n.absent
 		}
 		return r.visit(ctx, name, n, inside)
 	})

@@ -342,7 +342,7 @@ func TestHostile(t *testing.T) {
 func TestIncomplete(t *testing.T) {
 	c, store := connect(t)
 	gone := upstream.ToProto(digest.SHA256.Of([]byte("gone")))
-	data, _ := proto.Marshal(&repb.Directory{Files: []*repb.FileNode{{Name: "f", Digest: gone}}})
+	data, _ := proto.Marshal(&repb.Directory{Files: []*repb.FileNode{{Name: "f", Digest: gone}}, Directories: []*repb.DirectoryNode{{Name: "d", Digest: gone}}})
 	root := digest.SHA256.Of(data)
 	if err := blob.Put(t.Context(), store, root, data); err != nil {
 		t.Fatal(err)
@@ -352,8 +352,11 @@ func TestIncomplete(t *testing.T) {
 		t.Errorf("Keep = %v, want what is missing", err)
 	}
 	var bad []string
-	if err := Verify(t.Context(), c, root, new(Counts), func(name string, err error) { bad = append(bad, name) }); err != nil || !slices.Equal(bad, []string{"f"}) {
-		t.Errorf("Verify found %q, %v, want f", bad, err)
+	if err := Verify(t.Context(), c, root, new(Counts), func(name string, err error) { bad = append(bad, name) }); err != nil || !slices.Equal(bad, []string{"d", "f"}) {
+		t.Errorf("Verify found %q, %v, want d and f", bad, err)
+	}
+	if err := Restore(t.Context(), c, root, t.TempDir(), RestoreOptions{}); err == nil {
+		t.Error("Restore of what is missing succeeded")
 	}
 	for _, name := range []string{"", "a/b", ".", "-x", strings.Repeat("x", 129)} {
 		if _, err := c.KeepSnapshot(t.Context(), &snapshotpb.Snapshot{Name: name, Root: upstream.ToProto(root)}); err == nil || strings.Contains(err.Error(), gone.Hash) {

@@ -354,7 +354,7 @@ named on standard error, and makes the status 1. Nothing is written.`,
 				})
 			})
 			if err == nil && wrong > 0 {
-				err = fmt.Errorf("%s damaged or missing", count(wrong, "file is", "files are"))
+				err = fmt.Errorf("%s damaged or missing", count(wrong, "file or directory is", "files or directories are"))
 			}
 			return err
 		},
@@ -372,18 +372,22 @@ func (s *snapshotCommand) each(cmd *cobra.Command, names []string, verb string, 
 	defer c.Close()
 	began := time.Now()
 	defer watch(cmd.ErrOrStderr(), verb, counts)()
+	var failed error
 	for _, name := range names {
 		one, err := find(cmd.Context(), c, name)
-		if err != nil {
-			return err
-		}
-		root, err := rootOf(one)
 		if err == nil {
-			err = do(cmd.Context(), c, root)
+			var root digest.Digest
+			if root, err = rootOf(one); err == nil {
+				err = do(cmd.Context(), c, root)
+			}
+			if err != nil {
+				err = fmt.Errorf("snapshot %s: %w", one.Id, err)
+			}
 		}
-		if err != nil {
-			return fmt.Errorf("snapshot %s: %w", one.Id, err)
-		}
+		failed = errors.Join(failed, err) // the others are looked at all the same
+	}
+	if failed != nil {
+		return failed
 	}
 	took := time.Since(began)
 	if s.json {
