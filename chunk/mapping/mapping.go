@@ -205,7 +205,7 @@ func (x *Index) cut(ctx context.Context, d digest.Digest) ([]digest.Digest, erro
 	}
 	// What is written down stands for as long as the record does, so a read that went wrong must not get into it.
 	got := digest.Digest{Function: d.Function, Size: d.Size}
-	if hash.Sum(got.Hash[:0]); got != d {
+	if hash.Sum(got.Hash[:0]); got != d && !mutant.MappingUnhashed {
 		return nil, &blob.Error{Op: "split", Digest: d, Err: fmt.Errorf("%w: read back as %s", blob.ErrCorrupt, got)}
 	}
 	return chunks, flush()
