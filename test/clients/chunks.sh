@@ -104,5 +104,12 @@ download one 30000000
 download two 6000000
 crash $casd
 
+# So does our own client.
+before=$(wire)
+"$SARSEN" get "$(sha256sum <"$work/two/large" | cut -d ' ' -f 1)/24000007" --seed "$work/one/large" \
+	--server grpc://$grpc --instance trees >"$work/got" || fail "sarsen get"
+cmp "$work/two/large" "$work/got" || fail "sarsen get: other bytes came back"
+at_most 6000000 "sarsen get --seed"
+
 stop_sarsen
 say "PASS"
