@@ -4,8 +4,27 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/upstream"
 )
+
+// TestTooManyNames: a directory that the server would not read is named, and not sent.
+func TestTooManyNames(t *testing.T) {
+	leaf := &directory{message: new(repb.Directory)}
+	for i := range 100_000 {
+		leaf.message.Files = append(leaf.message.Files, &repb.FileNode{Name: fmt.Sprintf("%0100d", i), Digest: upstream.ToProto(digest.SHA256.Of(nil))})
+	}
+	top := &directory{message: &repb.Directory{Directories: []*repb.DirectoryNode{{Name: "wide"}}}, children: []*directory{leaf}}
+	u := &uploader{Options: Options{Function: digest.SHA256}}
+	if _, err := u.finish(t.Context(), top, ""); err == nil || !strings.Contains(err.Error(), `directory "wide" has too many entries`) {
+		t.Errorf("got %v, want that there are too many entries", err)
+	}
+}
 
 // TestManyNames keeps a directory whose message is larger than an answer of GetTree can be, and restores it.
 func TestManyNames(t *testing.T) {

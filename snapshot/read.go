@@ -66,6 +66,12 @@ func (u *uploader) entry(ctx context.Context, d *directory, dir *os.Root, name s
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // removed meanwhile
 	}
+	if unreadable(err) { // another user's mount says nothing of itself
+		if !u.Excludes.match(name, true) {
+			u.skip(name, err)
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}
