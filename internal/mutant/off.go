@@ -92,6 +92,7 @@ const (
 	AssetDropLatest = false
 	MappingHole     = false
 	MappingBelieved = false
+	MappingUnhashed = false
 
 	EpochApart   = false
 	OnceApart    = false

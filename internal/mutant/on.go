@@ -203,6 +203,8 @@ var (
 	MappingHole = name == "MappingHole"
 	// MappingBelieved keeps a client's mapping of a blob that is there without comparing the bytes.
 	MappingBelieved = name == "MappingBelieved"
+	// MappingUnhashed keeps a mapping of what was read of a blob, without comparing that with its hash.
+	MappingUnhashed = name == "MappingUnhashed"
 
 	// EpochApart lets two who put the first entries of a namespace draw an epoch each, so that the second takes from the first what was
 	// acknowledged.

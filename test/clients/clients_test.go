@@ -62,6 +62,12 @@ func TestBuildbox(t *testing.T) {
 	script(t, 5*time.Minute, "buildbox.sh", "SARSEN_TEST_ROOT="+root)
 }
 
+func TestChunks(t *testing.T) {
+	require(t)
+	root := script(t, 20*time.Minute, "sidroot.sh")
+	script(t, 10*time.Minute, "chunks.sh", "SARSEN_TEST_ROOT="+root)
+}
+
 func TestBuildStream(t *testing.T) {
 	require(t)
 	root := script(t, 20*time.Minute, "sidroot.sh")

@@ -147,6 +147,7 @@ var caught = []struct {
 	{"AssetHole", "asset", "TestComplete", "want ErrNotFound"},
 	{"AssetDropLatest", "asset", "TestPushedMeanwhile", "nothing is downloaded here"},
 	{"MappingHole", "chunk/mapping", "TestHole", "which is not there"},
+	{"MappingUnhashed", "chunk/mapping", "TestSplitDamaged", "want ErrCorrupt"},
 	{"MappingBelieved", "chunk/mapping", "TestSpliceMismatch", "want ErrMismatch"},
 
 	{"EpochApart", "httpcache", "TestSeededFirst", "were told that theirs was stored"},
