@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -173,35 +173,17 @@ func (c *Client) PutCut(ctx context.Context, cut Cut, r io.ReaderAt) (sent int64
 		}
 		offset += ch.Size
 	}
-	err = each(ctx, len(pieces), func(ctx context.Context, i int) error {
-		return c.Put(ctx, pieces[i].digest, io.NewSectionReader(r, pieces[i].offset, pieces[i].digest.Size))
-	})
-	if err == nil {
+	group, within := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for _, p := range pieces {
+		group.Go(func() error {
+			return c.Put(within, p.digest, io.NewSectionReader(r, p.offset, p.digest.Size))
+		})
+	}
+	if err = group.Wait(); err == nil {
 		err = c.fail("splice "+d.String(), c.splice(ctx, d, cut.Chunks))
 	}
 	return sent, err
-}
-
-// each calls do for 0 to n-1, atOnce at a time, and returns the first error, after which no more are begun.
-func each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var all sync.WaitGroup
-	places := make(chan struct{}, atOnce)
-	for i := range n {
-		places <- struct{}{}
-		if ctx.Err() != nil {
-			break
-		}
-		all.Go(func() {
-			defer func() { <-places }()
-			if err := do(ctx, i); err != nil {
-				cancel(err)
-			}
-		})
-	}
-	all.Wait()
-	return context.Cause(ctx)
 }
 
 // Seeds are local files that may have chunks of a blob which is wanted.
@@ -311,11 +293,15 @@ func (c *Client) fetch(ctx context.Context, chunks []digest.Digest, seeds *Seeds
 		return chunks[0].Size, c.Get(ctx, chunks[0], w)
 	}
 	data := make([][]byte, want.Len())
-	err = each(ctx, want.Len(), func(ctx context.Context, i int) (err error) {
-		data[i], err = c.Bytes(ctx, want.List()[i])
-		return err
-	})
-	if err != nil {
+	group, within := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for i, d := range want.List() {
+		group.Go(func() (err error) {
+			data[i], err = c.Bytes(within, d)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
 		return 0, err
 	}
 	for i, d := range want.List() {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -194,17 +195,22 @@ func (u *uploader) flush(ctx context.Context) error {
 	if err := u.send(ctx); err != nil {
 		return err
 	}
-	return each(ctx, len(large), func(ctx context.Context, i int) error {
-		if known[large[i]] {
-			return nil
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for _, f := range large {
+		if known[f] {
+			continue
 		}
-		err := u.sendLarge(ctx, large[i])
-		if unreadable(err) || errors.Is(err, errChanged) {
-			u.leaveOut(large[i], err)
-			err = nil
-		}
-		return err
-	})
+		group.Go(func() error {
+			err := u.sendLarge(ctx, f)
+			if unreadable(err) || errors.Is(err, errChanged) {
+				u.leaveOut(f, err)
+				err = nil
+			}
+			return err
+		})
+	}
+	return group.Wait()
 }
 
 // leaveOut makes finish drop f, for want of a digest.

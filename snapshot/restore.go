@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sarsen-build/sarsen/client"
 	"github.com/sarsen-build/sarsen/digest"
@@ -253,24 +254,31 @@ func (r *restorer) flush(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", w.name, err)
 		}
 	}
-	return each(ctx, len(large), func(ctx context.Context, i int) error {
-		w := large[i]
-		seeds := r.client.Seeds(w.digest.Function)
-		if info, err := r.root.Lstat(w.name); err != nil || !info.Mode().IsRegular() {
-			seeds = nil
-		} else if seeds != nil && seeds.Add(filepath.Join(r.dir, filepath.FromSlash(w.name))) != nil {
-			seeds = nil
-		}
-		err := r.write(w, func(to io.Writer) error {
-			fetched, err := r.client.GetSeeded(ctx, w.digest, seeds, to)
-			r.Counts.Moved.Add(fetched)
-			return err
-		})
-		if err != nil {
-			err = fmt.Errorf("%s: %w", w.name, err)
-		}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for _, w := range large {
+		group.Go(func() error { return r.restoreLarge(ctx, w) })
+	}
+	return group.Wait()
+}
+
+// restoreLarge fetches what of a file is not there yet.
+func (r *restorer) restoreLarge(ctx context.Context, w want) error {
+	seeds := r.client.Seeds(w.digest.Function)
+	if info, err := r.root.Lstat(w.name); err != nil || !info.Mode().IsRegular() {
+		seeds = nil
+	} else if seeds != nil && seeds.Add(filepath.Join(r.dir, filepath.FromSlash(w.name))) != nil {
+		seeds = nil
+	}
+	err := r.write(w, func(to io.Writer) error {
+		fetched, err := r.client.GetSeeded(ctx, w.digest, seeds, to)
+		r.Counts.Moved.Add(fetched)
 		return err
 	})
+	if err != nil {
+		err = fmt.Errorf("%s: %w", w.name, err)
+	}
+	return err
 }
 
 // write makes a file aside, and puts it under its name when it is whole. Zeros become holes.

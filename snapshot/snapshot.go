@@ -17,8 +17,6 @@
 package snapshot
 
 import (
-	"context"
-	"sync"
 	"sync/atomic"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
@@ -43,28 +41,6 @@ const (
 	// atOnce is how many larger files are worked on at a time.
 	atOnce = 2
 )
-
-// each calls do for 0 to n-1, atOnce at a time, and returns the first error, after which no more are begun.
-func each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var all sync.WaitGroup
-	places := make(chan struct{}, atOnce)
-	for i := range n {
-		places <- struct{}{}
-		if ctx.Err() != nil {
-			break
-		}
-		all.Go(func() {
-			defer func() { <-places }()
-			if err := do(ctx, i); err != nil {
-				cancel(err)
-			}
-		})
-	}
-	all.Wait()
-	return context.Cause(ctx)
-}
 
 // digestOf returns the digest in a message.
 func digestOf(f digest.Function, p *repb.Digest) (digest.Digest, error) {
