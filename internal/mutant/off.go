@@ -141,6 +141,7 @@ const (
 	DeleteFirst       = false
 	KeyReused         = false
 	AdoptBlind        = false
+	DamageIgnored     = false
 	RedisSaysYes      = false
 	RedisUnhashed     = false
 	RedisOlder        = false
