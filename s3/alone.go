@@ -26,15 +26,8 @@ func CollectAlone(ctx context.Context, b bucket.Bucket, o Options, policy Policy
 	}
 	s.stop()
 	s.beats.Wait()
-	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.heartbeat)
-	defer cancel()
-	// A session that was suspended meanwhile has another life, and its first one's record is not its own any more.
-	if s.now.Load() != l {
-		return r, errors.Join(err, s.finish(wait, s.now.Load()))
-	}
-	l.end()
-	_, err2 := b.Delete(wait, sessions+l.id)
-	return r, errors.Join(err, err2)
+	// One that was suspended meanwhile has another life, and the first one's record is not its own any more.
+	return r, errors.Join(err, s.forsake(context.WithoutCancel(ctx), s.now.Load()))
 }
 
 // Collected returns when the bucket was collected last, or tried to be, and what time it is, by the server's clock. The

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
@@ -16,9 +17,13 @@ import (
 type BlockedError struct {
 	Session, Host string
 	Until         time.Time // by the server's clock
+	Damaged       bool      // the session's record, so that Until is the latest it can be
 }
 
 func (e *BlockedError) Error() string {
+	if e.Damaged {
+		return fmt.Sprintf("the record %s is damaged, so that nobody knows how long the session's promises stand: when the server that wrote it has been gone for its lease, remove that object; else wait until %s", sessions+e.Session, e.Until.UTC().Format(time.RFC3339))
+	}
 	return fmt.Sprintf("what session %s of host %q promised stands until %s", e.Session, e.Host, e.Until.UTC().Format(time.RFC3339))
 }
 
@@ -30,6 +35,7 @@ type seen struct {
 
 type sighting struct {
 	session
+	damaged  bool // nothing of session is known
 	etag     string
 	modified time.Time     // by the server's clock
 	since    time.Duration // by this machine's clock: since then the record did not change
@@ -73,6 +79,9 @@ func (s *Store) count(ctx context.Context, l *life) (c census, err error) {
 	if err != nil {
 		return c, err
 	}
+	if c.date.IsZero() {
+		return c, errors.New("the bucket's server does not say what time it is, so nobody knows whose promises have run out")
+	}
 	for _, o := range found {
 		id := strings.TrimPrefix(o.Key, sessions)
 		if id == l.id {
@@ -95,7 +104,7 @@ func (s *Store) count(ctx context.Context, l *life) (c census, err error) {
 		case v.State == alive:
 			c.alive = append(c.alive, id)
 		case c.date.Before(v.promised()):
-			c.ended[id] = &BlockedError{id, v.Host, v.promised()}
+			c.ended[id] = &BlockedError{id, v.Host, v.promised(), v.damaged}
 		default:
 			if _, err := s.bucket.Delete(ctx, o.Key); err != nil {
 				return c, err
@@ -108,19 +117,32 @@ func (s *Store) count(ctx context.Context, l *life) (c census, err error) {
 
 // look reads a session's record if it changed.
 func (s *Store) look(ctx context.Context, id string, o bucket.Object) (sighting, error) {
-	if v, ok := s.seen.get(id); ok && v.etag == o.ETag {
-		return v, nil
+	before, ok := s.seen.get(id)
+	if ok && before.etag == o.ETag {
+		return before, nil
 	}
-	now := s.clock()
-	v := sighting{since: now}
+	v := sighting{since: s.clock()}
 	at, err := s.getJSON(ctx, o.Key, &v.session)
-	if err != nil {
+	switch {
+	case errors.Is(err, blob.ErrCorrupt):
+		// A session that lives mends it, and is then seen alive.
+		v.session = session{ID: id, Lease: longestLease, State: dead}
+		v.damaged, v.Silent = true, at.Modified
+	case err != nil:
 		return v, err
+	case ok && before.etag == at.ETag:
+		return before, nil // the listing writes it in another way
 	}
 	v.etag, v.modified = at.ETag, at.Modified
+	if v.modified.IsZero() {
+		return v, fmt.Errorf("the bucket's server does not say when %s was written", o.Key)
+	}
 	s.seen.put(id, v)
 	return v, nil
 }
+
+// longestLease is longer than any that may be configured.
+const longestLease = 366 * 24 * time.Hour
 
 // suspect declares a session dead whose record did not change for two heartbeats, unless it changes now. From then on
 // its renewals fail.
@@ -144,6 +166,9 @@ func (s *Store) suspect(ctx context.Context, v sighting) (sighting, error) {
 	return v, nil
 }
 
+// coarse is by how much two times of the server may be wrong: they come in seconds, and from several machines.
+const coarse = 10 * time.Second
+
 // promised returns until when what an ended session said may hold, by the server's clock. It may have spoken until a
 // heartbeat after its last renewal; its requests may come until they are too old.
 func (v sighting) promised() time.Time {
@@ -154,5 +179,5 @@ func (v sighting) promised() time.Time {
 	if v.State == dead {
 		last = v.Silent.Add(2 * v.Heartbeat)
 	}
-	return last.Add(max(v.Lease, bucket.MaxAge))
+	return last.Add(max(v.Lease+coarse, bucket.MaxAge))
 }

@@ -105,22 +105,25 @@ func (c *collection) run(ctx context.Context) error {
 	if err := c.carryOut(ctx, census); err != nil {
 		return err
 	}
-	m := &marks{roots: map[string]bool{}}
+	m := newMarks()
 	if err := c.mark(ctx, m); err != nil {
+		return err
+	}
+	if err := c.tidyRoots(ctx, m); err != nil {
 		return err
 	}
 	p, report, err := c.choose(ctx, c.life, c.policy, m, census.date)
 	report.Epoch, report.Deleted, report.DeletedRoots, report.Roots = c.owner.Epoch, c.report.Deleted, c.report.DeletedRoots, len(m.roots)
 	c.report = report
 	if err != nil || len(p.entries) == 0 {
-		return err
+		return errors.Join(err, m.err())
 	}
 	c.report.More = len(p.entries) >= c.policy.limit()
 	agreed, err := c.ask(ctx, p, m, census)
 	if err != nil {
 		return errors.Join(err, c.withdraw(context.WithoutCancel(ctx)))
 	}
-	return c.decide(ctx, agreed)
+	return errors.Join(c.decide(ctx, agreed), m.err())
 }
 
 // dry says what would be proposed.
@@ -129,13 +132,13 @@ func (c *collection) dry(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m := &marks{roots: map[string]bool{}}
+	m := newMarks()
 	if err := c.mark(ctx, m); err != nil {
 		return err
 	}
 	_, c.report, err = c.choose(ctx, c.life, c.policy, m, p.Date)
 	c.report.Roots = len(m.roots)
-	return err
+	return errors.Join(err, m.err())
 }
 
 // own makes this session the one that collects, unless another one that lives is at it. A proposal of one that has
@@ -203,16 +206,20 @@ func (c *collection) ask(ctx context.Context, p proposal, m *marks, before censu
 	for _, id := range answered {
 		c.report.Sessions = append(c.report.Sessions, id)
 		if id == c.life.id {
-			for _, k := range c.life.answerTo(key).refused {
+			a := c.life.answerTo(key)
+			if a == nil {
+				return agreed, errOvertaken // and it was heeded
+			}
+			for _, k := range a.refused {
 				refused[k] = true
 			}
 			continue
 		}
-		b, _, err := c.bucket.Get(ctx, answerKey(key, id), 0, -1)
+		lines, err := c.readLines(ctx, answerKey(key, id))
 		if err != nil {
 			return agreed, err
 		}
-		for k := range strings.SplitSeq(string(b), "\n") {
+		for k := range strings.SplitSeq(lines, "\n") {
 			refused[k] = !mutant.RefusalsIgnored
 		}
 	}
@@ -243,9 +250,9 @@ func (c *collection) await(ctx context.Context, key string, before census) (answ
 			}
 		}
 		given := map[string]bool{c.life.id: true}
-		if _, err := bucket.All(ctx, c.bucket, key+"/", func(page []bucket.Object) error {
+		if _, err := bucket.All(ctx, c.bucket, answerKey(key, ""), func(page []bucket.Object) error {
 			for _, o := range page {
-				given[strings.TrimPrefix(o.Key, key+"/")] = true
+				given[strings.TrimPrefix(o.Key, answerKey(key, ""))] = true
 			}
 			return nil
 		}); err != nil {

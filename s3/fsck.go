@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func Fsck(ctx context.Context, b bucket.Bucket, check Check) (Condition, error) 
 		}
 	}
 	// Roots that are read first name what is listed after.
-	m := &marks{roots: map[string]bool{}}
+	m := newMarks()
 	kept, err := f.roots(ctx, m)
 	if err != nil {
 		return f.Condition, err
@@ -70,7 +71,7 @@ func Fsck(ctx context.Context, b bucket.Bucket, check Check) (Condition, error) 
 		return f.Condition, err
 	}
 	f.complete(kept)
-	return f.Condition, nil
+	return f.Condition, f.failed
 }
 
 type fsck struct {
@@ -80,7 +81,8 @@ type fsck struct {
 
 	mu sync.Mutex
 	Condition
-	tags []uint64 // of blobs that are there
+	tags   []uint64 // of blobs that are there
+	failed error    // why an object could not be read, which says nothing about its bytes
 }
 
 // A holding is a root and what it names.
@@ -100,11 +102,17 @@ func (f *fsck) roots(ctx context.Context, m *marks) (all []holding, err error) {
 			continue
 		}
 		f.Roots++
-		if r.err != nil {
+		if errors.Is(r.err, blob.ErrCorrupt) {
 			f.problem(r.key, r.err)
 			continue
 		}
+		if r.err != nil {
+			return nil, r.err
+		}
 		ds, err := f.listOf(ctx, r.Root)
+		if err != nil && !errors.Is(err, blob.ErrCorrupt) && !errors.Is(err, blob.ErrNotFound) {
+			return nil, err
+		}
 		if err != nil {
 			f.Incomplete = append(f.Incomplete, Problem{r.key, fmt.Sprintf("its list can't be read: %v", err)})
 			continue
@@ -212,6 +220,12 @@ func (f *fsck) verify(ctx context.Context, o bucket.Object, i incarnation) {
 	err := f.read(ctx, o, i)
 	if errors.Is(err, bucket.ErrNotFound) {
 		return // it was collected meanwhile
+	}
+	if err != nil && !errors.Is(err, blob.ErrCorrupt) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.failed = cmp.Or(f.failed, err)
+		return
 	}
 	if err != nil {
 		f.problem(o.Key, err)

@@ -2,6 +2,7 @@ package s3
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -82,4 +83,24 @@ func flipped(b []byte, at int) []byte {
 	b = bytes.Clone(b)
 	b[at] ^= 1
 	return b
+}
+
+// TestFsckBusy: what can't be read says nothing about its bytes.
+func TestFsckBusy(t *testing.T) {
+	for _, prefix := range []string{blobs, roots} {
+		b := &bucket.Memory{}
+		s := openStore(t, b, small)
+		keepAll(t, s, "root", []byte("x"))
+		b.Fault = func(op, key string) bucket.Fault {
+			if op == "get" && strings.HasPrefix(key, prefix) {
+				return bucket.Refuse
+			}
+			return bucket.None
+		}
+		if c, err := Fsck(t.Context(), b, Check{Bytes: true}); !errors.Is(err, bucket.ErrBusy) || !c.Sound() {
+			t.Errorf("%s: Fsck = %+v, %v, want ErrBusy and no problem", prefix, c, err)
+		}
+		b.Fault = nil
+		closeStore(t, s)
+	}
 }

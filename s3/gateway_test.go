@@ -39,3 +39,6 @@ func TestGateway(t *testing.T) {
 	t.Run("Store", func(t *testing.T) { storetest.Run(t, open) })
 	t.Run("Keeper", func(t *testing.T) { storetest.Keeper(t, open) })
 }
+
+// TestGatewaySecondCopy: two servers agree over a real S3 server, where keys are files.
+func TestGatewaySecondCopy(t *testing.T) { secondCopy(t, gateway(t, "p/")) }

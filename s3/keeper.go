@@ -228,7 +228,7 @@ func (s *Store) newestRoots(ctx context.Context, prefix string) (newest []string
 func (s *Store) nameOfRoot(ctx context.Context, key string) (string, error) {
 	which, _, _ := splitRoot(key)
 	if !strings.Contains(which, "~") {
-		return url.PathUnescape(strings.TrimPrefix(which, roots))
+		return url.PathUnescape(strings.TrimSuffix(strings.TrimPrefix(which, roots), emptyPart))
 	}
 	k := s.readKept(ctx, key)
 	return k.Name, k.err
@@ -266,7 +266,7 @@ func (s *Store) readKept(ctx context.Context, key string) (k kept) {
 
 func decodeRootObject(key string, b []byte) (r blob.Root, released bool, err error) {
 	f, err := decodeFrame(b)
-	if err == nil && f.key.Kind != rootKind {
+	if errors.Is(err, errShort) || err == nil && f.key.Kind != rootKind {
 		err = blob.ErrCorrupt
 	}
 	var value []byte

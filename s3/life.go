@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/ledger"
 	"github.com/sarsen-build/sarsen/s3/bucket"
@@ -52,11 +53,14 @@ type life struct {
 	// door is held by whoever takes up what lies in the bucket, and by whoever lets go of it. No I/O is done inside.
 	door   chan struct{}
 	letGo  map[string]map[string]bool // by proposal or verdict: keys that may be deleted
+	unread map[string]bool            // documents that are damaged: what they name is not known, so nothing is taken up
+	spoilt map[string]bool            // keys whose bytes were found damaged: they are not taken up again, nor for a survivor
 	drops  uint64                     // how often a set was dropped from letGo
 	epoch  int                        // the greatest that the register was seen to have
 	floor  ledger.Quarter             // of that epoch's collection
 	before ledger.Quarter             // when that epoch was seen last
 	lost   atomic.Bool                // something was let go in vain
+	listed atomic.Bool                // for that the bucket is being listed
 	heeded int                        // the newest serial number of the register that was heeded
 
 	mu        sync.Mutex // guards what follows
@@ -84,20 +88,28 @@ func stamp() uint64 {
 }
 
 // begin writes the record of a new session. Only then may the session put anything.
-func (s *Store) begin(ctx context.Context) (*life, error) {
+func (s *Store) begin(ctx context.Context) (_ *life, err error) {
 	began := s.clock()
 	l := &life{
 		heartbeat: s.heartbeat, clock: s.clock, ledger: ledger.New(s.lease), id: s.newID(),
-		door: make(chan struct{}, 1), floor: 1, before: 1, letGo: map[string]map[string]bool{}, began: map[int]time.Duration{},
+		door: make(chan struct{}, 1), floor: 1, before: 1, letGo: map[string]map[string]bool{}, unread: map[string]bool{}, spoilt: map[string]bool{}, began: map[int]time.Duration{},
 		renewed: began, lastStamp: stamp(), uploading: map[string]bool{}, flights: map[ledger.Key]*flight{}, answers: map[string]*answer{},
 	}
 	l.record = session{ID: l.id, Host: s.host, Started: time.Now().UTC().Round(time.Second), Lease: s.lease, Heartbeat: s.heartbeat, State: alive}
-	o, err := s.putJSON(ctx, sessions+l.id, l.record, bucket.Condition{Absent: true})
-	if err != nil {
-		return nil, fmt.Errorf("begin a session: %w", err)
+	for range decisions {
+		o, err2 := s.putJSON(ctx, sessions+l.id, l.record, bucket.Condition{Absent: true})
+		if err = err2; err != nil {
+			// The answer may have been lost. Nobody else writes under this name.
+			var now session
+			if o, err2 = s.getJSON(ctx, sessions+l.id, &now); err2 == nil && now == l.record {
+				err = nil
+			}
+		}
+		if l.etag = o.ETag; err == nil {
+			return l, nil
+		}
 	}
-	l.etag = o.ETag
-	return l, nil
+	return nil, fmt.Errorf("begin a session: %w", err)
 }
 
 func (s *Store) putJSON(ctx context.Context, key string, value any, when bucket.Condition) (bucket.Object, error) {
@@ -114,7 +126,7 @@ func (s *Store) getJSON(ctx context.Context, key string, value any) (bucket.Obje
 		return o, err
 	}
 	if err := json.Unmarshal(b, value); err != nil {
-		return o, fmt.Errorf("%s: %w", key, err)
+		return o, fmt.Errorf("%w: %s: %w", blob.ErrCorrupt, key, err)
 	}
 	return o, nil
 }
@@ -164,6 +176,9 @@ func (s *Store) renew(ctx context.Context, l *life) error {
 	case err == nil || errors.Is(err, bucket.ErrNotFound):
 		l.end()
 		return ErrSuspended
+	case errors.Is(err, blob.ErrCorrupt) && l.stands():
+		// Nobody can have declared it dead in so short a time, so that is no loss. The next renewal writes it anew.
+		l.succeeded(0, o.ETag)
 	}
 	return err
 }
@@ -182,14 +197,36 @@ func (l *life) succeeded(beat int, etag string) {
 	}
 }
 
-// finish says in the session's record that it has ended.
-func (s *Store) finish(ctx context.Context, l *life) error {
+// finish says in the session's record that it has ended, unless that says so already.
+func (s *Store) finish(ctx context.Context, l *life) (err error) {
 	l.mu.Lock()
 	l.over = true
 	rec, etag := l.record, l.etag
 	l.mu.Unlock()
 	rec.State = closed
-	_, err := s.putJSON(ctx, sessions+l.id, rec, bucket.Condition{ETag: etag})
+	for range decisions {
+		if _, err = s.putJSON(ctx, sessions+l.id, rec, bucket.Condition{ETag: etag}); err == nil {
+			return nil
+		}
+		// The answer may have been lost, or that of a renewal that came before.
+		var now session
+		o, err2 := s.getJSON(ctx, sessions+l.id, &now)
+		if err2 == nil && now.State != alive || errors.Is(err2, bucket.ErrNotFound) {
+			return nil
+		}
+		if o.ETag != "" {
+			etag = o.ETag
+		}
+	}
+	return err
+}
+
+// forsake ends a session that has said nothing and put nothing. Nobody has to wait for what it promised, so its record goes.
+func (s *Store) forsake(ctx context.Context, l *life) error {
+	ctx, cancel := context.WithTimeout(ctx, s.heartbeat)
+	defer cancel()
+	l.end()
+	_, err := s.bucket.Delete(ctx, sessions+l.id)
 	return err
 }
 
@@ -290,7 +327,7 @@ func (l *life) take(drops uint64, found []incarnation, fresh bool) (ok bool) {
 		return false
 	}
 	if !mutant.AdoptBlind {
-		found = slices.DeleteFunc(found, func(i incarnation) bool { return l.gone(i.name()) })
+		found = slices.DeleteFunc(found, func(i incarnation) bool { return l.gone(i.name()) || l.spoilt[i.name()] })
 	}
 	batch := make([]ledger.Found, 0, len(found))
 	for _, i := range found {
@@ -309,12 +346,22 @@ func (l *life) take(drops uint64, found []incarnation, fresh bool) (ok bool) {
 
 // gone reports whether a key may be deleted. The caller holds the door.
 func (l *life) gone(name string) bool {
+	if len(l.unread) > 0 {
+		return true // it may be
+	}
 	for _, keys := range l.letGo {
 		if keys[name] {
 			return true
 		}
 	}
 	return false
+}
+
+// spoil remembers that an object's bytes are damaged.
+func (l *life) spoil(name string) {
+	l.door <- struct{}{}
+	defer func() { <-l.door }()
+	l.spoilt[name] = true
 }
 
 // dropCount returns how often sets were dropped.

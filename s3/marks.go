@@ -8,30 +8,67 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/ledger"
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
 
 // A marks has what roots name, by eight bytes of each hash: a false match keeps one blob too many.
 type marks struct {
-	tags  []uint64        // sorted, but for those that were added since
-	roots map[string]bool // keys that were read
+	tags    []uint64        // sorted, but for those that were added since
+	sorted  int             // how many tags there were when they were sorted last
+	roots   map[string]bool // keys that were read
+	damaged []Problem       // roots that say nothing, so that they may name anything
 }
 
-func (m *marks) add(k ledger.Key) { m.tags = append(m.tags, k.Tag()) }
+func newMarks() *marks { return &marks{roots: map[string]bool{}} }
+
+func (m *marks) add(k ledger.Key) {
+	m.tags = append(m.tags, k.Tag())
+	// Snapshots name mostly the same: what many roots name is not held once for each.
+	if len(m.tags) > 2*m.sorted+1<<20 {
+		m.sort()
+	}
+}
 
 func (m *marks) sort() {
 	slices.Sort(m.tags)
 	m.tags = slices.Compact(m.tags)
+	m.sorted = len(m.tags)
 }
 
+// has reports whether a root may name a blob.
 func (m *marks) has(k ledger.Key) bool {
+	if len(m.damaged) > 0 && !mutant.DamageIgnored {
+		return true
+	}
 	_, ok := slices.BinarySearch(m.tags, k.Tag())
 	return ok
 }
 
-// mark reads the roots that are not in m yet, and adds what they name. It fails if any can't be read: what it
-// keeps would not be known.
+// A DamagedError says which roots a collection could not read. It took second copies and superseded records alone then,
+// since nobody knows what those roots name.
+type DamagedError struct{ Roots []Problem }
+
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("%d roots are damaged, so no blob was removed, for they may name any: %s: %s: keep it anew under its name, or remove that object", len(e.Roots), e.Roots[0].Key, e.Roots[0].What)
+}
+
+// err returns what is to be said about damaged roots.
+func (m *marks) err() error {
+	if len(m.damaged) == 0 {
+		return nil
+	}
+	return &DamagedError{m.damaged}
+}
+
+// spoiled reports whether a root is damaged, whose older incarnations may be of use to somebody.
+func (m *marks) spoiled(key string) bool {
+	return slices.ContainsFunc(m.damaged, func(p Problem) bool { return p.Key == key })
+}
+
+// mark reads the roots that are not in m yet, and adds what they name. It fails if one can't be had: what it keeps would
+// not be known. One that is damaged, it notes.
 func (s *Store) mark(ctx context.Context, m *marks) error {
 	newest, err := s.newestRoots(ctx, roots)
 	if err != nil {
@@ -40,14 +77,22 @@ func (s *Store) mark(ctx context.Context, m *marks) error {
 	newest = slices.DeleteFunc(newest, func(key string) bool { return m.roots[key] })
 	for i, next := range ahead(newest, func(key string) kept { return s.readKept(ctx, key) }) {
 		r := next()
-		if r.err != nil {
+		if r.err != nil && !errors.Is(r.err, blob.ErrCorrupt) {
 			return fmt.Errorf("what is kept is not known: %w", r.err)
 		}
 		m.roots[newest[i]], m.roots[r.key] = true, true
-		if r.none {
+		if r.err != nil {
+			m.damaged = append(m.damaged, Problem{r.key, r.err.Error()})
+		}
+		if r.err != nil || r.none {
 			continue
 		}
 		ds, err := s.listOf(ctx, r.Root)
+		if errors.Is(err, blob.ErrCorrupt) || errors.Is(err, blob.ErrNotFound) {
+			m.damaged = append(m.damaged, Problem{r.key, fmt.Sprintf("its list %v: %v", r.List, err)})
+			s.disown(r.List, err)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("what root %q keeps is not known: %w", r.Name, err)
 		}
@@ -60,6 +105,15 @@ func (s *Store) mark(ctx context.Context, m *marks) error {
 	}
 	m.sort()
 	return nil
+}
+
+// disown drops a blob whose bytes are known to be damaged, so that who keeps the root anew uploads it.
+func (s *Store) disown(d digest.Digest, cause error) {
+	h := held{life: s.now.Load()}
+	if h.take(keyOf(d), d.Size) {
+		_ = s.drop(&h, cause)
+		h.pin.Release()
+	}
 }
 
 // listOf returns what a root names. Its list is read from the bucket and not by the ledger, which may have let go of it.

@@ -18,7 +18,7 @@ const (
 	blobs      = "c/"    // c/<2 hex>/<function>-<hash>-<size>.<session>-<n>
 	records    = "a/"    // a/<2 hex>/<record key>.<n>-<session>
 	roots      = "r/"    // r/<name>.<n>-<session>
-	proposals  = "p/"    // p/<epoch>-<session>, and the answers below it
+	proposals  = "p/"    // p/<epoch>-<session>, and the answers p/<epoch>-<session>.<who answers>
 	verdicts   = "d/"    // d/<epoch>-<session>
 	nameDigits = 11      // of a session's time and of n, in hexadecimal: 44 bits
 )
@@ -100,22 +100,32 @@ func unhex(dst []byte, text string) bool {
 	return err == nil && n == len(dst) && len(text) == 2*n
 }
 
-// maxRootKey is from how many bytes on a root's escaped name is cut, and ends with its hash: S3's keys have 1,024 bytes.
-const maxRootKey = 800
+// A root's escaped name is cut, and ends with its hash, from so many bytes on, or so many between two slashes: S3's keys
+// have 1,024 bytes, of which the bucket's prefix takes some, and where keys are files each part has 255.
+const (
+	maxRootKey  = 700
+	maxRootPart = 150
+)
 
-// escapeRoot returns a root's name as it stands in a key. cut says that it is not the whole.
+// escapeRoot returns a root's name as it stands in a key. cut says that it is not the whole. What a name begins with is
+// escaped to what the escaped name begins with.
 func escapeRoot(name string) (escaped string, cut bool) {
 	var b strings.Builder
+	part := 0 // where the last part begins
 	for i := range len(name) {
 		c := name[i]
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '/' || c == '-' || c == '_' {
+		switch {
+		case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_':
 			b.WriteByte(c)
-		} else {
+		case c == '/' && i > 0 && name[i-1] != '/': // an empty part is lost where keys are files
+			b.WriteByte(c)
+			part = b.Len()
+		default:
 			fmt.Fprintf(&b, "%%%02X", c)
 		}
-	}
-	if b.Len() > maxRootKey {
-		return b.String()[:maxRootKey], true
+		if most := min(maxRootKey, part+maxRootPart); b.Len() > most {
+			return b.String()[:most], true
+		}
 	}
 	return b.String(), false
 }
@@ -127,8 +137,15 @@ func rootPrefix(name string) string {
 		sum := sha256.Sum256([]byte(name))
 		escaped += "~" + hex.EncodeToString(sum[:])
 	}
+	if strings.HasSuffix(escaped, "/") {
+		escaped += emptyPart
+	}
 	return roots + escaped + "."
 }
+
+// emptyPart stands for what is behind a slash at a name's end. It is in no other escaped name, and without it a part of a
+// prefix would be ".", which some servers refuse.
+const emptyPart = "%"
 
 func rootName(name string, n uint64, session string) string {
 	return fmt.Sprintf("%s%0*x-%s", rootPrefix(name), nameDigits, n, session)

@@ -9,6 +9,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/zeebo/xxh3"
+
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/ledger"
 	"github.com/sarsen-build/sarsen/s3/bucket"
@@ -104,8 +107,8 @@ func (p proposal) encode() []byte {
 	return b
 }
 
-func decodeProposal(b []byte) (p proposal, err error) {
-	text, ok := strings.CutPrefix(string(b), documentHead)
+func decodeProposal(lines string) (p proposal, err error) {
+	text, ok := strings.CutPrefix(lines, documentHead)
 	if !ok {
 		return p, errors.New("a proposal of another version")
 	}
@@ -127,39 +130,76 @@ func (p proposal) keys() map[string]bool {
 }
 
 func (s *Store) readProposal(ctx context.Context, key string) (proposal, error) {
-	b, _, err := s.bucket.Get(ctx, key, 0, -1)
+	lines, err := s.readLines(ctx, key)
 	if err != nil {
 		return proposal{}, err
 	}
-	p, err := decodeProposal(b)
+	p, err := decodeProposal(lines)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", key, err)
 	}
 	return p, err
 }
 
+// writeLines writes a document, which ends with the XXH3 of what comes before.
 func (s *Store) writeLines(ctx context.Context, key string, b []byte) error {
+	b = fmt.Appendf(b, "%0*x\n", sumDigits, xxh3.Hash(b))
 	_, err := s.bucket.Put(ctx, key, bytesAt(b), int64(len(b)), bucket.Condition{})
 	return err
+}
+
+const sumDigits = 16
+
+func (s *Store) readLines(ctx context.Context, key string) (string, error) {
+	b, _, err := s.bucket.Get(ctx, key, 0, -1)
+	if err != nil {
+		return "", err
+	}
+	end := len(b) - sumDigits - 1
+	if end < 0 || fmt.Sprintf("%0*x\n", sumDigits, xxh3.Hash(b[:end])) != string(b[end:]) {
+		return "", fmt.Errorf("%w: %s", blob.ErrCorrupt, key)
+	}
+	return string(b[:end]), nil
 }
 
 // follow does what the register asks of every session: it answers the proposal, and does not take up what may be
 // deleted.
 func (s *Store) follow(ctx context.Context, l *life) error {
-	asked := l.ledger.Now()
-	o, _, err := s.readOwner(ctx)
+	if err := s.answer(ctx, l); err != nil {
+		return err
+	}
+	return s.regain(ctx, l)
+}
+
+// regain lists the bucket if something was let go in vain: what a proposal named that came to nothing is still there.
+func (s *Store) regain(ctx context.Context, l *life) error {
+	if !l.lost.Swap(false) {
+		return nil
+	}
+	err := s.list(ctx, l, false)
 	if err != nil {
-		return err
+		l.lost.Store(true)
 	}
-	if err := s.heed(ctx, l, o, asked); err != nil {
-		return err
-	}
-	if l.lost.Swap(false) {
-		// What was let go for a proposal that came to nothing is still there.
-		if err := s.list(ctx, l, false); err != nil {
-			l.lost.Store(true)
+	return err
+}
+
+// answer reads the register, and answers the proposal that it names.
+func (s *Store) answer(ctx context.Context, l *life) error {
+	var o owner
+	for before := -1; ; before = o.Serial {
+		asked := l.ledger.Now()
+		var err error
+		if o, _, err = s.readOwner(ctx); err != nil {
 			return err
 		}
+		err = s.heed(ctx, l, o, asked)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, bucket.ErrNotFound) || o.Serial == before {
+			return err
+		}
+		// A document that is gone was of a collection that is over by now.
 	}
 	a := l.answerTo(o.Proposal)
 	if a == nil || a.sent || o.Session == l.id {
@@ -174,7 +214,9 @@ func (s *Store) follow(ctx context.Context, l *life) error {
 	return nil
 }
 
-func answerKey(proposal, session string) string { return proposal + "/" + session }
+// answerKey returns where a session's answer lies. It is not below the proposal: where keys are files, nothing can lie
+// below an object.
+func answerKey(proposal, session string) string { return proposal + "." + session }
 
 // An answer is what a session said to a proposal.
 type answer struct {
@@ -204,6 +246,11 @@ func (s *Store) heed(ctx context.Context, l *life, o owner, asked ledger.Quarter
 			continue
 		}
 		p, err := s.readProposal(ctx, key)
+		if errors.Is(err, blob.ErrCorrupt) {
+			s.log.Error("what may be deleted is not known, so nothing that is found in the bucket is taken up", "damaged", key)
+			l.takeNothing(key)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -220,6 +267,13 @@ func (l *life) heeds(key string) bool {
 	return l.letGo[key] != nil
 }
 
+// takeNothing takes up nothing until a document that is damaged is not open any more. It gets no answer.
+func (l *life) takeNothing(document string) {
+	l.door <- struct{}{}
+	defer func() { <-l.door }()
+	l.unread[document] = true
+}
+
 // forget drops what was let go for documents that are not open any more, unless something newer was heeded already.
 func (l *life) forget(serial int, open map[string]bool) {
 	l.door <- struct{}{}
@@ -229,6 +283,13 @@ func (l *life) forget(serial int, open map[string]bool) {
 	}
 	l.heeded = serial
 	var over []*answer
+	for key := range l.unread {
+		if !open[key] {
+			delete(l.unread, key)
+			l.drops++
+			l.lost.Store(true)
+		}
+	}
 	for key := range l.letGo {
 		if !open[key] {
 			delete(l.letGo, key)
@@ -302,7 +363,7 @@ func (l *life) letGoOf(document string, p proposal, ask bool) {
 }
 
 // condemn makes the ledger forget an incarnation. It reports whether the ledger does not name it any more, and whether
-// it did.
+// it did. The caller holds the door.
 func (l *life) condemn(e entry, force bool, floor ledger.Quarter) (agreed, forgot bool) {
 	i, ok := parseName(e.key)
 	if !ok {
@@ -314,6 +375,9 @@ func (l *life) condemn(e entry, force bool, floor ledger.Quarter) (agreed, forgo
 	p := l.ids.place(i)
 	if p == 0 {
 		return true, false // it could not be taken up
+	}
+	if l.spoilt[e.survivor] {
+		return false, false
 	}
 	if survivor, ok := parseName(e.survivor); ok && survivor.key == i.key && survivor.size == i.size {
 		if to := l.ids.place(survivor); to != 0 && l.ledger.Move(i.key, p, to, always) {

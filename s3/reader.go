@@ -97,7 +97,25 @@ func (s *Store) drop(h *held, cause error) error {
 		s.counts.corrupt.Add(1)
 		s.log.Error("an object is damaged or gone and was dropped", "key", h.name(), "error", cause)
 	}
-	return fmt.Errorf("%w: its object was damaged or removed: %w", blob.ErrNotFound, cause)
+	if errors.Is(cause, blob.ErrCorrupt) || errors.Is(cause, blob.ErrMismatch) {
+		h.life.spoil(h.name())
+	}
+	return fmt.Errorf("%w: %w: %w", blob.ErrNotFound, errDropped, cause)
+}
+
+var errDropped = errors.New("its object was damaged or removed")
+
+// copies is how many copies of one blob are tried, of which all but the last are damaged.
+const copies = 3
+
+// undamaged calls do, and again when that found an object damaged that the bucket has another copy of.
+func (s *Store) undamaged(ctx context.Context, l *life, prefix string, do func() error) (err error) {
+	for range copies {
+		if err = do(); !errors.Is(err, errDropped) || s.find(ctx, l, prefix) != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // all reads what is held whole, twice if it came damaged: that may have happened on the way.
@@ -124,8 +142,11 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 		return nil, &blob.Error{Op: "open", Digest: d, Err: err}
 	}
 	defer s.calls.leave()
-	r, err := s.open(ctx, l, d)
-	if err != nil {
+	var r *reader
+	if err := s.undamaged(ctx, l, blobPrefix(keyOf(d)), func() (err error) {
+		r, err = s.open(ctx, l, d)
+		return err
+	}); err != nil {
 		return nil, &blob.Error{Op: "open", Digest: d, Err: err}
 	}
 	return r, nil
@@ -138,20 +159,21 @@ func (s *Store) open(ctx context.Context, l *life, d digest.Digest) (*reader, er
 		return nil, err
 	}
 	r := &reader{store: s, held: h, size: h.size, parts: map[int64]*part{}}
+	r.ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if h.size <= s.packer.block {
 		data, err := s.all(ctx, &r.held)
 		if err == nil && int64(len(data)) != h.size {
 			err = s.drop(&r.held, fmt.Errorf("%w: it has %d bytes", blob.ErrCorrupt, len(data)))
 		}
 		if err != nil {
-			h.pin.Release()
+			_ = r.Close()
 			return nil, err
 		}
 		r.data = data
 		return r, nil
 	}
 	if err := r.begin(ctx); err != nil {
-		h.pin.Release()
+		_ = r.Close()
 		return nil, err
 	}
 	return r, nil
@@ -163,8 +185,10 @@ type reader struct {
 	size  int64
 	data  []byte // of one block
 
-	once sync.Once
-	held held // belongs to who fetches
+	ctx    context.Context // of what is fetched, perhaps ahead; ended by Close
+	cancel context.CancelFunc
+	once   sync.Once
+	held   held // belongs to who fetches
 
 	mu    sync.Mutex
 	frame *frame
@@ -278,8 +302,7 @@ func (r *reader) want(i int64) *part {
 // fetch reads the blocks of part i. h and f are a copy: what another fetch finds out does not matter here.
 func (r *reader) fetch(h held, f *frame, i int64, p *part) {
 	defer close(p.done)
-	ctx := r.store.ctx
-	p.data, p.err = r.fetchFrom(ctx, &h, f, i)
+	p.data, p.err = r.fetchFrom(r.ctx, &h, f, i)
 	if p.err == nil {
 		return
 	}
@@ -330,6 +353,7 @@ func (r *reader) fetchFrom(ctx context.Context, h *held, f *frame, i int64) ([]b
 func (r *reader) Close() error {
 	r.once.Do(func() {
 		if r.store != nil {
+			r.cancel()
 			r.held.pin.Release()
 		}
 	})
@@ -361,6 +385,15 @@ func (s *Store) getOne(ctx context.Context, d digest.Digest) ([]byte, error) {
 		return nil, err
 	}
 	defer s.calls.leave()
+	var data []byte
+	err = s.undamaged(ctx, l, blobPrefix(keyOf(d)), func() (err error) {
+		data, err = s.getHeld(ctx, l, d)
+		return err
+	})
+	return data, err
+}
+
+func (s *Store) getHeld(ctx context.Context, l *life, d digest.Digest) ([]byte, error) {
 	h, err := s.hold(ctx, l, keyOf(d), d.Size, blobPrefix(keyOf(d)))
 	if err != nil {
 		return nil, err

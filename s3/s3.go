@@ -149,7 +149,7 @@ func Open(ctx context.Context, b bucket.Bucket, o Options) (*Store, error) {
 	if err := s.load(ctx, l); err != nil {
 		s.stop()
 		s.beats.Wait()
-		return nil, errors.Join(fmt.Errorf("load the bucket's listing: %w", err), s.finish(context.WithoutCancel(ctx), l))
+		return nil, errors.Join(fmt.Errorf("load the bucket's listing: %w", err), s.forsake(context.WithoutCancel(ctx), l))
 	}
 	s.now.Store(l)
 	return s, nil
@@ -229,7 +229,16 @@ func (s *Store) beatOnce(ctx context.Context, l *life) (*life, error) {
 	defer cancel()
 	err := s.renew(wait, l)
 	if err == nil {
-		err = s.follow(wait, l)
+		err = s.answer(wait, l)
+	}
+	if l.lost.Load() && l.listed.CompareAndSwap(false, true) {
+		// That may take longer than the next renewal can wait.
+		s.beats.Go(func() {
+			defer l.listed.Store(false)
+			if err := s.regain(s.ctx, l); err != nil && s.ctx.Err() == nil {
+				s.log.Warn("the bucket could not be listed; it is tried again", "error", err)
+			}
+		})
 	}
 	if l.stands() || s.now.Load() == nil {
 		return l, err
@@ -239,7 +248,7 @@ func (s *Store) beatOnce(ctx context.Context, l *life) (*life, error) {
 		return l, err
 	}
 	if err := s.load(ctx, next); err != nil {
-		return l, errors.Join(err, s.finish(ctx, next))
+		return l, errors.Join(err, s.forsake(ctx, next))
 	}
 	s.counts.lives.Add(1)
 	s.log.Warn("this server was not heard of for too long and began a new session", "session", next.id, "before", l.id)

@@ -169,6 +169,13 @@ func TestShared(t *testing.T) {
 // TestSecondCopy: of two servers' copies of one blob one goes, while it is read.
 func TestSecondCopy(t *testing.T) {
 	b := &bucket.Memory{}
+	secondCopy(t, b)
+	if keys := b.Keys(blobs); len(keys) != 1 {
+		t.Errorf("after the collection: %v, want one copy", keys)
+	}
+}
+
+func secondCopy(t *testing.T, b bucket.Bucket) {
 	o := small
 	o.Heartbeat = 2 * time.Second
 	o.manual = false
@@ -185,11 +192,8 @@ func TestSecondCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Collect(ctx, Policy{Patience: time.Minute}); err != nil {
-		t.Errorf("Collect = %v", err)
-	}
-	if keys := b.Keys(blobs); len(keys) != 1 {
-		t.Errorf("after the collection: %v, want one copy", keys)
+	if report, err := a.Collect(ctx, Policy{Patience: time.Minute}); err != nil || report.Deleted != 1 {
+		t.Errorf("Collect = %+v, %v, want one copy deleted", report, err)
 	}
 	got := make([]byte, len(data))
 	if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
 
@@ -52,7 +53,7 @@ func (c *collection) removeKeys(ctx context.Context, keys []string) (n int, err 
 }
 
 // carryOut does what earlier collections left: it deletes what their verdicts name, closes those that are old enough,
-// and removes superseded roots and documents that nothing names.
+// and removes documents that nothing names, and uploads that nobody will end.
 func (c *collection) carryOut(ctx context.Context, now census) error {
 	for _, v := range slices.Clone(c.owner.Verdicts) {
 		if v.Session != c.life.id && (slices.Contains(now.alive, v.Session) || now.ended[v.Session] != nil) {
@@ -63,11 +64,24 @@ func (c *collection) carryOut(ctx context.Context, now census) error {
 			return err
 		}
 		p, err := c.readProposal(ctx, v.Key)
+		if errors.Is(err, blob.ErrCorrupt) {
+			// Its session is gone, or was done with it long ago, so no delete can come any more. What is left of its keys is
+			// found again.
+			if v.Session == c.life.id && now.date.Sub(o.Modified) < 24*time.Hour {
+				continue
+			}
+			p, err = proposal{}, nil
+		}
 		if err != nil {
 			return err
 		}
 		if err := c.remove(ctx, p); err != nil {
-			return err
+			if len(c.owner.Verdicts) >= maxVerdicts {
+				return err
+			}
+			// One object that can't be removed, as a lock may have it, is no reason to remove no other.
+			c.log.Warn("not all that may go could be removed; the next collection tries again", "verdict", v.Key, "error", err)
+			continue
 		}
 		// Uploads of these keys that were given up before the verdict may have come until now, and not later.
 		if now.date.Sub(o.Modified) < bucket.MaxAge {
@@ -81,12 +95,15 @@ func (c *collection) carryOut(ctx context.Context, now census) error {
 	if err := c.tidyDocuments(ctx); err != nil {
 		return err
 	}
-	if err := c.tidyRoots(ctx); err != nil {
-		return err
+	if _, err := c.bucket.Sweep(ctx, blobs, now.date.Add(-24*time.Hour)); err != nil {
+		// The credentials may not allow it; what it costs is room.
+		c.log.Warn("uploads that were given up could not be ended", "error", err)
 	}
-	_, err := c.bucket.Sweep(ctx, blobs, now.date.Add(-24*time.Hour))
-	return err
+	return nil
 }
+
+// maxVerdicts is with how many verdicts that can't be carried out there is no other one: every server remembers their keys.
+const maxVerdicts = 64
 
 // tidyDocuments removes proposals, answers and verdicts that the register does not name: their collections are over.
 func (c *collection) tidyDocuments(ctx context.Context) error {
@@ -98,10 +115,7 @@ func (c *collection) tidyDocuments(ctx context.Context) error {
 	for _, prefix := range []string{proposals, verdicts} {
 		if _, err := bucket.All(ctx, c.bucket, prefix, func(page []bucket.Object) error {
 			for _, o := range page {
-				document := o.Key
-				if at := strings.IndexByte(o.Key[len(prefix):], '/'); at >= 0 {
-					document = o.Key[:len(prefix)+at]
-				}
+				document, _, _ := strings.Cut(o.Key, ".") // which the answers have
 				if !open[document] && epochOf(o.Key) < c.owner.Epoch {
 					gone = append(gone, o.Key)
 				}
@@ -117,16 +131,21 @@ func (c *collection) tidyDocuments(ctx context.Context) error {
 
 // tidyRoots removes root objects that others superseded, and those that say that a root was released when no older one
 // can come any more.
-func (c *collection) tidyRoots(ctx context.Context) error {
+func (c *collection) tidyRoots(ctx context.Context, m *marks) error {
 	var gone []string
 	var last bucket.Object
 	alone := true // last is the only object of its root
 	date, err := time.Time{}, error(nil)
 	var released []bucket.Object
+	var older []string // of the root of last
 	end := func() {
 		if alone && last.Key != "" {
 			released = append(released, last)
 		}
+		if !m.spoiled(last.Key) {
+			gone = append(gone, older...)
+		}
+		older = nil
 	}
 	date, err = bucket.All(ctx, c.bucket, roots, func(page []bucket.Object) error {
 		for _, o := range page {
@@ -135,7 +154,7 @@ func (c *collection) tidyRoots(ctx context.Context) error {
 				continue
 			}
 			if strings.HasPrefix(last.Key, which+".") {
-				gone = append(gone, last.Key)
+				older = append(older, last.Key)
 				alone = false
 			} else {
 				end()
@@ -157,9 +176,7 @@ func (c *collection) tidyRoots(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, none, err := decodeRootObject(o.Key, b); err != nil {
-			return err
-		} else if none {
+		if _, none, err := decodeRootObject(o.Key, b); err == nil && none {
 			gone = append(gone, o.Key)
 		}
 	}

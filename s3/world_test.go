@@ -72,7 +72,7 @@ func (w *world) matters(point string) bool {
 	case strings.HasPrefix(key, sessions):
 		return op == "list" || op == "put" && w.begins
 	case strings.HasPrefix(key, proposals):
-		return op == "put" && strings.Contains(key[len(proposals):], "/") // an answer
+		return op == "put" && strings.Contains(key, ".") // an answer
 	case strings.HasPrefix(key, verdicts), strings.HasPrefix(key, records):
 		return false
 	case strings.HasPrefix(key, roots):

@@ -142,6 +142,7 @@ const (
 	DeleteFirst       = false
 	KeyReused         = false
 	AdoptBlind        = false
+	DamageIgnored     = false
 	RedisSaysYes      = false
 	RedisUnhashed     = false
 	RedisOlder        = false

@@ -302,6 +302,8 @@ var (
 	KeyReused = name == "KeyReused"
 	// AdoptBlind takes up what it finds without asking whether it may be deleted.
 	AdoptBlind = name == "AdoptBlind"
+	// DamageIgnored removes blobs that a root may name which can't be read.
+	DamageIgnored = name == "DamageIgnored"
 	// RedisSaysYes takes what Redis names for what the bucket has.
 	RedisSaysYes = name == "RedisSaysYes"
 	// RedisUnhashed hands on bytes from Redis that may be another blob's.

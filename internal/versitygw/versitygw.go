@@ -1,22 +1,29 @@
 // Package versitygw starts a real S3 server for tests: Versity's gateway over a directory, built once from
 // tools/versitygw and kept in ${SARSEN_TEST_CACHE:-~/.cache/sarsen-test}.
 //
-// Where it can't be built or started, the test is skipped loudly; with CI=true that is a failure.
+// Where it can't be built or started, the test is skipped loudly; with CI=true that is a failure. SARSEN_TEST_S3 names
+// another server to test, such as MinIO, as http://key:secret@127.0.0.1:9000; it gets a bucket for each Start.
 //
 // Concurrency: Start may be called from several processes at once; one of them builds.
 package versitygw
 
 import (
+	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,9 +31,9 @@ import (
 type Server struct {
 	Endpoint, Bucket     string
 	AccessKey, SecretKey string
-	Dir                  string // where the bucket's objects lie
+	Dir                  string // where the bucket's objects lie; "" if that is not known
 
-	cmd *exec.Cmd
+	cmd *exec.Cmd // nil for another server
 }
 
 // Start starts a server that ends with the test.
@@ -43,6 +50,13 @@ func Start(t testing.TB) *Server {
 }
 
 func start(t testing.TB) (*Server, error) {
+	if other := os.Getenv("SARSEN_TEST_S3"); other != "" {
+		s, err := elsewhere(t.Context(), other)
+		if err != nil {
+			t.Fatalf("SARSEN_TEST_S3: %v", err)
+		}
+		return s, nil
+	}
 	binary, err := build()
 	if err != nil {
 		return nil, err
@@ -95,8 +109,27 @@ func start(t testing.TB) (*Server, error) {
 	return nil, fmt.Errorf("it does not listen: %s", text)
 }
 
+// elsewhere makes a bucket on a server that runs already.
+func elsewhere(ctx context.Context, address string) (*Server, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	secret, _ := u.User.Password()
+	s := &Server{Endpoint: u.Scheme + "://" + u.Host, Bucket: "sarsen-" + strings.ToLower(rand.Text()), AccessKey: u.User.Username(), SecretKey: secret}
+	client := s3.New(s3.Options{
+		BaseEndpoint: &s.Endpoint, UsePathStyle: true, Region: "us-east-1",
+		Credentials: credentials.NewStaticCredentialsProvider(s.AccessKey, s.SecretKey, ""),
+	})
+	_, err = client.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &s.Bucket})
+	return s, err
+}
+
 // Stop kills the server. What it has stays.
 func (s *Server) Stop() {
+	if s.cmd == nil {
+		return
+	}
 	_ = s.cmd.Process.Kill()
 	_, _ = s.cmd.Process.Wait()
 }

@@ -56,7 +56,7 @@ type Object struct {
 	Key      string
 	Size     int64     // bytes
 	ETag     string    // tells this version of the object from others; "" if it is not known
-	Modified time.Time // by the server's clock
+	Modified time.Time // by the server's clock, or zero if it did not say
 }
 
 // A Condition is what must hold for a Put to do something. The zero Condition always holds.
@@ -69,7 +69,7 @@ type Condition struct {
 type Page struct {
 	Objects []Object
 	More    bool      // there are more, behind the last one
-	Date    time.Time // the server's clock
+	Date    time.Time // the server's clock, or zero if it did not say
 }
 
 // A Bucket is an object store.

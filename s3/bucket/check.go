@@ -46,6 +46,7 @@ func Check(ctx context.Context, b Bucket, prefix string) ([]Finding, error) {
 	note("parts of an object can be read", true, c.ranges(ctx))
 	note("requests that are too old are refused", true, c.old(ctx))
 	note("a batch of objects is deleted, and not listed any more", true, c.deleted(ctx))
+	note("the server says what time it is, and when an object was written", true, dated(page))
 	note("the server's clock and this machine's agree within a minute", false, clocks(page.Date, began))
 	_, err = b.Delete(context.WithoutCancel(ctx), c.keys()...)
 	return found, err
@@ -186,6 +187,18 @@ func (c *checker) deleted(ctx context.Context) error {
 	}
 	if len(p.Objects) != 18 {
 		return fmt.Errorf("%d objects are listed, 18 should be", len(p.Objects))
+	}
+	return nil
+}
+
+func dated(p Page) error {
+	if p.Date.IsZero() {
+		return errors.New("its answers have no Date")
+	}
+	for _, o := range p.Objects {
+		if o.Modified.IsZero() || o.Modified.Sub(p.Date) > time.Minute {
+			return fmt.Errorf("%s was written at %v, and it is %v", o.Key, o.Modified, p.Date)
+		}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"testing"
+	"time"
 
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
@@ -58,6 +59,7 @@ func TestCheckFinds(t *testing.T) {
 		"conditions": lax{&bucket.Memory{}},
 		"listing":    eager{&bucket.Memory{}, &bucket.Page{}},
 		"age":        blind{&bucket.Memory{}},
+		"time":       timeless{&bucket.Memory{}},
 	} {
 		found, err := bucket.Check(t.Context(), b, "")
 		bad := 0
@@ -73,4 +75,13 @@ func TestCheckFinds(t *testing.T) {
 	if _, err := bucket.Check(t.Context(), &bucket.Memory{Fault: func(string, string) bucket.Fault { return bucket.Refuse }}, ""); err == nil {
 		t.Error("Check of a bucket that refuses = nil")
 	}
+}
+
+// A timeless bucket does not say what time it is.
+type timeless struct{ *bucket.Memory }
+
+func (b timeless) List(ctx context.Context, prefix, after string) (bucket.Page, error) {
+	p, err := b.Memory.List(ctx, prefix, after)
+	p.Date = time.Time{}
+	return p, err
 }

@@ -2,7 +2,6 @@ package bucket
 
 import (
 	"context"
-	"errors"
 	"io"
 	"sync"
 	"time"
@@ -17,31 +16,56 @@ const maxParts = 10_000
 
 // putParts writes a large object, several parts at a time. It is seen when all are there.
 func (b *S3) putParts(ctx context.Context, key string, body io.ReaderAt, size int64, when Condition) (Object, error) {
-	begun, err := b.client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
-		Bucket: b.bucket, Key: b.key(key), ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c,
-		ContentType: aws.String("application/octet-stream"),
-	})
+	upload, err := b.beginParts(ctx, key)
 	if err != nil {
-		return Object{}, b.failed("put", key, err, false)
+		return Object{}, err
 	}
-	parts, err := b.parts(ctx, key, begun.UploadId, body, size)
+	parts, err := b.parts(ctx, key, upload, body, size)
 	if err == nil {
-		in := &s3.CompleteMultipartUploadInput{
-			Bucket: b.bucket, Key: b.key(key), UploadId: begun.UploadId,
-			MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
+		var o Object
+		if o, err = b.completeParts(ctx, key, upload, parts, size, when); err == nil {
+			return o, nil
 		}
-		in.IfMatch, in.IfNoneMatch = when.headers()
-		var out *s3.CompleteMultipartUploadOutput
-		if out, err = b.client.CompleteMultipartUpload(ctx, in); err == nil {
-			return Object{key, size, aws.ToString(out.ETag), dateOf(out.ResultMetadata)}, nil
-		}
-		err = b.unmet(when, b.failed("put", key, err, true))
 	}
 	// What is not ended takes room until Sweep finds it.
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout(0))
 	defer cancel()
-	_, _ = b.client.AbortMultipartUpload(clean, &s3.AbortMultipartUploadInput{Bucket: b.bucket, Key: b.key(key), UploadId: begun.UploadId})
+	_, _ = b.client.AbortMultipartUpload(clean, &s3.AbortMultipartUploadInput{Bucket: b.bucket, Key: b.key(key), UploadId: upload})
 	return Object{}, err
+}
+
+func (b *S3) beginParts(ctx context.Context, key string) (upload *string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout(0))
+	defer cancel()
+	out, err := b.client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
+		Bucket: b.bucket, Key: b.key(key), ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c,
+		ContentType: aws.String("application/octet-stream"),
+	})
+	if err != nil {
+		return nil, b.failed("put", key, err, false)
+	}
+	return out.UploadId, nil
+}
+
+func (b *S3) completeParts(ctx context.Context, key string, upload *string, parts []types.CompletedPart, size int64, when Condition) (Object, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout(size))
+	defer cancel()
+	in := &s3.CompleteMultipartUploadInput{
+		Bucket: b.bucket, Key: b.key(key), UploadId: upload,
+		MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
+	}
+	in.IfMatch, in.IfNoneMatch = when.headers()
+	out, err := b.client.CompleteMultipartUpload(ctx, in)
+	if _, code := statusOf(err); code == "NoSuchUpload" && when == (Condition{}) {
+		// An earlier try may have completed it, whose answer was lost.
+		if o, err := b.Head(ctx, key); err == nil && o.Size == size {
+			return o, nil
+		}
+	}
+	if err != nil {
+		return Object{}, b.unmet(when, b.failed("put", key, err, true))
+	}
+	return Object{key, size, aws.ToString(out.ETag), dateOf(out.ResultMetadata)}, nil
 }
 
 // parts writes the parts, the first error of which ends all.
@@ -82,10 +106,14 @@ func (b *S3) parts(ctx context.Context, key string, upload *string, body io.Read
 func (b *S3) part(ctx context.Context, key string, upload *string, number int32, body *io.SectionReader) (types.CompletedPart, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout(body.Size()))
 	defer cancel()
+	sum, err := crc32c(body)
+	if err != nil {
+		return types.CompletedPart{}, &Error{"put", key, "", err}
+	}
 	out, err := b.client.UploadPart(ctx, &s3.UploadPartInput{
 		Bucket: b.bucket, Key: b.key(key), UploadId: upload, PartNumber: &number,
-		Body: body, ContentLength: aws.Int64(body.Size()), ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c,
-	})
+		Body: body, ContentLength: aws.Int64(body.Size()), ChecksumCRC32C: sum,
+	}, b.unsigned)
 	if err != nil {
 		return types.CompletedPart{}, b.failed("put", key, err, false)
 	}
@@ -97,16 +125,15 @@ func (b *S3) Sweep(ctx context.Context, prefix string, before time.Time) (int, e
 	n := 0
 	in := &s3.ListMultipartUploadsInput{Bucket: b.bucket, Prefix: b.key(prefix)}
 	for {
-		out, err := b.client.ListMultipartUploads(ctx, in)
+		out, err := b.uploads(ctx, prefix, in)
 		if err != nil {
-			return n, b.failed("list uploads", prefix, err, false)
+			return n, err
 		}
 		for _, u := range out.Uploads {
 			if !aws.ToTime(u.Initiated).Before(before) {
 				continue
 			}
-			_, err := b.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: b.bucket, Key: u.Key, UploadId: u.UploadId})
-			if err = b.failed("end upload of", aws.ToString(u.Key), err, true); err != nil && !errors.Is(err, ErrNotFound) {
+			if err := b.abort(ctx, u); err != nil {
 				return n, err
 			}
 			n++
@@ -116,4 +143,21 @@ func (b *S3) Sweep(ctx context.Context, prefix string, before time.Time) (int, e
 		}
 		in.KeyMarker, in.UploadIdMarker = out.NextKeyMarker, out.NextUploadIdMarker
 	}
+}
+
+func (b *S3) uploads(ctx context.Context, prefix string, in *s3.ListMultipartUploadsInput) (*s3.ListMultipartUploadsOutput, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout(0))
+	defer cancel()
+	out, err := b.client.ListMultipartUploads(ctx, in)
+	return out, b.failed("list uploads", prefix, err, false)
+}
+
+func (b *S3) abort(ctx context.Context, u types.MultipartUpload) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout(0))
+	defer cancel()
+	_, err := b.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: b.bucket, Key: u.Key, UploadId: u.UploadId})
+	if _, code := statusOf(err); code == "NoSuchUpload" {
+		return nil // it has ended meanwhile
+	}
+	return b.failed("end upload of", aws.ToString(u.Key), err, true)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/logging"
 )
 
 // Options say where a bucket is and who asks.
@@ -37,6 +38,8 @@ type Options struct {
 	// Attempts is how often a request is tried; 0 is 5. All requests together have a budget, so that a bucket that is
 	// down is not asked five times as often.
 	Attempts int
+	// TryLimit is for how long one try waits until its answer begins, beside the time that its own bytes take; 0 is 20 s.
+	TryLimit time.Duration
 	// PartSize is from what size on an object is written in parts, and how large those are; 0 is 64 MiB.
 	PartSize int64
 	// Parallel is how many parts of one object are written at once; 0 is 4.
@@ -64,8 +67,12 @@ func Open(ctx context.Context, o Options) (*S3, error) {
 	if o.Region == "" {
 		o.Region = "us-east-1"
 	}
+	if o.TryLimit == 0 {
+		o.TryLimit = tryLimit
+	}
 	load := []func(*config.LoadOptions) error{
 		config.WithRegion(o.Region),
+		config.WithLogger(logging.Nop{}), // what matters is an error, and that is returned
 		config.WithHTTPClient(o.client()),
 		config.WithRetryer(func() aws.Retryer {
 			return retry.NewStandard(func(r *retry.StandardOptions) {
@@ -74,6 +81,10 @@ func Open(ctx context.Context, o Options) (*S3, error) {
 					r.MaxAttempts = o.Attempts
 				}
 				r.MaxBackoff = 10 * time.Second
+				// What two did at once may be done again; a condition is then judged anew.
+				r.Retryables = append(r.Retryables,
+					retry.RetryableErrorCode{Codes: map[string]struct{}{"ConditionalRequestConflict": {}, "OperationAborted": {}}},
+					retry.RetryableHTTPStatusCode{Codes: map[int]struct{}{http.StatusTooManyRequests: {}}})
 			})
 		}),
 	}
@@ -102,6 +113,7 @@ func Open(ctx context.Context, o Options) (*S3, error) {
 		if o.Transport != nil {
 			so.HTTPClient = &http.Client{Transport: o.Transport}
 		}
+		so.HTTPClient = patient{so.HTTPClient, o.TryLimit}
 		so.DisableLogOutputChecksumValidationSkipped = true
 		so.HTTPSignerV4 = issuedSigner{v4.NewSigner(func(vo *v4.SignerOptions) { vo.DisableURIPathEscaping = true })}
 	})
@@ -134,6 +146,8 @@ func (s issuedSigner) SignHTTP(ctx context.Context, c aws.Credentials, r *http.R
 
 // Probe reads and lists nothing much, so that what is wrong with the configuration is said at once.
 func (b *S3) Probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout(0))
+	defer cancel()
 	_, err := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: b.bucket, Prefix: aws.String(b.prefix), MaxKeys: aws.Int32(1)})
 	return b.failed("probe", *b.bucket, err, false)
 }
@@ -142,9 +156,6 @@ func (b *S3) Probe(ctx context.Context) error {
 func (b *S3) String() string { return "s3://" + *b.bucket + "/" + b.prefix }
 
 func (b *S3) key(key string) *string { return aws.String(b.prefix + key) }
-
-// timeout returns for how long one try of a request with n bytes may take: a minute, and what they take at 128 KiB/s.
-func timeout(n int64) time.Duration { return time.Minute + time.Duration(n>>17)*time.Second }
 
 // failed makes an SDK's error one of ours. effect says that the request may have been carried out nevertheless.
 func (b *S3) failed(op, key string, err error, effect bool) error {

@@ -1,9 +1,12 @@
 package bucket
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net/http"
 	"strings"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -53,7 +57,7 @@ func (b *S3) Get(ctx context.Context, key string, off, n int64) ([]byte, Object,
 	for range bodyTries {
 		var data []byte
 		var o Object
-		if data, o, err = b.get(ctx, key, in, n); err == nil || !errors.Is(err, ErrDamaged) || ctx.Err() != nil {
+		if data, o, err = b.get(ctx, key, in, off, n); err == nil || !errors.Is(err, ErrDamaged) || ctx.Err() != nil {
 			return data, o, err
 		}
 	}
@@ -62,7 +66,7 @@ func (b *S3) Get(ctx context.Context, key string, off, n int64) ([]byte, Object,
 
 const bodyTries = 3
 
-func (b *S3) get(ctx context.Context, key string, in *s3.GetObjectInput, n int64) ([]byte, Object, error) {
+func (b *S3) get(ctx context.Context, key string, in *s3.GetObjectInput, off, n int64) ([]byte, Object, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout(max(n, b.partSize)))
 	defer cancel()
 	out, err := b.client.GetObject(ctx, in)
@@ -74,26 +78,37 @@ func (b *S3) get(ctx context.Context, key string, in *s3.GetObjectInput, n int64
 		return nil, Object{}, b.failed("get", key, err, false)
 	}
 	defer out.Body.Close()
-	size := aws.ToInt64(out.ContentLength)
+	damaged := func(format string, a ...any) ([]byte, Object, error) {
+		return nil, Object{}, &Error{"get", key, "", fmt.Errorf("%w: "+format, append([]any{ErrDamaged}, a...)...)}
+	}
+	if out.ContentLength == nil || *out.ContentLength < 0 {
+		return damaged("the answer does not say how long it is")
+	}
+	size := *out.ContentLength
+	o := Object{key, size, aws.ToString(out.ETag), aws.ToTime(out.LastModified)}
+	if r := aws.ToString(out.ContentRange); r != "" {
+		var first, last int64
+		if _, err := fmt.Sscanf(r, "bytes %d-%d/%d", &first, &last, &o.Size); err != nil || first != off || last-first+1 != size {
+			return damaged("%d bytes came with Content-Range %q", size, r)
+		}
+	} else if off > 0 {
+		return damaged("another part came than was asked for")
+	}
 	if n >= 0 && size > n {
-		return nil, Object{}, &Error{"get", key, "", fmt.Errorf("%w: %d bytes came, %d were asked for", ErrDamaged, size, n)}
+		return damaged("%d bytes came, %d were asked for", size, n)
 	}
 	data := make([]byte, size)
 	if got, err := io.ReadFull(out.Body, data); err != nil {
-		return nil, Object{}, &Error{"get", key, "", fmt.Errorf("%w: %d of %d bytes came: %w", ErrDamaged, got, size, err)}
+		return damaged("%d of %d bytes came: %w", got, size, err)
 	}
 	// Checksums are compared at the end.
-	if _, err := out.Body.Read(make([]byte, 1)); err != nil && err != io.EOF {
-		return nil, Object{}, &Error{"get", key, "", fmt.Errorf("%w: %w", ErrDamaged, err)}
-	}
-	o := Object{key, size, aws.ToString(out.ETag), aws.ToTime(out.LastModified)}
-	if r := aws.ToString(out.ContentRange); r != "" {
-		if _, err := fmt.Sscanf(r[strings.LastIndexByte(r, '/')+1:], "%d", &o.Size); err != nil {
-			return nil, Object{}, &Error{"get", key, "", fmt.Errorf("%w: Content-Range %q", ErrDamaged, r)}
-		}
+	if more, err := out.Body.Read(make([]byte, 1)); more > 0 || err != nil && err != io.EOF {
+		return damaged("after %d bytes: %w", size, cmp.Or(err, errMore))
 	}
 	return data, o, nil
 }
+
+var errMore = errors.New("there are more")
 
 // Head implements Bucket.
 func (b *S3) Head(ctx context.Context, key string) (Object, error) {
@@ -113,18 +128,43 @@ func (b *S3) Put(ctx context.Context, key string, body io.ReaderAt, size int64, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout(size))
 	defer cancel()
+	section := io.NewSectionReader(body, 0, size)
+	sum, err := crc32c(section)
+	if err != nil {
+		return Object{}, &Error{"put", key, "", err}
+	}
 	in := &s3.PutObjectInput{
-		Bucket: b.bucket, Key: b.key(key), ContentLength: &size,
-		Body:              io.NewSectionReader(body, 0, size),
-		ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c,
-		ContentType:       aws.String("application/octet-stream"),
+		Bucket: b.bucket, Key: b.key(key), ContentLength: &size, Body: section, ChecksumCRC32C: sum,
+		ContentType: aws.String("application/octet-stream"),
 	}
 	in.IfMatch, in.IfNoneMatch = when.headers()
-	out, err := b.client.PutObject(ctx, in)
+	out, err := b.client.PutObject(ctx, in, b.unsigned)
 	if err != nil {
 		return Object{}, b.unmet(when, b.failed("put", key, err, true))
 	}
 	return Object{key, size, aws.ToString(out.ETag), dateOf(out.ResultMetadata)}, nil
+}
+
+// crc32c returns the checksum that goes before a body, in a header. The SDK's own comes behind the body where there is TLS,
+// in a coding that not every server knows.
+func crc32c(body *io.SectionReader) (*string, error) {
+	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	n, err := io.Copy(h, io.NewSectionReader(body, 0, body.Size()))
+	if err == nil && n < body.Size() {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what is to be written: %w", err)
+	}
+	return aws.String(base64.StdEncoding.EncodeToString(h.Sum(nil))), nil
+}
+
+// unsigned leaves a body out of what is signed where TLS protects it, and the checksum is signed: another pass of SHA-256
+// over it would say no more.
+func (b *S3) unsigned(o *s3.Options) {
+	if !strings.HasPrefix(b.options.Endpoint, "http:") {
+		o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
+	}
 }
 
 // unmet takes an object that is gone for one that is not as it should have been: which of the two a server answers
@@ -147,12 +187,10 @@ func (c Condition) headers() (match, noneMatch *string) {
 	return match, noneMatch
 }
 
-// dateOf returns the server's clock, or this machine's if the server did not say.
+// dateOf returns the server's clock, or zero if the server did not say: this machine's is none to measure promises with.
 func dateOf(m middleware.Metadata) time.Time {
-	if at, ok := awsmiddleware.GetServerTime(m); ok && !at.IsZero() {
-		return at
-	}
-	return time.Now()
+	at, _ := awsmiddleware.GetServerTime(m)
+	return at
 }
 
 // Delete implements Bucket.

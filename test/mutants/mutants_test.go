@@ -133,6 +133,8 @@ var caught = []struct {
 	{"RootsOnce", "s3", "TestExhaustive/keep_and_crash", "CollectorSpares: root"},
 	{"RootUnfenced", "s3", "TestExhaustive/keep,_stopped", "CollectorSpares: root"},
 	{"OneListing", "s3", "TestExhaustive/begin", "YesStands: the object is gone"},
+	{"DamageIgnored", "s3", "TestDamagedRoot/flipped", "CollectorSpares: "},
+	{"RecordUnleased", "s3", "TestRecordLeased", "in its lease, after a collection"},
 	{"AdoptBlind", "s3", "TestExhaustive/find", "CollectorSpares: root"},
 	{"RedisSaysYes", "redis", "TestStale", "Missing = 0"},
 	{"RedisUnhashed", "redis", "TestForged", "other bytes"},

@@ -27,6 +27,29 @@ import (
 // first that fails. The scenario sets up, calls s.Go for each task, s.Run once, and checks.
 func Run(t *testing.T, n int, scenario func(t *testing.T, s *Schedule)) {
 	t.Helper()
+	each(t, n, func(seed uint64) { runOne(t, seed, scenario) })
+}
+
+// Each calls do under n seeds, chosen as Run chooses them, without a scheduler and in real time: for what takes part in
+// the world. It stops at the first seed that fails.
+func Each(t *testing.T, n int, do func(t *testing.T, seed uint64)) {
+	t.Helper()
+	each(t, n, func(seed uint64) {
+		defer func() {
+			if t.Failed() {
+				t.Logf("replay: SARSEN_SEED=%d go test %s -run '^%s$'", seed, packagePath(), strings.ReplaceAll(t.Name(), "/", "$/^"))
+			}
+		}()
+		do(t, seed)
+		if t.Failed() {
+			t.FailNow()
+		}
+	})
+}
+
+// each calls do with the seeds that there are to run.
+func each(t *testing.T, n int, do func(seed uint64)) {
+	t.Helper()
 	if testing.Short() {
 		n = max(n/10, 1)
 	}
@@ -39,7 +62,7 @@ func Run(t *testing.T, n int, scenario func(t *testing.T, s *Schedule)) {
 		n += int(first)
 	}
 	for seed := first; seed < uint64(n); seed += step {
-		runOne(t, seed, scenario)
+		do(seed)
 	}
 }
 

@@ -1,0 +1,93 @@
+package s3
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/s3/bucket"
+)
+
+// oddNames are names that keys, paths and URLs treat in ways of their own.
+var oddNames = []string{
+	"a", "a/b", "a//b", "a///b", "/", "//", "/a", "a/", "a/b/", ".", "..", "a/../b", "a/./b", "a.b", "a-b", "a b", "~", "a~b", "%41", "%", "a?b=c&d#e", "a+b",
+	"é", "\x00", "\xff", "\n", "a\\b", "\"", "<&>", "A", "c/00/x", "owner",
+	strings.Repeat("x", 150), strings.Repeat("x", 151), strings.Repeat("x", blob.MaxRootName), strings.Repeat("\xff", blob.MaxRootName),
+	strings.Repeat("x/", 400), strings.Repeat("x/", blob.MaxRootName/2), strings.Repeat("x", 1000) + "/y", strings.Repeat("x", 1000) + "/z",
+}
+
+// longPrefix is as long as a bucket's prefix may be.
+var longPrefix = strings.Repeat("p", 199) + "/"
+
+// TestRootNames: whatever a root is called, it is kept, found under each beginning of its name, superseded and released.
+func TestRootNames(t *testing.T) {
+	t.Run("memory", func(t *testing.T) { rootNames(t, &bucket.Memory{}) })
+	t.Run("gateway", func(t *testing.T) { rootNames(t, gateway(t, longPrefix)) })
+}
+
+func rootNames(t *testing.T, b bucket.Bucket) {
+	ctx := t.Context()
+	s := openStore(t, b, small)
+	for _, value := range []string{"old", "new"} {
+		for _, name := range oddNames {
+			if err := s.Keep(ctx, name, []byte(value), digest.Set{}); err != nil {
+				t.Errorf("Keep %.20q = %v", name, err)
+			}
+		}
+	}
+	kept := func(prefix string) (names []string) {
+		for r, err := range s.Kept(ctx, prefix) {
+			if err != nil || string(r.Value) != "new" {
+				t.Errorf("%.20q keeps %q, %v, want the new value", r.Name, r.Value, err)
+			}
+			names = append(names, r.Name)
+		}
+		return names
+	}
+	want := slices.Sorted(slices.Values(oddNames))
+	if got := kept(""); !slices.Equal(got, want) {
+		t.Errorf("Kept = %.300q, want %.300q", got, want)
+	}
+	for _, name := range oddNames {
+		for _, prefix := range []string{name, name[:len(name)/2], name[:len(name)-1], name + "x"} {
+			with := slices.DeleteFunc(slices.Clone(want), func(n string) bool { return !strings.HasPrefix(n, prefix) })
+			if got := kept(prefix); !slices.Equal(got, with) {
+				t.Errorf("Kept(%.20q) = %.300q, want %.300q", prefix, got, with)
+			}
+		}
+	}
+	if r, err := s.Collect(ctx, Policy{}); err != nil || r.DeletedRoots != len(oddNames) {
+		t.Errorf("Collect = %+v, %v, want each root's older object deleted", r, err)
+	}
+	for _, name := range oddNames {
+		if err := s.Release(ctx, name); err != nil {
+			t.Errorf("Release %.20q = %v", name, err)
+		}
+	}
+	if got := kept(""); len(got) > 0 {
+		t.Errorf("after Release %.300q is kept", got)
+	}
+	closeStore(t, s)
+}
+
+// TestRootKeys: no key is longer than S3's, and no part of one longer than a file's name.
+func TestRootKeys(t *testing.T) {
+	seen := map[string]string{}
+	for _, name := range oddNames {
+		key := longPrefix + rootName(name, 1<<44-1, newSession())
+		if len(key) > 1024 {
+			t.Errorf("%.20q has a key of %d bytes", name, len(key))
+		}
+		for _, part := range strings.Split(key+"/"+rootPrefix(name), "/") {
+			if part == "" || part == "." || part == ".." || len(part) > 255 {
+				t.Errorf("%.20q has the part %q", name, part)
+			}
+		}
+		if other, ok := seen[rootPrefix(name)]; ok {
+			t.Errorf("%.20q and %.20q have one key", name, other)
+		}
+		seen[rootPrefix(name)] = name
+	}
+}
