@@ -83,6 +83,8 @@ const (
 func (s *Server) speak(conn *upgradedConn, name string, h http.Handler) error {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Time{})
+	long := time.AfterFunc(maxSession, func() { _ = conn.Close() })
+	defer long.Stop()
 	w := bufio.NewWriter(conn)
 	_, _ = io.WriteString(w, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: "+name+"\r\n\r\n")
 	if err := w.Flush(); err != nil {
