@@ -62,6 +62,9 @@ type Datastore struct {
 	Keeper blob.Keeper
 	// Space returns how many bytes there can be, and how many there are. It may be nil.
 	Space func() (total, used int64)
+	// Patience is how long to wait for what a root names and the Store does not have: where other servers write too, it
+	// may be said to be missing for as long as a collection asks about it. If it is 0, what is missing is gone.
+	Patience time.Duration
 }
 
 // A Server serves backup clients.
