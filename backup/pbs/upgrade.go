@@ -73,10 +73,12 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, name string, be
 	return nil
 }
 
-// How much a client may send before it is read, and in what pieces, as the original server lets it.
+// How much a client may send of one call before it is read, in what pieces, and in how many calls at once. The
+// connection has room for all of that together: what waits for its turn to be read never keeps back what is being read.
 const (
-	windowSize = 32 << 20
-	frameSize  = 4 << 20
+	windowSize = 4 << 20
+	frameSize  = 1 << 20
+	maxStreams = 16
 )
 
 // speak answers that the upgrade is done, and serves HTTP/2 until the connection ends.
@@ -94,7 +96,10 @@ func (s *Server) speak(conn *upgradedConn, name string, h http.Handler) error {
 	protocols.SetUnencryptedHTTP2(true) // what encrypts is below
 	server := &http.Server{
 		Handler: h, Protocols: protocols, ErrorLog: s.http.ErrorLog,
-		HTTP2: &http.HTTP2Config{MaxReceiveBufferPerConnection: windowSize, MaxReceiveBufferPerStream: windowSize, MaxReadFrameSize: frameSize},
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerConnection: maxStreams * windowSize, MaxReceiveBufferPerStream: windowSize, MaxReadFrameSize: frameSize,
+			MaxConcurrentStreams: maxStreams,
+		},
 		// A connection that says nothing is a backup of what does not change.
 		ReadHeaderTimeout: 0,
 	}
