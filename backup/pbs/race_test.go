@@ -59,7 +59,11 @@ func chunkOf(i int) []byte { return bytes.Repeat([]byte{byte(i)}, 100+i) }
 
 // backup makes a snapshot of chunks. With upon, it uploads only what the previous snapshot lacks.
 func (r *race) backup(id string, time int64, upon bool, chunks ...int) error {
-	s, err := r.beginBackup(ctx, moment{group{"", "host", id}, time}, admin, false)
+	return r.backupIn("", id, time, upon, chunks...)
+}
+
+func (r *race) backupIn(ns, id string, time int64, upon bool, chunks ...int) error {
+	s, err := r.beginBackup(ctx, moment{group{ns, "host", id}, time}, admin, false)
 	if err != nil {
 		return err
 	}
@@ -226,6 +230,36 @@ func TestRaceForget(t *testing.T) {
 			t.Errorf("the snapshot is there again: %v", err)
 		}
 		r.check(0)
+	})
+}
+
+// TestRaceNamespace: no snapshot comes into a namespace that is being removed, where nobody would find it.
+func TestRaceNamespace(t *testing.T) {
+	explore.Run(t, 500, func(t *testing.T, s *explore.Schedule) {
+		r := newRace(t)
+		if err := r.createNamespace(ctx, "", "a"); err != nil {
+			t.Fatal(err)
+		}
+		s.Go("backup", func() {
+			if err := r.backupIn("a", "a", 10, false, 1); err != nil && statusOf(err) != 404 {
+				t.Error(err)
+			}
+		})
+		s.Go("remove", func() {
+			if err := r.deleteNamespace(ctx, "a", true, &removed{}); err != nil && statusOf(err) != 400 {
+				t.Error(err)
+			}
+		})
+		s.Run()
+		there, err := r.hasNamespace(ctx, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for root, err := range r.Keeper.Kept(ctx, rootPrefix) {
+			if !there || err != nil {
+				t.Errorf("the namespace is gone, and %s is kept, %v", root.Name, err)
+			}
+		}
 	})
 }
 

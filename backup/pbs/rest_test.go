@@ -226,9 +226,11 @@ func TestSnapshotCalls(t *testing.T) {
 	group := host
 	group.Time = 0
 	var removed map[string]int
-	if err := f.Admin(t.Context(), "DELETE", "groups", group.Query(), &removed); err != nil || removed["removed-snapshots"] != 1 || removed["protected-snapshots"] != 1 {
+	mild := with(group.Query(), "error-on-protected", "false")
+	if err := f.Admin(t.Context(), "DELETE", "groups", mild, &removed); err != nil || removed["removed-snapshots"] != 1 || removed["protected-snapshots"] != 1 {
 		t.Errorf("removed %v, %v", removed, err)
 	}
+	refused(t, "to remove a group of which something is protected", f.Admin(t.Context(), "DELETE", "groups", group.Query(), nil), 400, "protected")
 	if err := f.Admin(t.Context(), "PUT", "protected", with(host.Query(), "protected", "0"), nil); err != nil {
 		t.Fatal(err)
 	}

@@ -228,9 +228,7 @@ func (h *hold) putManifest(ctx context.Context, s *snapshot, m *format.Manifest)
 		return err
 	}
 	s.setFile(file{Name: format.ManifestName, Size: uint64(len(b)), Blob: storedOf(d)})
-	if s.Fingerprint = m.Fingerprint(); len(s.Fingerprint) > maxFingerprint {
-		s.Fingerprint = ""
-	}
+	s.Fingerprint = m.Fingerprint()
 	var notes string
 	m.Get("notes", &notes)
 	s.Comment = firstLine(notes)
@@ -242,11 +240,8 @@ func (h *hold) putManifest(ctx context.Context, s *snapshot, m *format.Manifest)
 	return nil
 }
 
-// What a root's value has of the manifest is bounded.
-const (
-	maxComment     = 256
-	maxFingerprint = 128
-)
+// maxComment is how much of the manifest's notes a root's value has.
+const maxComment = 256
 
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")

@@ -51,11 +51,11 @@ func (q *request) verify(d *datastore) (any, error) {
 	if !ok {
 		depth = maxDepth
 	}
-	if err := d.needNamespace(q.r.Context(), ns); err != nil {
-		return nil, err
-	}
 	if !q.account.may(d.Name, ns, Read) {
 		return nil, forbidden("read")
+	}
+	if err := d.needNamespace(q.r.Context(), ns); err != nil {
+		return nil, err
 	}
 	if kind == "" || id == "" {
 		kind, id, at = "", "", 0
