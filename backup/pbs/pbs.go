@@ -76,6 +76,7 @@ type Server struct {
 	access   atomic.Pointer[Access]
 	tasks    tasks
 	bodies   chan struct{} // one for each upload that is in memory
+	browsers chan struct{} // one for each call that looks into an archive
 	routes   http.Handler
 	http     *http.Server
 	started  time.Time
@@ -110,7 +111,8 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	}
 	s := &Server{
 		zone: o.Zone, log: o.Log, identity: o.Identity, stores: map[string]*datastore{}, bodies: make(chan struct{}, maxBodies),
-		started: time.Now(), maxReaders: maxReaders, sessions: map[*upgraded]struct{}{},
+		browsers: make(chan struct{}, maxBrowsers),
+		started:  time.Now(), maxReaders: maxReaders, sessions: map[*upgraded]struct{}{},
 	}
 	s.SetAccess(o.Access)
 	s.stopping, s.stop = context.WithCancel(context.Background())

@@ -242,7 +242,7 @@ func TestSnapshotCalls(t *testing.T) {
 		t.Errorf("a removed group leaves %q", got)
 	}
 	refused(t, "a file of no snapshot", f.Admin(t.Context(), "GET", "files", host.Query(), nil), 404, "does not exist")
-	refused(t, "catalog", f.Admin(t.Context(), "GET", "catalog", host.Query(), nil), 501, "client")
+	refused(t, "the catalog of no snapshot", f.Admin(t.Context(), "GET", "catalog", with(host.Query(), "filepath", "root"), nil), 404, "does not exist")
 	refused(t, "a call that is none", f.REST(t.Context(), "GET", "/nodes/x/none", nil, nil, nil), 404, "not found")
 }
 

@@ -136,7 +136,7 @@ func TestIndexLayout(t *testing.T) {
 // TestManifest: what is set changes, and nothing that a client signed.
 func TestManifest(t *testing.T) {
 	text := `{"backup-id":"box","backup-time":1700000000,"backup-type":"host","big":12345678901234567890,
-		"files":[{"crypt-mode":"encrypt","csum":"00","filename":"a.didx","size":5}],"signature":"abc","unprotected":{"key-fingerprint":"AA`+strings.Repeat(":bB", 31)+`","notes":"old"}}`
+		"files":[{"crypt-mode":"encrypt","csum":"00","filename":"a.didx","size":5}],"signature":"abc","unprotected":{"key-fingerprint":"AA` + strings.Repeat(":bB", 31) + `","notes":"old"}}`
 	m, err := ParseManifest([]byte(text))
 	if err != nil {
 		t.Fatal(err)
