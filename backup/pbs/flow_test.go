@@ -30,7 +30,7 @@ func TestManyLarge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const n, size = 40, 6 << 20
+	const n, size = 32, 4 << 20
 	var wait sync.WaitGroup
 	x := &format.Index{Ends: make([]uint64, n), Digests: make([][32]byte, n)}
 	offsets := make([]uint64, n)
