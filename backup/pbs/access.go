@@ -171,10 +171,15 @@ func (s *Server) csrf(user string) string {
 	return stamp + ":" + mac
 }
 
+// sign signs a time for a user as long as the user's secret is the same.
 func (s *Server) sign(purpose, user string, at time.Time) (stamp, mac string) {
+	var secret [32]byte
+	if a := s.account(user); a != nil {
+		secret = a.Secret
+	}
 	stamp = fmt.Sprintf("%08X", at.Unix())
 	h := hmac.New(sha256.New, s.identity.ticketKey)
-	fmt.Fprintf(h, "%s\x00%s\x00%s", purpose, user, stamp)
+	fmt.Fprintf(h, "%s\x00%s\x00%s\x00%x", purpose, user, stamp, secret)
 	return stamp, base64.RawStdEncoding.EncodeToString(h.Sum(nil))
 }
 

@@ -107,10 +107,10 @@ func (b *backupCalls) previous(ctx context.Context, w http.ResponseWriter, r *ht
 }
 
 func (b *backupCalls) previousTime(context.Context, http.ResponseWriter, *http.Request) (any, error) {
-	if b.session.last == nil {
+	if b.session.previous == nil {
 		return nil, nil
 	}
-	return b.session.last.moment.time, nil
+	return b.session.previous.moment.time, nil
 }
 
 func (b *backupCalls) openIndex(fixed bool) call {

@@ -49,6 +49,13 @@ func (s *session) commit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.moment.ns != "" {
+		release, err := d.locks.take(ctx, nsLock)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
 	release, err := d.locks.take(ctx, s.moment.group.root(d.Name))
 	if err != nil {
 		return err
@@ -90,6 +97,7 @@ func (s *session) claim(ctx context.Context) error {
 		if err := s.store.needNamespace(ctx, s.moment.ns); err != nil {
 			return err
 		}
+		sim.Point("namespace")
 		return s.store.keepGroup(ctx, s.moment.group, groupInfo{Owner: s.owner})
 	case info.Owner != s.owner:
 		return refuse(http.StatusForbidden, "backup owner check failed: the group has gone to %s", info.Owner)

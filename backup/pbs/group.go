@@ -63,48 +63,60 @@ func (d *datastore) changeGroup(ctx context.Context, g group, fn func(*groupInfo
 	return d.keepGroup(ctx, g, info)
 }
 
-// removeGroup removes all snapshots of a group that are not protected, and the group itself if none stays. It
-// returns how many were removed, and how many stay.
-func (d *datastore) removeGroup(ctx context.Context, g group) (removed, protected int, err error) {
+// A removed counts what was removed of groups, and what stays of them.
+type removed struct {
+	Groups    int `json:"removed-groups"`
+	Snapshots int `json:"removed-snapshots"`
+	Protected int `json:"protected-snapshots"`
+}
+
+// removeGroup removes all snapshots of a group that are not protected, and the group itself if none stays. It counts
+// them in r.
+func (d *datastore) removeGroup(ctx context.Context, g group, r *removed) error {
 	free, ok := d.locks.try(writing(g, d.Name))
 	if !ok {
-		return 0, 0, badRequest("group %s is in use: a backup runs", g)
+		return badRequest("group %s is in use: a backup runs", g)
 	}
 	defer free()
 	release, err := d.locks.take(ctx, g.root(d.Name))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	defer release()
 	all, err := d.ofGroup(ctx, g)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
+	stay := 0
 	for _, s := range all {
 		if s.Protected {
-			protected++
+			stay++
 			continue
 		}
 		if err := d.Keeper.Release(ctx, s.moment.root(d.Name)); err != nil {
-			return removed, protected, err
+			return err
 		}
-		removed++
+		r.Snapshots++
 	}
-	if protected == 0 {
-		err = d.Keeper.Release(ctx, g.root(d.Name))
+	r.Protected += stay
+	if stay > 0 {
+		return nil
 	}
-	return removed, protected, err
+	r.Groups++
+	return d.Keeper.Release(ctx, g.root(d.Name))
 }
 
-// groups returns the groups of a namespace that have snapshots.
+// groups returns the groups of a namespace, those without snapshots too: they have an owner.
 func (d *datastore) groups(ctx context.Context, ns string) (all []group, err error) {
+	seen := map[group]bool{}
 	for _, kind := range types {
-		for s, err := range d.snapshots(ctx, ns, kind, "") {
+		for r, err := range d.Keeper.Kept(ctx, group{ns, kind, ""}.root(d.Name)) {
 			if err != nil {
 				return nil, err
 			}
-			if g := s.moment.group; len(all) == 0 || all[len(all)-1] != g {
-				all = append(all, g)
+			if m, ok := parseRoot(d.Name, ns, r.Name); ok && !seen[m.group] {
+				seen[m.group] = true
+				all = append(all, m.group)
 			}
 		}
 	}

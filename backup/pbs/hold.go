@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,16 +51,35 @@ func (d *datastore) newHold() *hold {
 	return &hold{store: d, name: d.sessionRoots() + hex.EncodeToString(id[:]) + "/"}
 }
 
-func (d *datastore) sessionRoots() string { return sessionPrefix + d.Name + "/" + d.server.name + "/" }
+func (d *datastore) sessionRoots() string {
+	return sessionPrefix + d.Name + "/" + d.server.identity.name + "/"
+}
 
-// releaseSessions lets go of what sessions of a former process of this server held.
+// A held is the value of a root of a hold.
+type held struct {
+	Since int64 `json:"since"` // seconds since 1970
+}
+
+// maxSession is how long a backup or a restore may take, and orphaned how old roots of a hold are that no session can
+// have any more, wherever it runs.
+const (
+	maxSession = 30 * 24 * time.Hour
+	orphaned   = maxSession + 24*time.Hour
+)
+
+// releaseSessions lets go of what sessions of a former process of this server held, and of what is left of servers
+// that never came back.
 func (d *datastore) releaseSessions(ctx context.Context) error {
 	var names []string
-	for r, err := range d.Keeper.Kept(ctx, d.sessionRoots()) {
+	for r, err := range d.Keeper.Kept(ctx, sessionPrefix+d.Name+"/") {
 		if err != nil {
 			return err
 		}
-		names = append(names, r.Name)
+		var h held
+		ours := strings.HasPrefix(r.Name, d.sessionRoots())
+		if ours || json.Unmarshal(r.Value, &h) != nil || time.Since(time.Unix(h.Since, 0)) > orphaned {
+			names = append(names, r.Name)
+		}
 	}
 	for _, name := range names {
 		if err := d.Keeper.Release(ctx, name); err != nil {
@@ -159,8 +180,12 @@ func (h *hold) keep(ctx context.Context, set digest.Set) error {
 	name := fmt.Sprintf("%s%d", h.name, len(h.roots))
 	h.roots = append(h.roots, name)
 	h.mu.Unlock()
+	value, err := json.Marshal(held{time.Now().Unix()})
+	if err != nil {
+		return err
+	}
 	sim.Point("hold")
-	return h.store.Keeper.Keep(context.WithoutCancel(ctx), name, nil, set)
+	return h.store.Keeper.Keep(context.WithoutCancel(ctx), name, value, set)
 }
 
 // release lets go of everything. A root that can't be released is released at the next start.

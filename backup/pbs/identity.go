@@ -21,16 +21,19 @@ import (
 	"time"
 )
 
-// An Identity is what clients know a server by: its certificate, and the key that signs tickets.
+// An Identity is what clients know a server by: its certificate, and the key that signs tickets. Servers that share a
+// Keeper know one another by its name, which no two have unless somebody copied that file.
 type Identity struct {
 	certificate tls.Certificate
 	ticketKey   []byte
+	name        string
 }
 
 // What the directory of an identity holds.
 const (
 	certificateFile = "server.pem" // the certificate and its key; another one may be put here
 	ticketFile      = "ticket.key"
+	nameFile        = "server.id" // not to be copied to another server
 )
 
 // validFor is for how long a certificate of our own is valid. Clients pin it, so nobody renews it.
@@ -49,15 +52,27 @@ func LoadIdentity(dir string) (*Identity, error) {
 	if id.certificate, err = tls.X509KeyPair(certificate, certificate); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, certificateFile), err)
 	}
-	id.ticketKey, err = readOrMake(filepath.Join(dir, ticketFile), func() ([]byte, error) {
-		key := make([]byte, 32)
-		_, err := rand.Read(key)
-		return key, err
-	})
-	if err == nil && len(id.ticketKey) != 32 {
-		err = fmt.Errorf("%s has %d bytes, want 32; remove it to get a new one", filepath.Join(dir, ticketFile), len(id.ticketKey))
+	if id.ticketKey, err = readOrMake(filepath.Join(dir, ticketFile), random); err != nil {
+		return nil, err
 	}
-	return id, err
+	if len(id.ticketKey) != 32 {
+		return nil, fmt.Errorf("%s has %d bytes, want 32; remove it to get a new one", filepath.Join(dir, ticketFile), len(id.ticketKey))
+	}
+	name, err := readOrMake(filepath.Join(dir, nameFile), random)
+	if err == nil && len(name) != 32 {
+		err = fmt.Errorf("%s has %d bytes, want 32; remove it to get a new one", filepath.Join(dir, nameFile), len(name))
+	}
+	if err != nil {
+		return nil, err
+	}
+	id.name = hex.EncodeToString(name[:8])
+	return id, nil
+}
+
+func random() ([]byte, error) {
+	b := make([]byte, 32)
+	_, err := rand.Read(b)
+	return b, err
 }
 
 // readOrMake returns what a file holds. If there is none, it is made, whole.

@@ -2,7 +2,6 @@ package pbs
 
 import (
 	"context"
-	"net/http"
 	"slices"
 )
 
@@ -61,7 +60,7 @@ func (q *request) createNamespace(d *datastore) (any, error) {
 	return ns, d.createNamespace(q.r.Context(), parent, ns)
 }
 
-// nsLock is taken by whoever makes or removes namespaces.
+// nsLock is taken by whoever makes or removes namespaces, or makes a snapshot in one, before a group's lock.
 const nsLock = "namespaces"
 
 func (d *datastore) createNamespace(ctx context.Context, parent, ns string) error {
@@ -98,14 +97,25 @@ func (q *request) deleteNamespace(d *datastore) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	strict, err := q.strict()
+	if err != nil {
+		return nil, err
+	}
 	if !q.account.may(d.Name, ns, Prune|Read) {
 		return nil, forbidden("prune and read")
 	}
-	return nil, d.deleteNamespace(q.r.Context(), ns, groups)
+	var r removed
+	if err := d.deleteNamespace(q.r.Context(), ns, groups, &r); err != nil {
+		return nil, err
+	}
+	if r.Protected > 0 && strict {
+		return nil, badRequest("namespace '%s' only partially deleted: %d snapshots are protected", ns, r.Protected)
+	}
+	return r, nil
 }
 
-// deleteNamespace removes a namespace and all below it; with groups, their groups too.
-func (d *datastore) deleteNamespace(ctx context.Context, ns string, groups bool) error {
+// deleteNamespace removes a namespace and all below it; with groups, their groups too. What has protected snapshots stays.
+func (d *datastore) deleteNamespace(ctx context.Context, ns string, groups bool, r *removed) error {
 	release, err := d.locks.take(ctx, nsLock)
 	if err != nil {
 		return err
@@ -127,13 +137,12 @@ func (d *datastore) deleteNamespace(ctx context.Context, ns string, groups bool)
 			return badRequest("namespace '%s' is not empty", n)
 		}
 		for _, g := range there {
-			_, protected, err := d.removeGroup(ctx, g)
-			if err != nil {
+			if err := d.removeGroup(ctx, g, r); err != nil {
 				return err
 			}
-			if protected > 0 {
-				return refuse(http.StatusBadRequest, "group %s in '%s' has protected snapshots", g, n)
-			}
+		}
+		if r.Protected > 0 {
+			continue // nor do those above it go
 		}
 		if err := d.Keeper.Release(ctx, d.nsRoot(n)); err != nil {
 			return err

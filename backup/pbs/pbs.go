@@ -13,7 +13,7 @@
 //     ends, whatever is pruned, forgotten or evicted meanwhile, and however long the session lasts.
 //   - A chunk that is not encrypted hashes to its digest. Of an encrypted one the server can verify the CRC only;
 //     it is served under its digest to those who read the same snapshot, or the next ones that refer to it.
-//   - One writer a group at a time.
+//   - One writer a group at a time on each server.
 //
 // # Concurrency
 //
@@ -22,8 +22,10 @@
 //
 // # Crashes
 //
-// Roots are all that is remembered. A session that a crash ended leaves roots under a prefix of their own, which
-// New releases. Keys of this server (identity.go) lie in files that are written whole.
+// Roots are all that is remembered. A session that a crash ended leaves roots under a prefix of this server's own, which
+// New releases. Servers that share a Keeper do not touch one another's, but for those that are older than any session
+// can be: what is left of a server that never came back. Keys of this server, and its name among others (identity.go),
+// lie in files that are written whole.
 package pbs
 
 import (
@@ -45,10 +47,8 @@ type Options struct {
 	Datastores []Datastore
 	// Access says who may do what; see Server.SetAccess.
 	Access Access
-	// Identity has the keys; see LoadIdentity.
+	// Identity has the keys, and tells servers with the same Keeper apart; see LoadIdentity.
 	Identity *Identity
-	// Name tells servers with the same Keeper apart. It is "local" if empty.
-	Name string
 	// Zone is the time zone in which pruning counts hours, days and weeks. It is the machine's if nil.
 	Zone *time.Location
 	// Log gets what users should know. It may be nil.
@@ -62,11 +62,13 @@ type Datastore struct {
 	Keeper blob.Keeper
 	// Space returns how many bytes there can be, and how many there are. It may be nil.
 	Space func() (total, used int64)
+	// Patience is how long to wait for what a root names and the Store does not have: where other servers write too, it
+	// may be said to be missing for as long as a collection asks about it. If it is 0, what is missing is gone.
+	Patience time.Duration
 }
 
 // A Server serves backup clients.
 type Server struct {
-	name     string
 	zone     *time.Location
 	log      *slog.Logger
 	identity *Identity
@@ -74,6 +76,7 @@ type Server struct {
 	access   atomic.Pointer[Access]
 	tasks    tasks
 	bodies   chan struct{} // one for each upload that is in memory
+	browsers chan struct{} // one for each call that looks into an archive
 	routes   http.Handler
 	http     *http.Server
 	started  time.Time
@@ -103,15 +106,13 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Name == "" {
-		o.Name = "local"
-	}
 	if o.Zone == nil {
 		o.Zone = time.Local
 	}
 	s := &Server{
-		name: o.Name, zone: o.Zone, log: o.Log, identity: o.Identity, stores: map[string]*datastore{}, bodies: make(chan struct{}, maxBodies),
-		started: time.Now(), maxReaders: maxReaders, sessions: map[*upgraded]struct{}{},
+		zone: o.Zone, log: o.Log, identity: o.Identity, stores: map[string]*datastore{}, bodies: make(chan struct{}, maxBodies),
+		browsers: make(chan struct{}, maxBrowsers),
+		started:  time.Now(), maxReaders: maxReaders, sessions: map[*upgraded]struct{}{},
 	}
 	s.SetAccess(o.Access)
 	s.stopping, s.stop = context.WithCancel(context.Background())

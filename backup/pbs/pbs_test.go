@@ -52,13 +52,16 @@ var access = pbs.Access{Accounts: []pbs.Account{
 	{Name: "nobody@pbs!none", Secret: pbs.SecretOf(secret)},
 }}
 
-func start(t testing.TB, store kept) *fixture {
+func start(t testing.TB, store kept) *fixture { return startPatient(t, store, 0) }
+
+// startPatient starts a server that waits for what others wrote.
+func startPatient(t testing.TB, store kept, patience time.Duration) *fixture {
 	t.Helper()
 	id, err := pbs.LoadIdentity(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := pbs.Options{Datastores: []pbs.Datastore{{Name: "main", Store: store, Keeper: store}}, Access: access, Identity: id, Zone: time.UTC}
+	o := pbs.Options{Datastores: []pbs.Datastore{{Name: "main", Store: store, Keeper: store, Patience: patience}}, Access: access, Identity: id, Zone: time.UTC}
 	if os.Getenv("SARSEN_LOG") != "" {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

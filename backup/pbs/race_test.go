@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
+	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/model"
 	"github.com/sarsen-build/sarsen/internal/sim"
@@ -32,11 +34,17 @@ type race struct {
 
 func newRace(t *testing.T) *race {
 	m := model.New(0)
-	s, err := New(ctx, Options{Datastores: []Datastore{{Name: "main", Store: m, Keeper: m}}})
+	return &race{t, newStore(t, m, "one"), m}
+}
+
+// newStore returns the datastore of a server of that name.
+func newStore(t *testing.T, m *model.Store, name string) *datastore {
+	t.Helper()
+	s, err := New(ctx, Options{Datastores: []Datastore{{Name: "main", Store: m, Keeper: m}}, Identity: &Identity{name: name}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &race{t, s.stores["main"], m}
+	return s.stores["main"]
 }
 
 // collect is the collector's task.
@@ -51,7 +59,11 @@ func chunkOf(i int) []byte { return bytes.Repeat([]byte{byte(i)}, 100+i) }
 
 // backup makes a snapshot of chunks. With upon, it uploads only what the previous snapshot lacks.
 func (r *race) backup(id string, time int64, upon bool, chunks ...int) error {
-	s, err := r.beginBackup(ctx, moment{group{"", "host", id}, time}, admin, false)
+	return r.backupIn("", id, time, upon, chunks...)
+}
+
+func (r *race) backupIn(ns, id string, time int64, upon bool, chunks ...int) error {
+	s, err := r.beginBackup(ctx, moment{group{ns, "host", id}, time}, admin, false)
 	if err != nil {
 		return err
 	}
@@ -221,6 +233,36 @@ func TestRaceForget(t *testing.T) {
 	})
 }
 
+// TestRaceNamespace: no snapshot comes into a namespace that is being removed, where nobody would find it.
+func TestRaceNamespace(t *testing.T) {
+	explore.Run(t, 500, func(t *testing.T, s *explore.Schedule) {
+		r := newRace(t)
+		if err := r.createNamespace(ctx, "", "a"); err != nil {
+			t.Fatal(err)
+		}
+		s.Go("backup", func() {
+			if err := r.backupIn("a", "a", 10, false, 1); err != nil && statusOf(err) != 404 {
+				t.Error(err)
+			}
+		})
+		s.Go("remove", func() {
+			if err := r.deleteNamespace(ctx, "a", true, &removed{}); err != nil && statusOf(err) != 400 {
+				t.Error(err)
+			}
+		})
+		s.Run()
+		there, err := r.hasNamespace(ctx, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for root, err := range r.Keeper.Kept(ctx, rootPrefix) {
+			if !there || err != nil {
+				t.Errorf("the namespace is gone, and %s is kept, %v", root.Name, err)
+			}
+		}
+	})
+}
+
 // TestRaceFinish: calls that run while the backup is finished or cut end before it does, and leave nothing.
 func TestRaceFinish(t *testing.T) {
 	explore.Run(t, 1000, func(t *testing.T, s *explore.Schedule) {
@@ -301,8 +343,54 @@ func TestRestartReleases(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.model.Restart(false)
-	if _, err := New(ctx, Options{Datastores: []Datastore{{Name: "main", Store: r.model, Keeper: r.model}}}); err != nil {
+	newStore(t, r.model, "one")
+	r.check(1)
+}
+
+// TestRestartBeside: a server that starts lets go of nothing that a session of another one holds, but of what is left
+// of one that never came back.
+func TestRestartBeside(t *testing.T) {
+	r := newRace(t)
+	ss, err := r.beginBackup(ctx, moment{group{"", "host", "a"}, 20}, admin, false)
+	if err != nil {
 		t.Fatal(err)
 	}
-	r.check(1)
+	r.server.maxReaders = 1
+	d, err := ss.hold.put(ctx, chunkOf(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := digest.SHA256.Of(chunkOf(8))
+	old := fmt.Appendf(nil, `{"since":%d}`, time.Now().Add(-orphaned-time.Hour).Unix())
+	err = errors.Join(blob.Put(ctx, r.model, gone, chunkOf(8)), r.model.Keep(ctx, sessionPrefix+"main/lost/1/0", old, digest.SetOf(gone)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	newStore(t, r.model, "two")
+	r.model.Evict()
+	if _, err := blob.Get(ctx, r.model, d); err != nil {
+		t.Errorf("another server's session lost a chunk: %v", err)
+	}
+	if _, err := blob.Get(ctx, r.model, gone); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("what a lost server held: %v, want it gone", err)
+	}
+	ss.end()
+	r.check(0)
+}
+
+// TestIdentity: what a directory holds stays, and no two directories are one server.
+func TestIdentity(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	first, err1 := LoadIdentity(a)
+	again, err2 := LoadIdentity(a)
+	other, err3 := LoadIdentity(b)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	if first.name != again.name || first.Fingerprint() != again.Fingerprint() || first.name == "" {
+		t.Errorf("a server came back as %q, %s; it was %q, %s", again.name, again.Fingerprint(), first.name, first.Fingerprint())
+	}
+	if first.name == other.name || first.Fingerprint() == other.Fingerprint() {
+		t.Errorf("two servers are %q, %s", other.name, other.Fingerprint())
+	}
 }

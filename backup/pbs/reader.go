@@ -3,7 +3,6 @@ package pbs
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -50,7 +49,7 @@ func (s *Server) beginReader(ctx context.Context, p *params, a *Account) (protoc
 	}
 	c := &readerCalls{server: s, store: d, snapshot: snap, hold: d.newHold()}
 	if c.chunks, err = d.chunks(ctx, snap); err != nil {
-		return nil, err
+		return nil, err // nothing is held yet
 	}
 	c.ahead = &ahead{place: map[[32]byte]int{}, coming: map[[32]byte]*coming{}, read: func(ctx context.Context, chunk format.Chunk) ([]byte, error) {
 		return blob.Get(ctx, d.Store, blobOf(chunk))
@@ -58,11 +57,7 @@ func (s *Server) beginReader(ctx context.Context, p *params, a *Account) (protoc
 	c.ahead.ctx, c.stop = context.WithCancel(s.stopping)
 	set, err := snap.held(c.chunks)
 	if err == nil {
-		err = c.hold.keep(ctx, set)
-	}
-	if missing, ok := errors.AsType[*blob.MissingError](err); ok {
-		// Of a damaged snapshot what is left can be restored.
-		err = c.hold.keep(ctx, without(set, missing.Blobs))
+		err = c.hold.keepLeft(ctx, set)
 	}
 	if err != nil {
 		c.end()

@@ -92,8 +92,8 @@ var datastoreCalls = map[string]func(*request, *datastore) (any, error){
 	"POST gc":                (*request).gc,
 	"GET download":           (*request).download,
 	"POST upload-backup-log": (*request).uploadLog,
-	"GET catalog":            (*request).notHere,
-	"GET pxar-file-download": (*request).notHere,
+	"GET catalog":            (*request).catalog,
+	"GET pxar-file-download": (*request).pxarDownload,
 }
 
 // A request is a REST call of somebody who is known.
@@ -103,10 +103,6 @@ type request struct {
 	params  *params
 	w       http.ResponseWriter
 	r       *http.Request
-}
-
-func (q *request) notHere(*datastore) (any, error) {
-	return nil, refuse(http.StatusNotImplemented, "the server does not look into archives; restore with the client instead")
 }
 
 // serveHTTP answers one request, whose path may have slashes too many: qemu's library sends two at the start.

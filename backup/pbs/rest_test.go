@@ -226,9 +226,11 @@ func TestSnapshotCalls(t *testing.T) {
 	group := host
 	group.Time = 0
 	var removed map[string]int
-	if err := f.Admin(t.Context(), "DELETE", "groups", group.Query(), &removed); err != nil || removed["removed-snapshots"] != 1 || removed["protected-snapshots"] != 1 {
+	mild := with(group.Query(), "error-on-protected", "false")
+	if err := f.Admin(t.Context(), "DELETE", "groups", mild, &removed); err != nil || removed["removed-snapshots"] != 1 || removed["protected-snapshots"] != 1 {
 		t.Errorf("removed %v, %v", removed, err)
 	}
+	refused(t, "to remove a group of which something is protected", f.Admin(t.Context(), "DELETE", "groups", group.Query(), nil), 400, "protected")
 	if err := f.Admin(t.Context(), "PUT", "protected", with(host.Query(), "protected", "0"), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +242,7 @@ func TestSnapshotCalls(t *testing.T) {
 		t.Errorf("a removed group leaves %q", got)
 	}
 	refused(t, "a file of no snapshot", f.Admin(t.Context(), "GET", "files", host.Query(), nil), 404, "does not exist")
-	refused(t, "catalog", f.Admin(t.Context(), "GET", "catalog", host.Query(), nil), 501, "client")
+	refused(t, "the catalog of no snapshot", f.Admin(t.Context(), "GET", "catalog", with(host.Query(), "filepath", "root"), nil), 404, "does not exist")
 	refused(t, "a call that is none", f.REST(t.Context(), "GET", "/nodes/x/none", nil, nil, nil), 404, "not found")
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
 	"github.com/sarsen-build/sarsen/blob"
@@ -131,8 +132,32 @@ func (d *datastore) ofGroup(ctx context.Context, g group) (all []*snapshot, err 
 	return all, nil
 }
 
-// load reads a blob that a root holds, of at most limit bytes.
-func (d *datastore) load(ctx context.Context, b stored, limit int64) ([]byte, error) {
+// patiently calls fn until it finds what it wants, or the datastore's patience ends.
+func (d *datastore) patiently(ctx context.Context, fn func() error) error {
+	for end := time.Now().Add(d.Patience); ; {
+		err := fn()
+		if !errors.Is(err, blob.ErrNotFound) || !time.Now().Before(end) {
+			return err
+		}
+		select {
+		case <-time.After(min(d.Patience, 200*time.Millisecond)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// load reads a blob that a root holds, of at most limit bytes. It waits for it.
+func (d *datastore) load(ctx context.Context, b stored, limit int64) (data []byte, err error) {
+	err = d.patiently(ctx, func() error {
+		data, err = d.loadNow(ctx, b, limit)
+		return err
+	})
+	return data, err
+}
+
+// loadNow reads a blob of at most limit bytes.
+func (d *datastore) loadNow(ctx context.Context, b stored, limit int64) ([]byte, error) {
 	want, err := b.digest()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", blob.ErrCorrupt, err)
@@ -203,9 +228,7 @@ func (h *hold) putManifest(ctx context.Context, s *snapshot, m *format.Manifest)
 		return err
 	}
 	s.setFile(file{Name: format.ManifestName, Size: uint64(len(b)), Blob: storedOf(d)})
-	if s.Fingerprint = m.Fingerprint(); len(s.Fingerprint) > maxFingerprint {
-		s.Fingerprint = ""
-	}
+	s.Fingerprint = m.Fingerprint()
 	var notes string
 	m.Get("notes", &notes)
 	s.Comment = firstLine(notes)
@@ -217,11 +240,8 @@ func (h *hold) putManifest(ctx context.Context, s *snapshot, m *format.Manifest)
 	return nil
 }
 
-// What a root's value has of the manifest is bounded.
-const (
-	maxComment     = 256
-	maxFingerprint = 128
-)
+// maxComment is how much of the manifest's notes a root's value has.
+const maxComment = 256
 
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")
@@ -291,11 +311,25 @@ func (d *datastore) change(ctx context.Context, m moment, fn func(*snapshot, *ho
 		return err
 	}
 	sim.Point("change")
-	err = d.keep(ctx, s, set)
+	err = d.patiently(ctx, func() error { return d.keep(ctx, s, set) })
+	missing, ok := errors.AsType[*blob.MissingError](err)
+	switch {
+	case !ok:
+		return err
+	case d.Patience > 0 && !mutant.MissingForgotten:
+		// It may be there, and what no root names is collected.
+		return refuse(http.StatusServiceUnavailable, "snapshot %s stays as it is: %v", m, missing)
+	}
+	// A damaged snapshot is still one to describe. It holds what is left, and once somebody uploaded the rest
+	// again, the next verification lets it hold all.
+	return d.keep(ctx, s, without(set, missing.Blobs))
+}
+
+// keepLeft holds what there is of a snapshot: of a damaged one what is left can be restored.
+func (h *hold) keepLeft(ctx context.Context, set digest.Set) error {
+	err := h.store.patiently(ctx, func() error { return h.keep(ctx, set) })
 	if missing, ok := errors.AsType[*blob.MissingError](err); ok {
-		// A damaged snapshot is still one to describe. It holds what is left, and once somebody uploaded the rest
-		// again, the next verification lets it hold all.
-		return d.keep(ctx, s, without(set, missing.Blobs))
+		err = h.keep(ctx, without(set, missing.Blobs))
 	}
 	return err
 }

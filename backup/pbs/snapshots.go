@@ -187,19 +187,30 @@ func (q *request) deleteGroup(d *datastore) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := q.changer(d, g); err != nil {
-		return nil, err
-	}
-	removed, protected, err := d.removeGroup(q.r.Context(), g)
+	strict, err := q.strict()
 	if err != nil {
 		return nil, err
 	}
-	q.server.log.Info("group removed", "store", d.Name, "ns", g.ns, "group", g.String(), "by", q.account.Name)
-	groups := 1
-	if protected > 0 {
-		groups = 0
+	if err := q.changer(d, g); err != nil {
+		return nil, err
 	}
-	return map[string]int{"removed-groups": groups, "removed-snapshots": removed, "protected-snapshots": protected}, nil
+	var r removed
+	if err := d.removeGroup(q.r.Context(), g, &r); err != nil {
+		return nil, err
+	}
+	q.server.log.Info("group removed", "store", d.Name, "ns", g.ns, "group", g.String(), "by", q.account.Name)
+	if r.Protected > 0 && strict {
+		return nil, badRequest("group %s only partially deleted: %d snapshots are protected", g, r.Protected)
+	}
+	return r, nil
+}
+
+// strict reads whether it is an error that something stays for being protected, which it is unless a client says no.
+func (q *request) strict() (bool, error) {
+	if _, ok := q.params.text("error-on-protected"); !ok {
+		return true, nil
+	}
+	return q.params.truth("error-on-protected")
 }
 
 func (q *request) getNotes(d *datastore) (any, error) {

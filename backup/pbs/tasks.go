@@ -44,6 +44,9 @@ func (t *task) logf(format string, args ...any) {
 	}
 }
 
+// escapeID makes an ID one part of a UPID.
+var escapeID = strings.NewReplacer(":", `\x3a`, "/", `\x2f`, "-", `\x2d`)
+
 // begin runs a task until it ends or the server stops, and returns its name at once.
 func (s *Server) begin(kind, what, user string, run func(context.Context, *task) error) string {
 	s.tasks.mu.Lock()
@@ -52,7 +55,7 @@ func (s *Server) begin(kind, what, user string, run func(context.Context, *task)
 	t := &task{kind: kind, what: what, user: user, began: now}
 	// UPID:NODE:PID:PROCESS START:TASK:START:KIND:WHAT:USER: with numbers in hexadecimal.
 	t.id = fmt.Sprintf("UPID:localhost:%08X:%08X:%08X:%08X:%s:%s:%s:", os.Getpid(), uint32(s.started.Unix()), s.tasks.last, uint32(now.Unix()),
-		kind, strings.ReplaceAll(strings.ReplaceAll(what, ":", `\x3a`), "/", `\x2f`), user)
+		kind, escapeID.Replace(what), user)
 	s.tasks.all = append(s.tasks.all, t)
 	if n := len(s.tasks.all) - maxTasks; n > 0 {
 		s.tasks.all = slices.Delete(s.tasks.all, 0, n)

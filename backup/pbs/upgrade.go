@@ -73,16 +73,20 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, name string, be
 	return nil
 }
 
-// How much a client may send before it is read, and in what pieces, as the original server lets it.
+// How much a client may send of one call before it is read, in what pieces, and in how many calls at once. The
+// connection has room for all of that together: what waits for its turn to be read never keeps back what is being read.
 const (
-	windowSize = 32 << 20
-	frameSize  = 4 << 20
+	windowSize = 4 << 20
+	frameSize  = 1 << 20
+	maxStreams = 16
 )
 
 // speak answers that the upgrade is done, and serves HTTP/2 until the connection ends.
 func (s *Server) speak(conn *upgradedConn, name string, h http.Handler) error {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Time{})
+	long := time.AfterFunc(maxSession, func() { _ = conn.Close() })
+	defer long.Stop()
 	w := bufio.NewWriter(conn)
 	_, _ = io.WriteString(w, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: "+name+"\r\n\r\n")
 	if err := w.Flush(); err != nil {
@@ -92,7 +96,10 @@ func (s *Server) speak(conn *upgradedConn, name string, h http.Handler) error {
 	protocols.SetUnencryptedHTTP2(true) // what encrypts is below
 	server := &http.Server{
 		Handler: h, Protocols: protocols, ErrorLog: s.http.ErrorLog,
-		HTTP2: &http.HTTP2Config{MaxReceiveBufferPerConnection: windowSize, MaxReceiveBufferPerStream: windowSize, MaxReadFrameSize: frameSize},
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerConnection: maxStreams * windowSize, MaxReceiveBufferPerStream: windowSize, MaxReadFrameSize: frameSize,
+			MaxConcurrentStreams: maxStreams,
+		},
 		// A connection that says nothing is a backup of what does not change.
 		ReadHeaderTimeout: 0,
 	}

@@ -51,11 +51,11 @@ func (q *request) verify(d *datastore) (any, error) {
 	if !ok {
 		depth = maxDepth
 	}
-	if err := d.needNamespace(q.r.Context(), ns); err != nil {
-		return nil, err
-	}
 	if !q.account.may(d.Name, ns, Read) {
 		return nil, forbidden("read")
+	}
+	if err := d.needNamespace(q.r.Context(), ns); err != nil {
+		return nil, err
 	}
 	if kind == "" || id == "" {
 		kind, id, at = "", "", 0
@@ -180,6 +180,16 @@ func (v *verifier) read(ctx context.Context, s *snapshot) (problems []error, err
 	if err != nil {
 		return []error{fmt.Errorf("the list of chunks: %w", err)}, ctx.Err()
 	}
+	// What is missing after this is gone.
+	h := v.store.newHold()
+	defer func() { _ = h.release(context.WithoutCancel(ctx)) }()
+	set, err := s.held(chunks)
+	if err == nil {
+		err = h.keepLeft(ctx, set)
+	}
+	if err != nil {
+		v.task.logf("%s is verified as it changes: %v", s.moment, err)
+	}
 	for _, f := range s.Files {
 		if err := v.file(ctx, f, chunks); err != nil {
 			problems = append(problems, fmt.Errorf("%s: %w", f.Name, err))
@@ -243,7 +253,7 @@ func (v *verifier) chunk(ctx context.Context, c format.Chunk) error {
 		}
 		return errors.New("found damaged before")
 	}
-	data, err := v.store.load(ctx, stored{b.Hex(), b.Size}, format.MaxChunk+format.EncryptedHeaderSize)
+	data, err := v.store.loadNow(ctx, stored{b.Hex(), b.Size}, format.MaxChunk+format.EncryptedHeaderSize)
 	if err == nil {
 		var again format.Chunk
 		if again, err = checkChunk(c.Digest, int64(c.Size), data); err == nil && again.Encrypted != c.Encrypted {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sarsen-build/sarsen/backup/pbs"
 	"github.com/sarsen-build/sarsen/config"
@@ -63,8 +64,12 @@ func (s *services) startPBS(ctx context.Context) error {
 		return fmt.Errorf("the certificate of the Proxmox backup server can't be read or made: %w", err)
 	}
 	o := pbs.Options{Access: access, Identity: id, Log: s.log}
+	var patience time.Duration
+	if s.behind != nil {
+		patience = bucketPatience
+	}
 	for _, name := range datastores {
-		o.Datastores = append(o.Datastores, pbs.Datastore{Name: name, Store: s.store, Keeper: s.store, Space: s.backupSpace})
+		o.Datastores = append(o.Datastores, pbs.Datastore{Name: name, Store: s.store, Keeper: s.store, Space: s.backupSpace, Patience: patience})
 	}
 	if s.pbs, err = pbs.New(ctx, o); err != nil {
 		return fmt.Errorf("what backups held before the last stop can't be let go: %w", err)
@@ -72,6 +77,9 @@ func (s *services) startPBS(ctx context.Context) error {
 	s.serve("Proxmox backup", s.pbsListener, s.pbs.Serve)
 	return nil
 }
+
+// bucketPatience is how long a backup's bytes are waited for that another server wrote amid a collection.
+const bucketPatience = 30 * time.Second
 
 // boundless is how many bytes a bucket without a limit is said to have: a PiB.
 const boundless = 1 << 50

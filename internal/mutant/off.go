@@ -48,6 +48,8 @@ const (
 	ChangeUnlocked  = false
 	ChunkBelieved   = false
 
+	MissingForgotten = false
+
 	RunsTwice    = false
 	HoleServed   = false
 	AmountKept   = false

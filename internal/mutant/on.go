@@ -119,6 +119,8 @@ var (
 	ChangeUnlocked = name == "ChangeUnlocked"
 	// ChunkBelieved takes a chunk for what its digest says.
 	ChunkBelieved = name == "ChunkBelieved"
+	// MissingForgotten lets a snapshot go of what seems to be missing while another server's collection asks about it.
+	MissingForgotten = name == "MissingForgotten"
 
 	// RunsTwice lets identical actions in flight run once for each client.
 	RunsTwice = name == "RunsTwice"

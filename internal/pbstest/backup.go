@@ -1,11 +1,13 @@
 package pbstest
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
 	"strconv"
 
@@ -71,9 +73,14 @@ func (b *Backup) Chunk(ctx context.Context, kind string, id int, plain []byte) (
 
 // Upload uploads a chunk as it is told.
 func (b *Backup) Upload(ctx context.Context, kind string, id int, digest [32]byte, size int, blob []byte) error {
-	q := url.Values{"wid": {strconv.Itoa(id)}, "digest": {hex.EncodeToString(digest[:])}, "size": {strconv.Itoa(size)}, "encoded-size": {strconv.Itoa(len(blob))}}
+	return b.UploadFrom(ctx, kind, id, digest, size, len(blob), bytes.NewReader(blob))
+}
+
+// UploadFrom uploads a chunk of which encoded bytes come as they come.
+func (b *Backup) UploadFrom(ctx context.Context, kind string, id int, digest [32]byte, size, encoded int, blob io.Reader) error {
+	q := url.Values{"wid": {strconv.Itoa(id)}, "digest": {hex.EncodeToString(digest[:])}, "size": {strconv.Itoa(size)}, "encoded-size": {strconv.Itoa(encoded)}}
 	var answer string
-	if err := b.Call(ctx, "POST", kind+"_chunk", q, blob, &answer); err != nil {
+	if err := b.CallFrom(ctx, "POST", kind+"_chunk", q, blob, &answer); err != nil {
 		return err
 	}
 	if want := hex.EncodeToString(digest[:]); answer != want {

@@ -181,7 +181,12 @@ func (r rest) Read(p []byte) (int, error) { return r.buf.Read(p) }
 
 // Call makes a call of the protocol.
 func (s *session) Call(ctx context.Context, method, path string, query url.Values, body []byte, out any) error {
-	r, err := http.NewRequestWithContext(ctx, method, "http://backup/"+path+"?"+query.Encode(), bytes.NewReader(body))
+	return s.CallFrom(ctx, method, path, query, bytes.NewReader(body), out)
+}
+
+// CallFrom makes a call whose body comes as it comes.
+func (s *session) CallFrom(ctx context.Context, method, path string, query url.Values, body io.Reader, out any) error {
+	r, err := http.NewRequestWithContext(ctx, method, "http://backup/"+path+"?"+query.Encode(), body)
 	if err != nil {
 		return err
 	}

@@ -94,6 +94,8 @@ head -c 3000000 /dev/urandom >tree/more
 theirs directory -backupdir "$work/tree" -pxarout "$work/second.pxar"
 grep -q 'Reused [1-9]' client.log || fail "nothing was reused: $(tail -n 1 client.log)"
 restored directory backup.pxar.didx second.pxar
+ours -id directory take backup.pxar.didx/deep/scripts/pbs.sh out
+cmp out "$here/pbs.sh" || fail "the server takes another file out of the archive"
 restored directory backup.pxar.didx first.pxar -time "$(ours list | sed -n 's,host/directory/,,p' | head -1)"
 theirs stream -backupstream log <file
 restored stream log.didx file

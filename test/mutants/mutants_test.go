@@ -61,6 +61,7 @@ var caught = []struct {
 	{"HoldSwapped", "backup/pbs", "TestRaceLongSession", "the upload of a chunk"},
 	{"ChangeUnlocked", "backup/pbs", "TestRaceForget", "is there again"},
 	{"ChunkBelieved", "backup/pbs", "TestWrongChunks", "a wrong digest = <nil>"},
+	{"MissingForgotten", "backup/pbs", "TestMissingForAWhile", "a change of a snapshot of which a blob seems to be missing = <nil>"},
 
 	{"Complete", "action", "TestSeededComplete", "Complete: a result was served, but"},
 	{"TreeUnread", "action", "TestRaceTreeFile", "a result was acknowledged, but file in a tree's"},

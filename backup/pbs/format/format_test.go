@@ -135,13 +135,13 @@ func TestIndexLayout(t *testing.T) {
 
 // TestManifest: what is set changes, and nothing that a client signed.
 func TestManifest(t *testing.T) {
-	const text = `{"backup-id":"box","backup-time":1700000000,"backup-type":"host","big":12345678901234567890,
-		"files":[{"crypt-mode":"encrypt","csum":"00","filename":"a.didx","size":5}],"signature":"abc","unprotected":{"key-fingerprint":"AA:BB","notes":"old"}}`
+	text := `{"backup-id":"box","backup-time":1700000000,"backup-type":"host","big":12345678901234567890,
+		"files":[{"crypt-mode":"encrypt","csum":"00","filename":"a.didx","size":5}],"signature":"abc","unprotected":{"key-fingerprint":"AA` + strings.Repeat(":bB", 31) + `","notes":"old"}}`
 	m, err := ParseManifest([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f, ok := m.File("a.didx"); !ok || f.Size != 5 || f.CryptMode != "encrypt" || m.BackupID != "box" || m.Fingerprint() != "aa:bb" {
+	if f, ok := m.File("a.didx"); !ok || f.Size != 5 || f.CryptMode != "encrypt" || m.BackupID != "box" || m.Fingerprint() != "aa"+strings.Repeat(":bb", 31) {
 		t.Errorf("parsed %+v", m)
 	}
 	if err := m.Set("notes", "new"); err != nil {

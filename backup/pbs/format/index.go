@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
+	"sort"
 )
 
 var (
@@ -39,6 +40,14 @@ func (x *Index) Bounds(i int) (begin, end uint64) {
 		begin = x.Ends[i-1]
 	}
 	return begin, x.Ends[i]
+}
+
+// Find returns the chunk that has the byte at off, which is less than Size.
+func (x *Index) Find(off uint64) int {
+	if x.Fixed {
+		return int(off / x.ChunkSize)
+	}
+	return sort.Search(len(x.Ends), func(i int) bool { return x.Ends[i] > off })
 }
 
 // Csum returns the checksum of the entries, which names an index's contents.

@@ -2,6 +2,7 @@ package format
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"strings"
@@ -125,9 +126,15 @@ func (m *Manifest) File(name string) (ManifestFile, bool) {
 	return ManifestFile{}, false
 }
 
-// Fingerprint returns the fingerprint of the key that encrypted or signed the snapshot, as clients print it, or "".
+// Fingerprint returns the fingerprint of the key that encrypted or signed the snapshot, as clients print it, or "" if
+// there is none, or what is none: 32 bytes in hexadecimal with colons between them. Clients refuse lists with others.
 func (m *Manifest) Fingerprint() string {
 	var text string
 	m.Get("key-fingerprint", &text)
-	return strings.ToLower(text)
+	text = strings.ToLower(text)
+	sum, err := hex.DecodeString(strings.ReplaceAll(text, ":", ""))
+	if err != nil || len(sum) != 32 || len(text) != 32*3-1 {
+		return ""
+	}
+	return text
 }

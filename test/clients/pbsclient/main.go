@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -18,6 +19,7 @@ import (
 
 const usage = `pbsclient [flags] backup NAME.didx=FILE|NAME.fidx=FILE...   back up files, upon the previous snapshot if there is one
 pbsclient [flags] restore NAME FILE                         restore one archive; -time 0 takes the newest snapshot
+pbsclient [flags] take ARCHIVE/PATH FILE                    take one file, or a directory as zip, out of an archive on the server
 pbsclient [flags] list                                      print type/id/time of each snapshot`
 
 func main() {
@@ -55,6 +57,8 @@ func run(c *pbstest.Client, s pbstest.Snapshot, keyText string, args []string) e
 		return backup(ctx, c, s, key, args[1:])
 	case len(args) == 3 && args[0] == "restore":
 		return restore(ctx, c, s, key, args[1], args[2])
+	case len(args) == 3 && args[0] == "take":
+		return take(ctx, c, s, args[1], args[2])
 	case len(args) == 1 && args[0] == "list":
 		all, err := list(ctx, c, s.NS)
 		for _, s := range all {
@@ -128,6 +132,20 @@ func backup(ctx context.Context, c *pbstest.Client, s pbstest.Snapshot, key *pbs
 	}
 	fmt.Printf("sent %d chunks, reused %d\n", b.Sent, b.Reused)
 	return nil
+}
+
+func take(ctx context.Context, c *pbstest.Client, s pbstest.Snapshot, name, path string) error {
+	s, err := newest(ctx, c, s)
+	if err != nil {
+		return err
+	}
+	q := s.Query()
+	q.Set("filepath", base64.StdEncoding.EncodeToString([]byte(name)))
+	var data []byte
+	if err := c.Admin(ctx, "GET", "pxar-file-download", q, &data); err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o600)
 }
 
 func restore(ctx context.Context, c *pbstest.Client, s pbstest.Snapshot, key *pbstest.Key, name, path string) error {
