@@ -32,6 +32,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
 )
@@ -142,9 +143,12 @@ func (q *request) not(served string) error {
 	return refuse(http.StatusMethodNotAllowed, "%s is not served here, only %s", q.r.Method, served)
 }
 
-// lingerBytes is what is taken of a body that was refused: clients send all of it before they look for an
-// answer, and would lose that to the reset of a connection closed on them.
-const lingerBytes = 64 << 20
+// What is taken of a body that was refused: clients send all of it before they look for an answer, and would lose that to the
+// reset of a connection closed on them.
+const (
+	lingerBytes = 64 << 20
+	lingerTime  = 5 * time.Second
+)
 
 // fail answers with what went wrong.
 func (q *request) fail(err error) {
@@ -163,6 +167,6 @@ func (q *request) fail(err error) {
 	http.Error(q.w, err.Error(), code)
 	if q.r.Body != nil && q.r.ContentLength != 0 && q.r.Header.Get("Expect") == "" {
 		_ = http.NewResponseController(q.w).Flush() // where it can't, the answer comes later
-		_, _ = io.CopyN(io.Discard, q.r.Body, lingerBytes)
+		_, _ = io.CopyN(io.Discard, timely{q.r.Body, time.Now().Add(lingerTime)}, lingerBytes)
 	}
 }

@@ -87,6 +87,7 @@ const (
 	ReleaseFirst = false
 	MarkLate     = false
 	HoleKept     = false
+	BusyDropped  = false
 
 	AssetHole       = false
 	AssetDropLatest = false
