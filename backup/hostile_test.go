@@ -129,6 +129,17 @@ func TestHealedByOthers(t *testing.T) {
 	}
 }
 
+// TestDeletedAfterFailure: what could not be stored is let go when the client deletes it, though it is not there.
+func TestDeletedAfterFailure(t *testing.T) {
+	s := &slow{Store: model.New(time.Hour)}
+	released := 0
+	s.do = func() { released++ }
+	r := &rig{t, s.Store, backup.New(backup.Options{Store: s, Keeper: s})}
+	if r.want(404, "DELETE", "/restic/r/locks/"+name([]byte("lock")), nil); released != 1 {
+		t.Errorf("Release was called %d times, want once", released)
+	}
+}
+
 // A busy store can't open a blob at the moment.
 type busy struct {
 	*model.Store

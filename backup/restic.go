@@ -324,12 +324,16 @@ func (q *request) remove(root string, may bool) error {
 		return err
 	}
 	defer q.lock(root)()
-	kept, err := blob.KeptRoot(q.r.Context(), q.Keeper, root)
+	kept, there, err := q.kept(root)
 	if err != nil {
 		return err
 	}
+	// What is not there is let go too: clients delete what they could not store, which a restart might find.
 	if err := q.Keeper.Release(context.WithoutCancel(q.r.Context()), root); err != nil {
 		return err
+	}
+	if !there {
+		return fmt.Errorf("%w: there is no such file", blob.ErrNotFound)
 	}
 	s.becomes(-kept.Bytes)
 	return nil
