@@ -58,6 +58,7 @@ type handler struct {
 	locks      [256]chan struct{} // held by whoever changes a root, by its name
 	spoolTaken atomic.Int64       // bytes
 	whole      chan struct{}      // one for each chunk that is in memory
+	large      chan struct{}      // one for each large buffer in use
 }
 
 // maxWhole is how many bodies may be in memory at once, each of at most maxChunk bytes before and after decoding.
@@ -77,7 +78,7 @@ func New(o Options) http.Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &handler{Options: o, whole: make(chan struct{}, maxWhole), quotas: quotas{keeper: o.Keeper}}
+	h := &handler{Options: o, whole: make(chan struct{}, maxWhole), large: make(chan struct{}, maxWhole), quotas: quotas{keeper: o.Keeper}}
 	for i := range h.locks {
 		h.locks[i] = make(chan struct{}, 1)
 	}

@@ -252,6 +252,29 @@ type buffer [128 << 10]byte
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
+// A largeBuffer is for packs: file systems take half the time for bytes that come in a few large writes. Only maxWhole are in
+// use at once, whoever else uploads, so that slow clients do not hold much memory.
+type largeBuffer [1 << 20]byte
+
+var largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
+
+// bufferFor returns a buffer for an upload of that size, and what gives it back.
+func (h *handler) bufferFor(size int64) (b []byte, done func()) {
+	if size > int64(len(buffer{})) {
+		select {
+		case h.large <- struct{}{}:
+			large := largeBuffers.Get().(*largeBuffer)
+			return large[:], func() {
+				largeBuffers.Put(large)
+				<-h.large
+			}
+		default:
+		}
+	}
+	small := buffers.Get().(*buffer)
+	return small[:], func() { buffers.Put(small) }
+}
+
 // stream stores body as d, verified.
 func (q *request) stream(d digest.Digest, body io.Reader) error {
 	w, err := q.Store.Create(q.r.Context(), d)
@@ -259,10 +282,10 @@ func (q *request) stream(d digest.Digest, body io.Reader) error {
 		return err
 	}
 	defer w.Close()
-	buf := buffers.Get().(*buffer)
-	defer buffers.Put(buf)
+	buf, done := q.bufferFor(d.Size)
+	defer done()
 	for {
-		n, err := io.ReadFull(body, buf[:])
+		n, err := io.ReadFull(body, buf)
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
 				return err
