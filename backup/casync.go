@@ -267,7 +267,7 @@ func (q *request) index(name string) error {
 	}
 	defer file.close()
 	d := file.digest
-	was, there, err := q.kept(root)
+	was, _, err := q.kept(root)
 	if err != nil {
 		return err
 	}
@@ -280,7 +280,8 @@ func (q *request) index(name string) error {
 		return err
 	}
 	defer q.lock(root)()
-	if was, there, err = q.kept(root); err != nil {
+	was, there, err := q.kept(root)
+	if err != nil {
 		return err
 	}
 	if there && !holds(was, d) && !q.rights.delete {
