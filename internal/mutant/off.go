@@ -93,6 +93,7 @@ const (
 	AssetDropLatest = false
 	MappingHole     = false
 	MappingBelieved = false
+	MappingUnhashed = false
 
 	EpochApart   = false
 	OnceApart    = false
@@ -145,6 +146,7 @@ const (
 	RedisSaysYes      = false
 	RedisUnhashed     = false
 	RedisOlder        = false
+	RedisLate         = false
 	WaitersFail       = false
 	UploadUndefended  = false
 	ShortFence        = false
