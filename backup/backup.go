@@ -32,6 +32,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
 )
@@ -57,6 +58,7 @@ type handler struct {
 	locks      [256]chan struct{} // held by whoever changes a root, by its name
 	spoolTaken atomic.Int64       // bytes
 	whole      chan struct{}      // one for each chunk that is in memory
+	large      chan struct{}      // one for each large buffer in use
 }
 
 // maxWhole is how many bodies may be in memory at once, each of at most maxChunk bytes before and after decoding.
@@ -76,7 +78,7 @@ func New(o Options) http.Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &handler{Options: o, whole: make(chan struct{}, maxWhole), quotas: quotas{keeper: o.Keeper}}
+	h := &handler{Options: o, whole: make(chan struct{}, maxWhole), large: make(chan struct{}, maxWhole), quotas: quotas{keeper: o.Keeper}}
 	for i := range h.locks {
 		h.locks[i] = make(chan struct{}, 1)
 	}
@@ -142,9 +144,12 @@ func (q *request) not(served string) error {
 	return refuse(http.StatusMethodNotAllowed, "%s is not served here, only %s", q.r.Method, served)
 }
 
-// lingerBytes is what is taken of a body that was refused: clients send all of it before they look for an
-// answer, and would lose that to the reset of a connection closed on them.
-const lingerBytes = 64 << 20
+// What is taken of a body that was refused: clients send all of it before they look for an answer, and would lose that to the
+// reset of a connection closed on them.
+const (
+	lingerBytes = 64 << 20
+	lingerTime  = 5 * time.Second
+)
 
 // fail answers with what went wrong.
 func (q *request) fail(err error) {
@@ -163,6 +168,6 @@ func (q *request) fail(err error) {
 	http.Error(q.w, err.Error(), code)
 	if q.r.Body != nil && q.r.ContentLength != 0 && q.r.Header.Get("Expect") == "" {
 		_ = http.NewResponseController(q.w).Flush() // where it can't, the answer comes later
-		_, _ = io.CopyN(io.Discard, q.r.Body, lingerBytes)
+		_, _ = io.CopyN(io.Discard, timely{q.r.Body, time.Now().Add(lingerTime)}, lingerBytes)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/zstd"
 )
 
@@ -59,7 +60,7 @@ func (q *request) chunk(id [32]byte) error {
 	root := q.prefix() + "chunks/" + hex.EncodeToString(id[:2])
 	switch q.r.Method {
 	case http.MethodGet, http.MethodHead:
-		s, err := q.chunks(root)
+		s, _, err := q.chunks(root)
 		if err != nil {
 			return err
 		}
@@ -73,27 +74,34 @@ func (q *request) chunk(id [32]byte) error {
 		if !q.rights.delete {
 			return refuse(http.StatusForbidden, "%s is append-only: nothing is deleted with this token", q.prefix())
 		}
-		defer q.lock(root)()
-		s, err := q.chunks(root)
-		if err != nil {
-			return err
-		}
-		i := s.find(id)
-		if i < 0 {
-			return refuse(http.StatusNotFound, "chunk %x is not here", id)
-		}
-		gone := s[i].d.Size
-		if err := q.keepChunks(root, slices.Delete(s, i, i+1)); err != nil {
-			return err
-		}
-		q.gone(gone)
-		return nil
+		return q.removeChunk(root, id)
 	}
 	return q.not("GET, HEAD, PUT, DELETE")
 }
 
+func (q *request) removeChunk(root string, id [32]byte) error {
+	share, err := q.take(0)
+	if err != nil {
+		return err
+	}
+	defer q.lock(root)()
+	s, was, err := q.chunks(root)
+	if err != nil {
+		return err
+	}
+	i := s.find(id)
+	if i < 0 {
+		return refuse(http.StatusNotFound, "chunk %x is not here", id)
+	}
+	return q.keepChunks(root, slices.Delete(s, i, i+1), was, share)
+}
+
 func (q *request) putChunk(root string, id [32]byte) error {
-	q.whole <- struct{}{}
+	select {
+	case q.whole <- struct{}{}:
+	case <-q.r.Context().Done():
+		return q.r.Context().Err()
+	}
 	defer func() { <-q.whole }()
 	data, err := q.body(maxChunk)
 	if err != nil {
@@ -103,48 +111,51 @@ func (q *request) putChunk(root string, id [32]byte) error {
 		return err
 	}
 	d := digest.SHA256.Of(data)
+	s, was, err := q.chunks(root)
+	if err != nil {
+		return err
+	}
+	// One that is there and kept takes nothing, in whatever way it is compressed.
+	if i := s.find(id); i >= 0 && was.Count == int64(len(s)) {
+		if readable, err := q.readable(s[i].d); readable || err != nil {
+			return err
+		}
+	}
 	share, err := q.take(d.Size)
 	if err != nil {
 		return err
 	}
 	defer share.giveBack()
-	// A chunk of the same ID may be there in other bytes, compressed otherwise.
 	if err := blob.Put(q.r.Context(), q.Store, d, data); err != nil {
 		return err
 	}
 	defer q.lock(root)()
-	s, err := q.chunks(root)
-	if err != nil {
+	if s, was, err = q.chunks(root); err != nil {
 		return err
 	}
-	if i := s.find(id); i >= 0 {
-		old := s[i].d
-		if old != d && q.readable(old) {
-			return nil
-		}
-		// What was there may have turned out to be damaged, and been healed just now.
+	if i := s.find(id); i < 0 {
+		s = append(s, chunk{id, d})
+	} else if readable, err := q.readable(s[i].d); err != nil {
+		return err
+	} else if !readable { // it is damaged
 		s[i].d = d
-		if err := q.keepChunks(root, s); err != nil {
-			return err
-		}
-		q.gone(old.Size)
-		share.stays()
-		return nil
 	}
-	if err := q.keepChunks(root, append(s, chunk{id, d})); err != nil {
-		return err
-	}
-	share.stays()
-	return nil
+	return q.keepChunks(root, s, was, share)
 }
 
-// readable reports whether a blob can be opened.
-func (q *request) readable(d digest.Digest) bool {
-	b, err := q.Store.Open(q.r.Context(), d)
-	if err == nil {
-		b.Close()
+// readable reports whether a blob is there. A store that can't tell now is an error, never a no: what is called damaged is
+// not kept any more.
+func (q *request) readable(d digest.Digest) (bool, error) {
+	b, err := q.Store.Open(context.WithoutCancel(q.r.Context()), d)
+	if errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrCorrupt) {
+		return false, nil
+	} else if err != nil {
+		if mutant.BusyDropped {
+			return false, nil
+		}
+		return false, err
 	}
-	return err == nil
+	return true, b.Close()
 }
 
 // verifyChunk decompresses a chunk and compares it with its ID.
@@ -175,27 +186,41 @@ func (s chunks) find(id [32]byte) int {
 	return slices.IndexFunc(s, func(c chunk) bool { return c.id == id })
 }
 
-// chunks returns those of one prefix.
-func (q *request) chunks(root string) (chunks, error) {
+// chunks returns those of one prefix, and the root that has them, if there is one.
+func (q *request) chunks(root string) (chunks, blob.Root, error) {
 	r, there, err := q.kept(root)
 	if err != nil || !there {
-		return nil, err
+		return nil, r, err
 	}
-	return decodeChunks(r.Value)
+	s, err := decodeChunks(r.Value)
+	return s, r, err
 }
 
-// keepChunks makes s those of one prefix.
-func (q *request) keepChunks(root string, s chunks) error {
+// keepChunks makes s those of one prefix, whose root was that, and what this takes more than before the share's.
+func (q *request) keepChunks(root string, s chunks, was blob.Root, share *share) error {
 	if len(s) == 0 {
-		return q.Keeper.Release(context.WithoutCancel(q.r.Context()), root)
+		err := q.Keeper.Release(context.WithoutCancel(q.r.Context()), root)
+		if err == nil {
+			share.becomes(-was.Bytes)
+		}
+		return err
 	}
 	var ds digest.Set
+	bytes := int64(0)
 	for _, c := range s {
-		if q.readable(c.d) { // one that is damaged stays in the value, and is kept again once it is uploaded again
-			ds.Add(c.d)
+		readable, err := q.readable(c.d)
+		if err != nil {
+			return err
+		}
+		if readable && ds.Add(c.d) { // one that is damaged stays in the value, and is kept again once it is uploaded again
+			bytes += c.d.Size
 		}
 	}
-	return q.keep(root, s.encode(), ds)
+	err := q.keep(root, s.encode(), ds)
+	if err == nil {
+		share.becomes(bytes - was.Bytes)
+	}
+	return err
 }
 
 // encode returns what a root's value says: for each chunk its ID, the hash of its blob, and that one's size as a varint.
@@ -242,11 +267,15 @@ func (q *request) index(name string) error {
 	}
 	defer file.close()
 	d := file.digest
-	s, err := q.take(d.Size)
+	was, _, err := q.kept(root)
 	if err != nil {
 		return err
 	}
-	defer s.giveBack()
+	share, err := q.take(d.Size - was.Bytes)
+	if err != nil {
+		return err
+	}
+	defer share.giveBack()
 	if err := q.stream(d, file.all()); err != nil {
 		return err
 	}
@@ -255,15 +284,15 @@ func (q *request) index(name string) error {
 	if err != nil {
 		return err
 	}
-	if same := there && (len(was.Few) == 1 && was.Few[0] == d || len(was.Few) == 0 && d.IsEmpty()); there && !same && !q.rights.delete {
+	if there && !holds(was, d) && !q.rights.delete {
 		return refuse(http.StatusForbidden, "%s is append-only: %s is there, and nothing is replaced with this token", q.prefix(), name)
+	}
+	if err := q.more(share, d.Size-was.Bytes); err != nil {
+		return err
 	}
 	if err := q.keep(root, nil, digest.SetOf(d)); err != nil {
 		return err
 	}
-	s.stays()
-	if there {
-		q.gone(was.Bytes)
-	}
+	share.becomes(d.Size - was.Bytes)
 	return nil
 }

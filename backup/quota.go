@@ -47,19 +47,22 @@ func (s *quotas) of(ctx context.Context, prefix string) (*usage, error) {
 	})
 	if u.err != nil { // the next request counts again
 		s.mu.Lock()
-		delete(s.used, prefix)
+		if s.used[prefix] == u { // else it does already
+			delete(s.used, prefix)
+		}
 		s.mu.Unlock()
 	}
 	return u, u.err
 }
 
-// A share is what an upload takes of its repository's quota.
+// A share is what a request takes of its repository's quota.
 type share struct {
 	usage *usage
 	bytes int64
 }
 
-// take takes n bytes of the quota, or refuses. The caller calls giveBack unless the bytes stay.
+// take takes n bytes of the quota, or refuses. The caller calls giveBack unless the bytes stay. Whoever deletes takes nothing,
+// but does so first: what went while the repository was counted would be taken off though it was never put on.
 func (q *request) take(n int64) (*share, error) {
 	if q.rights.quota == 0 {
 		return &share{}, nil
@@ -68,39 +71,37 @@ func (q *request) take(n int64) (*share, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := &share{usage: u}
+	return s, q.more(s, n)
+}
+
+// more makes s a share of n bytes at least, or refuses.
+func (q *request) more(s *share, n int64) error {
+	if s.usage == nil || n <= s.bytes {
+		return nil
+	}
+	u := s.usage
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.bytes+n > q.rights.quota {
-		return nil, refuse(http.StatusInsufficientStorage, "the quota of %s is full: %s of %s are taken, and %s more are wanted",
+	if u.bytes+n-s.bytes > q.rights.quota {
+		return refuse(http.StatusInsufficientStorage, "the quota of %s is full: %s of %s are taken, and %s more are wanted",
 			q.prefix(), humanize.IBytes(uint64(u.bytes)), humanize.IBytes(uint64(q.rights.quota)), humanize.IBytes(uint64(n)))
 	}
-	u.bytes += n
-	return &share{u, n}, nil
+	u.bytes += n - s.bytes
+	s.bytes = n
+	return nil
 }
 
 // giveBack gives back what is left of the share. It may be called again, to no effect.
-func (s *share) giveBack() {
-	if s.usage != nil {
-		s.usage.add(-s.bytes)
-		s.bytes = 0
+func (s *share) giveBack() { s.becomes(0) }
+
+// becomes says that the repository takes n bytes more than before, or less, in place of the share.
+func (s *share) becomes(n int64) {
+	if s.usage == nil {
+		return
 	}
-}
-
-// stays says that the bytes were stored.
-func (s *share) stays() { s.bytes = 0 }
-
-func (u *usage) add(n int64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.bytes += n
-}
-
-// gone says that n bytes of a repository were deleted.
-func (q *request) gone(n int64) {
-	q.quotas.mu.Lock()
-	u := q.quotas.used[q.prefix()]
-	q.quotas.mu.Unlock()
-	if u != nil {
-		u.add(-n)
-	}
+	s.usage.mu.Lock()
+	defer s.usage.mu.Unlock()
+	s.usage.bytes += n - s.bytes
+	s.bytes = 0
 }

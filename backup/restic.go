@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -77,27 +78,49 @@ func (q *request) config() error {
 	}
 	d := digest.SHA256.Of(data)
 	defer q.lock(root)() // two can't both be the first
-	if was, err := blob.KeptRoot(q.r.Context(), q.Keeper, root); err == nil {
-		if len(was.Few) == 1 && was.Few[0] == d || d.IsEmpty() && len(was.Few) == 0 {
-			return nil // the same once more
-		}
-		return refuse(http.StatusForbidden, "the repository has a configuration already")
-	} else if !errors.Is(err, blob.ErrNotFound) {
+	was, there, err := q.kept(root)
+	if err != nil {
 		return err
 	}
-	s, err := q.take(d.Size)
+	if there && !holds(was, d) {
+		return refuse(http.StatusForbidden, "the repository has a configuration already")
+	}
+	s, err := q.take(d.Size - was.Bytes)
 	if err != nil {
 		return err
 	}
 	defer s.giveBack()
+	// The same once more is stored again: it may have turned out to be damaged.
 	if err := blob.Put(q.r.Context(), q.Store, d, data); err != nil {
 		return err
 	}
 	if err := q.keep(root, nil, digest.SetOf(d)); err != nil {
 		return err
 	}
-	s.stays()
+	s.becomes(d.Size - was.Bytes)
 	return nil
+}
+
+// holds reports whether a root keeps one blob, and this one.
+func holds(r blob.Root, d digest.Digest) bool {
+	return len(r.Few) == 1 && r.Few[0] == d || len(r.Few) == 0 && r.Count == 0 && d.IsEmpty()
+}
+
+// bodyTime is how long a body that is held in memory may take.
+const bodyTime = 2 * time.Minute
+
+// A timely reader fails once its time is over.
+type timely struct {
+	io.Reader
+	end time.Time
+}
+
+// Read implements io.Reader.
+func (r timely) Read(p []byte) (int, error) {
+	if time.Now().After(r.end) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return r.Reader.Read(p)
 }
 
 // body returns a small body whole.
@@ -106,7 +129,7 @@ func (q *request) body(most int64) ([]byte, error) {
 	if q.r.ContentLength > most {
 		return nil, tooLarge
 	}
-	data, err := io.ReadAll(io.LimitReader(q.r.Body, most+1))
+	data, err := io.ReadAll(io.LimitReader(timely{q.r.Body, time.Now().Add(bodyTime)}, most+1))
 	if err != nil {
 		return nil, &bodyError{err}
 	}
@@ -141,30 +164,30 @@ func (q *request) file(folder, name string) error {
 	if d.Size == 0 && !d.IsEmpty() {
 		return blob.Mismatch(d, digest.SHA256.Empty())
 	}
-	s := &share{}
-	if _, there, err := q.kept(root); err != nil {
+	was, _, err := q.kept(root)
+	if err != nil {
 		return err
-	} else if !there {
-		if s, err = q.take(d.Size); err != nil {
-			return err
-		}
+	}
+	s, err := q.take(d.Size - was.Bytes)
+	if err != nil {
+		return err
 	}
 	defer s.giveBack()
 	if err := q.stream(d, q.r.Body); err != nil {
 		return err
 	}
 	defer q.lock(root)()
-	_, there, err := q.kept(root)
-	if err != nil {
+	if was, _, err = q.kept(root); err != nil {
+		return err
+	}
+	if err := q.more(s, d.Size-was.Bytes); err != nil { // it was deleted meanwhile
 		return err
 	}
 	// One that is there is kept again: its bytes may have turned out to be damaged, and been healed just now.
 	if err := q.keep(root, nil, digest.SetOf(d)); err != nil {
 		return err
 	}
-	if !there { // else somebody else was first
-		s.stays()
-	}
+	s.becomes(d.Size - was.Bytes)
 	return nil
 }
 
@@ -229,6 +252,29 @@ type buffer [128 << 10]byte
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
+// A largeBuffer is for packs: file systems take half the time for bytes that come in a few large writes. Only maxWhole are in
+// use at once, whoever else uploads, so that slow clients do not hold much memory.
+type largeBuffer [1 << 20]byte
+
+var largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
+
+// bufferFor returns a buffer for an upload of that size, and what gives it back.
+func (h *handler) bufferFor(size int64) (b []byte, done func()) {
+	if size > int64(len(buffer{})) {
+		select {
+		case h.large <- struct{}{}:
+			large := largeBuffers.Get().(*largeBuffer)
+			return large[:], func() {
+				largeBuffers.Put(large)
+				<-h.large
+			}
+		default:
+		}
+	}
+	small := buffers.Get().(*buffer)
+	return small[:], func() { buffers.Put(small) }
+}
+
 // stream stores body as d, verified.
 func (q *request) stream(d digest.Digest, body io.Reader) error {
 	w, err := q.Store.Create(q.r.Context(), d)
@@ -236,10 +282,10 @@ func (q *request) stream(d digest.Digest, body io.Reader) error {
 		return err
 	}
 	defer w.Close()
-	buf := buffers.Get().(*buffer)
-	defer buffers.Put(buf)
+	buf, done := q.bufferFor(d.Size)
+	defer done()
 	for {
-		n, err := io.ReadFull(body, buf[:])
+		n, err := io.ReadFull(body, buf)
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
 				return err
@@ -296,15 +342,23 @@ func (q *request) remove(root string, may bool) error {
 	if !may {
 		return refuse(http.StatusForbidden, "%s is append-only: nothing is deleted with this token", q.prefix())
 	}
-	defer q.lock(root)()
-	kept, err := blob.KeptRoot(q.r.Context(), q.Keeper, root)
+	s, err := q.take(0)
 	if err != nil {
 		return err
 	}
+	defer q.lock(root)()
+	kept, there, err := q.kept(root)
+	if err != nil {
+		return err
+	}
+	// What is not there is let go too: clients delete what they could not store, which a restart might find.
 	if err := q.Keeper.Release(context.WithoutCancel(q.r.Context()), root); err != nil {
 		return err
 	}
-	q.gone(kept.Bytes)
+	if !there {
+		return fmt.Errorf("%w: there is no such file", blob.ErrNotFound)
+	}
+	s.becomes(-kept.Bytes)
 	return nil
 }
 

@@ -121,6 +121,14 @@ func (s *names) stash(name string, held []digest.Digest) {
 	s.stashed[name] = append(s.stashed[name], held...)
 }
 
+// maybe reports whether a restart may find a root of that name, which a Keep that failed appended.
+func (s *names) maybe(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.stashed[name]
+	return ok
+}
+
 func (s *names) unstash(name string) []digest.Digest {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -143,7 +143,7 @@ func (r *Ring) keptBytes() int64 {
 
 // Release implements blob.Keeper.
 func (r *Ring) Release(ctx context.Context, name string) error {
-	if !r.roots.has(name) {
+	if !r.roots.has(name) && !r.roots.maybe(name) {
 		return r.standing()
 	}
 	encoded := blob.EncodeReleased(name)
@@ -223,10 +223,12 @@ func (r *Ring) root(name string) (blob.Root, error) {
 	}
 	root, released, err := blob.DecodeRoot(b)
 	if released {
-		err = blob.ErrNotFound
+		err = errReleased
 	}
 	return root, err
 }
+
+var errReleased = fmt.Errorf("%w: the root was released", blob.ErrNotFound)
 
 // Kept implements blob.Keeper. A root whose record turns out to be damaged is gone, as it is after a restart.
 func (r *Ring) Kept(ctx context.Context, prefix string) iter.Seq2[blob.Root, error] {
@@ -238,6 +240,7 @@ func (r *Ring) Kept(ctx context.Context, prefix string) iter.Seq2[blob.Root, err
 				root, err = r.root(name)
 			}
 			switch {
+			case errors.Is(err, errReleased): // just now
 			case errors.Is(err, blob.ErrNotFound), errors.Is(err, blob.ErrCorrupt):
 				if r.roots.has(name) {
 					r.log.Error("a root is lost", slog.String("root", name), slog.Any("error", err))

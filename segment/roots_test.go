@@ -383,6 +383,71 @@ func TestDamagedKeptBlob(t *testing.T) {
 	})
 }
 
+// TestReleaseAfterFailedKeep: a root that was written and refused, and is then released, is not there after a restart.
+func TestReleaseAfterFailedKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := &vfs.Mem{}
+		r := openRing(t, fsys, small)
+		d := mustPut(t, r, storetest.Bytes(1, 10000))
+		mustPut(t, r, storetest.Bytes(2, 300))
+		if err := r.sync(); err != nil { // so that the next one is that of the root
+			t.Fatal(err)
+		}
+		bad := r.active
+		fsys.SetFault(func(op, name string) error {
+			if op == "sync" {
+				bad.bad.Store(true) // somebody else's sync failed just now; this one does not
+			}
+			return nil
+		})
+		if err := r.Keep(t.Context(), "root", nil, digest.SetOf(d)); err == nil {
+			t.Fatal("Keep on a disk that fails = nil")
+		}
+		fsys.SetFault(nil)
+		var err error
+		for range 10 {
+			time.Sleep(lookAgain) // until what is there lies elsewhere
+			r.wakeCleaner()
+			synctest.Wait()
+			if err = r.Release(t.Context(), "root"); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			t.Fatalf("Release = %v", err)
+		}
+		left := fsys.Clone()
+		closeRing(t, r)
+		r = openRing(t, left, small)
+		if _, err := blob.KeptRoot(t.Context(), r, "root"); !errors.Is(err, blob.ErrNotFound) {
+			t.Errorf("KeptRoot of what was released, after a kill = %v, want ErrNotFound", err)
+		}
+		closeRing(t, r)
+	})
+}
+
+// TestKeepAgain: a root that holds what it held before writes its own record anew, and not the list.
+func TestKeepAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := openRing(t, &vfs.Mem{}, small)
+		var ds digest.Set
+		for i := range uint64(300) {
+			ds.Add(mustPut(t, r, storetest.Bytes(i, 20)))
+		}
+		written := func(value string) int64 {
+			before := r.active.end
+			if err := r.Keep(t.Context(), "root", []byte(value), ds); err != nil {
+				t.Fatal(err)
+			}
+			return r.active.end - before
+		}
+		if first, again := written("one"), written("two"); first < 300*41 || again > 1000 {
+			t.Errorf("Keep wrote %d bytes, and then %d; want the list of %d only once", first, again, 300*41)
+		}
+		closeRing(t, r)
+	})
+}
+
 var rootNames = []string{"a", "b", "b/1"}
 
 // keep keeps some blobs, and compares what is missing with what the model allows.

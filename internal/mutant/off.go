@@ -89,6 +89,7 @@ const (
 	ReleaseFirst = false
 	MarkLate     = false
 	HoleKept     = false
+	BusyDropped  = false
 
 	AssetHole       = false
 	AssetDropLatest = false

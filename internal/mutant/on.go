@@ -196,6 +196,8 @@ var (
 	MarkLate = name == "MarkLate"
 	// HoleKept says yes to a root of which a part is missing.
 	HoleKept = name == "HoleKept"
+	// BusyDropped takes a store that can't open a chunk at the moment for one that lost it, and keeps the chunk no more.
+	BusyDropped = name == "BusyDropped"
 
 	// AssetHole serves an asset of which something is gone (seed 002, lost inputs).
 	AssetHole = name == "AssetHole"

@@ -89,14 +89,17 @@ ballast() {
 	done
 }
 
-# at_once has two backups, a prune and the cleaner at once.
+# at_once has two backups, a prune of the same repository and one of another, and the cleaner at once.
 at_once() {
+	repository=beside-$version
+	must init
 	repository=at-once-$version
 	must init
-	rm -rf "$work/one" "$work/two"
+	rm -rf "$work/one" "$work/two" "$work/beside"
 	grow "$work/one" 0 4
 	grow "$work/two" 0 4
 	must backup /tmp/one
+	met=0
 	rm -f "$work/enough"
 	ballast &
 	loader=$!
@@ -105,16 +108,36 @@ at_once() {
 	for n in 1 2 3; do
 		grow "$work/one" $n 2
 		grow "$work/two" $n 2
+		# The other repository has packs of which a part goes: some are copied, and all of these deleted.
+		repository=beside-$version
+		rm -rf "$work/beside"
+		for m in 1 2 3; do
+			grow "$work/beside" "$n-$m" 2
+			rm -f "$work/beside/random-$n-$((m - 1))"
+			must backup /tmp/beside
+		done
+		restic forget --keep-last 1 --prune >"$work/log-beside" 2>&1 &
+		beside=$!
+		repository=at-once-$version
 		restic backup --host a /tmp/one >"$work/log-one" 2>&1 &
 		one=$!
 		restic backup --host b /tmp/two >"$work/log-two" 2>&1 &
 		two=$!
 		restic forget --keep-last 1 --prune >"$work/log-prune" 2>&1 &
 		prune=$!
-		# Of a backup and a prune one may find the other's lock; both say so, and go.
+		# Of a backup and a prune of one repository one may find the other's lock; it says so, and goes.
 		for it in "one $one" "two $two" "prune $prune"; do
-			wait "${it#* }" || want 'already locked' "$work/log-${it% *}" "at once: ${it% *}"
+			if wait "${it#* }"; then
+				[ "${it% *}" = prune ] || met=$((met + 1))
+			else
+				want 'already locked' "$work/log-${it% *}" "at once: ${it% *}"
+			fi
 		done
+		wait $beside || { cat "$work/log-beside" >&2; fail "at once: the prune of another repository"; }
+		repository=beside-$version
+		clean "at once, round $n, the other repository"
+		restored "$work/beside"
+		repository=at-once-$version
 		must backup --host a /tmp/one
 		must backup --host b /tmp/two
 		must forget --keep-last 1 --prune
@@ -124,31 +147,53 @@ at_once() {
 	wait $loader
 	evicted=$(($(metric sarsen_store_evicted_segments_total) - began))
 	[ $evicted -gt 20 ] || fail "at once: only $evicted segments were evicted"
+	[ $met -gt 0 ] || fail "at once: no backup got past the locks of a prune"
 	restored "$work/one"
 	restored "$work/two"
 	say "$version: two backups, a prune and the cleaner at once; $evicted segments were evicted"
 }
 
-# killed kills the server amid a backup, and amid a prune.
+# held wants the newest snapshot to be a backup that had ended, or the one amid which the server was killed, if it ended all
+# the same.
+held() {
+	rm -rf "$work/out"
+	must restore latest --path /tmp/one --target /tmp/out
+	diff -r "$work/was" "$work/out/tmp/one" >"$work/differences" ||
+		diff -r "$work/one" "$work/out/tmp/one" >/dev/null || { head "$work/differences" >&2; fail "what was backed up before the kill is not there"; }
+}
+
+# killed kills the server amid a backup, and amid a prune, of which the first sign is that there are more roots or fewer.
 killed() {
 	repository=killed-$version
 	must init
 	rm -rf "$work/one"
+	grow "$work/one" 0 6
+	must backup /tmp/one
+	amid=0
 	for n in 1 2 3 4; do
-		grow "$work/one" $n 6
+		rm -rf "$work/was"
+		cp -r "$work/one" "$work/was"
+		[ $((n % 2)) = 0 ] || grow "$work/one" $n 6
 		rm -rf "$work/cache-$version"
 		if [ $((n % 2)) = 1 ]; then set -- backup /tmp/one; else set -- forget --keep-last 1 --prune; fi
 		restic "$@" >"$work/log-killed" 2>&1 &
 		client=$!
+		begun=$(metric sarsen_store_roots)
+		until [ "$(metric sarsen_store_roots)" != "$begun" ]; do
+			kill -0 $client 2>/dev/null || break
+		done
 		sleep "0.$((n * 2))"
+		! kill -0 $client 2>/dev/null || amid=$((amid + 1))
 		crash "$sarsen"
 		sleep 0.3
 		serve
 		wait $client || true # restic tries again for a while, and may give up
 		must unlock --remove-all
 		clean "after a kill amid $1"
+		held
 		must backup /tmp/one
 	done
+	[ $amid -gt 1 ] || fail "only $amid of four kills came while restic was at work"
 	restored "$work/one"
 	say "$version: killed amid backups and prunes"
 }
@@ -187,6 +232,8 @@ cat >"$work/backups.yaml" <<-END
 	  life-bookworm: {}
 	  at-once-sid: {}
 	  at-once-bookworm: {}
+	  beside-sid: {}
+	  beside-bookworm: {}
 	  killed-sid: {}
 	  killed-bookworm: {}
 	  sealed-sid: &sealed {token: adding-token, append-only: true, maintenance-token: pruning-token}

@@ -24,6 +24,7 @@ const askers = 4
 type tally struct {
 	checked int64 // blobs and results that were asked for, but for those that are gone and were free to go
 	results int64 // acknowledged results that are gone or older than what was acknowledged
+	files   int64 // files of a repository, likewise
 	holes   int64 // results that came and name a blob that can't be read
 	named   int64 // acknowledged blobs that are gone and that an acknowledged result names
 	others  int64 // other acknowledged blobs that are gone
@@ -33,6 +34,7 @@ type tally struct {
 func (a *tally) add(b tally) {
 	a.checked += b.checked
 	a.results += b.results
+	a.files += b.files
 	a.holes += b.holes
 	a.named += b.named
 	a.others += b.others
@@ -75,6 +77,7 @@ func (c *check) ask(ctx context.Context, s sample) error {
 	}
 	replies := c.askResults(ctx, s.records, questions)
 	c.askBlobs(ctx, questions)
+	c.askRoots(ctx, s.roots, s.latest)
 	for _, r := range replies {
 		if r.hole {
 			c.tally.holes++

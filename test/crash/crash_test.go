@@ -102,6 +102,7 @@ type variant struct {
 	pace    int64         // bytes a second
 	budget  time.Duration // 0 is no limit
 	ours    bool
+	files   bool // it has files of repositories too
 }
 
 // ourCommand starts Sarsen.
@@ -196,7 +197,7 @@ func (tr *trial) failed() bool {
 // names is not promised (docs/promise.md): clients find out by asking.
 func (tr *trial) broken() int64 {
 	t := tr.tally
-	broken := t.results + t.holes + t.named + t.wrong
+	broken := t.results + t.files + t.holes + t.named + t.wrong
 	if tr.harness == "kill" {
 		broken += t.others
 	}

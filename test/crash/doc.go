@@ -8,7 +8,8 @@
 //	go test -tags crash -count=1 -v -timeout 0 ./test/crash -run TestPowerCut -args -n 200
 //
 // A load writes blobs of 100 B to 8 MiB, in batches and over ByteStream, and action results that name
-// them, while askers find, get and read. An oracle notes every yes with the time at which it was asked
+// them, while askers find, get and read; before Sarsen it also puts, replaces and deletes files of a
+// repository, which are roots. An oracle notes every yes with the time at which it was asked
 // for, from which its lease counts at the least. TestKill sends SIGKILL to the server at a random
 // instant, starts it again on the same directory and asks for all that is still leased. TestPowerCut
 // keeps the directory on ext4, in an image that lies on XFS, clones that image at a random instant while

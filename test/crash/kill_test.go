@@ -19,12 +19,12 @@ func TestKill(t *testing.T) {
 	}
 	t.Run("short lease", func(t *testing.T) {
 		// What is older than the lease is evicted, so one directory lasts for the whole test.
-		v := variant{command: ourCommand("--max-size 128MB --lease 1s"), lease: time.Second, pace: pace / 2, ours: true}
+		v := variant{command: ourCommand("--max-size 128MB --lease 1s"), lease: time.Second, pace: pace / 2, ours: true, files: true}
 		v.budget = *budget - *budget/4
 		kills(t, v, *count-*count/4)
 	})
 	t.Run("default lease", func(t *testing.T) {
-		v := variant{command: ourCommand("--max-size 256MB"), lease: forever, room: 64 << 20, pace: pace, ours: true}
+		v := variant{command: ourCommand("--max-size 256MB"), lease: forever, room: 64 << 20, pace: pace, ours: true, files: true}
 		v.budget = *budget / 4
 		kills(t, v, *count/4)
 	})
@@ -88,7 +88,7 @@ func instant(r *rand.Rand) time.Duration {
 // TestForgetful pins that a loss is seen: the server of this test starts with an empty directory each time.
 func TestForgetful(t *testing.T) {
 	forgetful := command("rm -rf {dir}; " + string(ourCommand("--max-size 256MB")))
-	v := variant{command: forgetful, lease: forever, room: 64 << 20, pace: 24 << 20}
+	v := variant{command: forgetful, lease: forever, room: 64 << 20, pace: 24 << 20, files: true}
 	t.Run("kill", func(t *testing.T) {
 		tr := newTrial(t, "kill", v)
 		dir := keptIfFailed(t, v)
@@ -105,8 +105,8 @@ func TestForgetful(t *testing.T) {
 
 func seesLoss(t *testing.T, tr *trial) {
 	t.Helper()
-	if got := tr.tally; got.results == 0 || got.named == 0 || got.others == 0 {
-		t.Errorf("a server that forgets everything lost %d results, %d blobs that they name, %d others; want some of each",
-			got.results, got.named, got.others)
+	if got := tr.tally; got.results == 0 || got.named == 0 || got.others == 0 || got.files == 0 {
+		t.Errorf("a server that forgets everything lost %d results, %d blobs that they name, %d others, %d files; want some of each",
+			got.results, got.named, got.others, got.files)
 	}
 }

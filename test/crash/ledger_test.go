@@ -36,7 +36,7 @@ func (r report) String() string {
 	t := r.tally
 	return fmt.Sprintf("| %s | %s | %s | `%s` | %d | %d | %d | %d | %d | %d | %d | %d | %d | %s |\n",
 		r.began.UTC().Format("2006-01-02 15:04"), commit(), r.harness, r.command.portable(), r.runs, r.acknowledged, t.checked,
-		t.results, t.holes, t.named, t.others, t.wrong, r.refused, r.took.Round(time.Second))
+		t.results+t.files, t.holes, t.named, t.others, t.wrong, r.refused, r.took.Round(time.Second))
 }
 
 var folders = regexp.MustCompile(`(?:/[^\s/{}'"=]+)*/([^\s/{}'"=]+)`)

@@ -171,6 +171,9 @@ func (w *writer) step(ctx context.Context) error {
 	for n := w.rand.IntN(4); n > 0 && err == nil; n-- {
 		err = w.result(ctx)
 	}
+	if w.conn.http != "" && err == nil {
+		err = w.rootStep(ctx)
+	}
 	pause(ctx, time.Duration(size*writers*int64(time.Second)/w.load.pace))
 	return err
 }

@@ -40,12 +40,15 @@ type record struct {
 type sample struct {
 	blobs   []fact
 	records []record
+	roots   map[int]rootFact
+	latest  map[int]rootFact // of roots, at the instant of the crash
 }
 
 // An oracle knows what was sent and what was acknowledged. Its methods may be called from many
 // goroutines at once.
 type oracle struct {
 	lease time.Duration
+	roots roots
 
 	mu           sync.Mutex
 	blobs        map[digest.Digest]*fact
@@ -64,6 +67,7 @@ func newOracle(lease time.Duration) *oracle {
 
 // reset forgets everything but the counts, for a server that starts with an empty directory.
 func (o *oracle) reset() {
+	o.roots.reset()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.blobs, o.records = map[digest.Digest]*fact{}, map[digest.Digest]*record{}
@@ -170,7 +174,8 @@ func (o *oracle) lost(d digest.Digest) {
 func (o *oracle) promised() sample {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var s sample
+	s := sample{roots: o.roots.promised()}
+	s.latest = s.roots
 	now := time.Now()
 	for d, f := range o.blobs {
 		if f.until.After(now) {
@@ -212,5 +217,5 @@ func (o *oracle) some(r *rand.Rand, n int) sample {
 func (o *oracle) counts() (acknowledged, bytes int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.acknowledged, o.bytes
+	return o.acknowledged + o.roots.answers(), o.bytes
 }

@@ -16,7 +16,7 @@ func TestPowerCut(t *testing.T) {
 	const pace = 8 << 20
 	v, ok := given(pace)
 	if !ok {
-		v = variant{command: ourCommand("--max-size 256MB --lease 5s"), lease: 5 * time.Second, pace: pace, budget: *budget, ours: true}
+		v = variant{command: ourCommand("--max-size 256MB --lease 5s"), lease: 5 * time.Second, pace: pace, budget: *budget, ours: true, files: true}
 	}
 	tr := newTrial(t, "power cut", v)
 	defer tr.finish()
@@ -41,6 +41,7 @@ func cuts(tr *trial, n int) {
 		if err := d.cut(); err != nil {
 			t.Fatal(err)
 		}
+		promised.latest = tr.oracle.roots.promised()
 		tr.askClone(d, after, promised)
 		tr.ran()
 		if tr.crowded() {

@@ -39,6 +39,7 @@ type host struct {
 	command    command
 	dir        string
 	grpc, http int
+	files      bool
 	log        string  // the file that gets what the last one says
 	last       *server // or nil
 }
@@ -46,7 +47,7 @@ type host struct {
 // newHost returns a host whose servers keep what they store in the directory data of disk.
 func newHost(t *testing.T, v variant, disk, logs string) *host {
 	t.Helper()
-	h := &host{command: v.command, dir: filepath.Join(disk, "data")}
+	h := &host{command: v.command, files: v.files, dir: filepath.Join(disk, "data")}
 	h.grpc, h.http = freePort(t), freePort(t)
 	h.log = filepath.Join(logs, fmt.Sprintf("server-%d.log", h.grpc))
 	t.Cleanup(func() {
@@ -131,6 +132,9 @@ func (h *host) start(t *testing.T) *server {
 	if err := s.await(h.grpc); err != nil {
 		s.kill()
 		t.Fatalf("%s: %v; it said:\n%s", h.command, err, h.said())
+	}
+	if h.files {
+		s.conn.http = "http://127.0.0.1:" + strconv.Itoa(h.http)
 	}
 	return s
 }

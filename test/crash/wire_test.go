@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/google/uuid"
@@ -29,6 +30,8 @@ type conn struct {
 	cas    repb.ContentAddressableStorageClient
 	cache  repb.ActionCacheClient
 	stream bspb.ByteStreamClient
+	http   string // address of Sarsen's files, or empty
+	files  *http.Transport
 }
 
 // connect makes a connection and waits until the server answers on it.
@@ -44,10 +47,13 @@ func connect(ctx context.Context, address string) (*conn, error) {
 		c.Close()
 		return nil, err
 	}
-	return &conn{c, repb.NewContentAddressableStorageClient(c), repb.NewActionCacheClient(c), bspb.NewByteStreamClient(c)}, nil
+	return &conn{grpc: c, cas: repb.NewContentAddressableStorageClient(c), cache: repb.NewActionCacheClient(c), stream: bspb.NewByteStreamClient(c), files: &http.Transport{}}, nil
 }
 
-func (c *conn) close() { _ = c.grpc.Close() }
+func (c *conn) close() {
+	_ = c.grpc.Close()
+	c.files.CloseIdleConnections()
+}
 
 func wire(d digest.Digest) *repb.Digest {
 	return &repb.Digest{Hash: d.Hex(), SizeBytes: d.Size}

@@ -57,7 +57,7 @@ func (x *ring) cutRecords(image, s *state, i, n int) {
 	contents := []content{r.live}
 	if r.live != r.disk {
 		contents = append(contents, r.disk)
-		if r.live == whole && (r.kind == result1 || r.kind == result2) {
+		if r.live == whole && r.kind >= result1 && r.kind != void {
 			contents = append(contents, torn)
 		}
 	}
@@ -90,11 +90,14 @@ func (x *ring) startUp(s, before *state, cut bool) (loss string) {
 			x.drop(s, keyD, p)
 		}
 	}
+	x.mark(s)
 	s.highest, s.active = 0, 0
 	l := s.beginAgain(x.rules)
 	x.carry(s, cut)
 	s.forget()
-	return first(loss, l, s.judge(x))
+	loss = first(loss, l, s.judge(x), s.judgeRoot())
+	s.rootPut = max(s.rootPut, s.root()) // what a start has found stays
+	return loss
 }
 
 func first(losses ...string) string {
@@ -274,5 +277,5 @@ func (s *state) rest() string {
 	if s.slot != 0 || s.turn != 0 {
 		return "Leak: the slot or the turn is held"
 	}
-	return ""
+	return s.restRoot()
 }

@@ -9,7 +9,8 @@ import (
 // A book is the production ledger, set to what a state says of it.
 type book struct {
 	*ledger.Ledger
-	pins [keys][]ledger.Pin
+	pins  [keys][]ledger.Pin
+	keeps [keys]uint8
 }
 
 // quarter passes only when the model sleeps: a bubble's time stands still otherwise.
@@ -19,8 +20,11 @@ func newBook() *book { return &book{Ledger: ledger.New(4 * quarter)} }
 
 func key(k int) ledger.Key {
 	kind := ledger.Kind(1)
-	if k == keyK {
+	switch k {
+	case keyK:
 		kind = ledger.Record
+	case keyR:
+		kind = ledger.Root
 	}
 	return ledger.Key{Kind: kind, Hash: [32]byte{0, byte(k + 1)}}
 }
@@ -36,10 +40,18 @@ func (b *book) set(s *state) {
 			p.Release()
 		}
 		b.pins[k] = b.pins[k][:0]
+		for ; b.keeps[k] > 0; b.keeps[k]-- {
+			b.Unkeep(key(k))
+		}
 		var at ledger.Place
 		if p, ok := b.Pin(key(k), 1, func(p ledger.Place, _ int64) { at = p }); ok {
 			p.Release()
 			b.Drop(key(k), at)
+		}
+	}
+	for k := range keys {
+		for ; b.keeps[k] < s.keeps[k]; b.keeps[k]++ {
+			b.Owe(key(k))
 		}
 	}
 	slept := false

@@ -189,7 +189,7 @@ func (x *ring) nextKey(s *state, me *task) {
 func (x *ring) look(s *state) {
 	me := &s.tasks[cleaner]
 	k := int(me.seen)
-	if s.entries[k].at.gen == me.from.gen && k == keyK && x.rules.Slot && s.slot != 0 {
+	if s.entries[k].at.gen == me.from.gen && k >= keyK && x.rules.Slot && s.slot != 0 {
 		return // waits for whoever updates it
 	}
 	x.take(s, cleaner, "looks at a record", func(s *state, me *task) string {
@@ -199,7 +199,7 @@ func (x *ring) look(s *state) {
 			return ""
 		}
 		me.from = e.at
-		if k == keyK && x.rules.Slot {
+		if k >= keyK && x.rules.Slot {
 			s.slot = cleaner + 1
 		}
 		if !x.rules.CondemnRechecks && e.holders == 0 && e.pins == 0 && !e.used {

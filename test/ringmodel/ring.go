@@ -80,6 +80,8 @@ func (x *ring) next(s state, step emit[state]) {
 			x.checker(&s)
 		case clock:
 			x.clock(&s)
+		case keeper:
+			x.keeper(&s)
 		}
 	}
 	if loss := s.rest(); x.taken == 0 && loss != "" {

@@ -111,6 +111,27 @@ var scenarios = map[string]func(s *state){
 		s.begins(1, checker)
 		s.kills = 1
 	},
+	"root: keep":             func(s *state) { s.rooted(0); s.begins(2, keeper, rotator); s.kills, s.cuts = 1, 1 },
+	"root: keep, writer":     func(s *state) { s.absent(); s.rooted(0); s.begins(1, keeper, writer1); s.kills, s.cuts = 1, 1 },
+	"root: replace":          func(s *state) { s.rooted(1); s.begins(2, keeper, rotator); s.kills, s.cuts = 1, 1 },
+	"root: release":          func(s *state) { s.rooted(2); s.begins(2, keeper, rotator); s.kills, s.cuts = 1, 1 },
+	"root: two crashes":      func(s *state) { s.rooted(1); s.begins(2, keeper); s.kills, s.cuts = 1, 1 },
+	"root: failing sync":     func(s *state) { s.rooted(0); s.begins(1, keeper); s.cuts, s.kills, s.failures = 1, 1, 1 },
+	"root: replace, failing": func(s *state) { s.rooted(1); s.begins(1, keeper); s.cuts, s.kills, s.failures = 1, 1, 1 },
+	"root: group, late upload": func(s *state) {
+		s.group = true
+		s.absent()
+		s.rooted(0)
+		s.begins(1, writer1, keeper, rotator)
+		s.cuts = 1
+	},
+	"root: group, failing sync": func(s *state) {
+		s.group = true
+		s.absent()
+		s.rooted(0)
+		s.begins(0, writer1, keeper, rotator)
+		s.cuts, s.failures = 1, 1
+	},
 }
 
 // losses are the rules, each with the kind of loss that comes without it and a scenario that shows it.
@@ -149,6 +170,11 @@ var losses = []struct{ rule, scenario, loss string }{
 	{"BootChecked", "leases: asker, power cut", "YesStands: what was promised can't be read"},
 	{"VoidObeyed", "quarantine", "Quarantine: what was found damaged is back"},
 	{"VoidSynced", "quarantine", "Quarantine: what was found damaged is back"},
+	{"KeptBeforeRoot", "root: keep", "Kept: a root was published, and what it holds is gone"},
+	{"RootKept", "root: keep", "Kept: a published root is gone"},
+	{"LetGoAfter", "root: release", "Kept: a root is there, and what it holds is gone"},
+	{"FailedStays", "root: failing sync", "Kept: a root is there, and what it holds is gone"},
+	{"RootsMarked", "root: replace", "Kept: a published root is gone"},
 }
 
 // limit is how many states a scenario may have.

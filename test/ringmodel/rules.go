@@ -38,6 +38,11 @@ type rules struct {
 	BootChecked      bool // after a power cut everything is leased: the logs are not synced
 	VoidObeyed       bool // start-up drops what a void record names
 	VoidSynced       bool // a quarantine is acknowledged when its record is durable
+	KeptBeforeRoot   bool // what a root holds is kept before the root is published
+	RootKept         bool // so is the root's record
+	LetGoAfter       bool // what a root held is let go when the next one is durable
+	FailedStays      bool // what a root whose sync failed holds stays kept: a start may find it
+	RootsMarked      bool // start-up keeps what roots hold before anything may go
 }
 
 // ruleNames returns the names of all rules.

@@ -7,8 +7,8 @@
 // of the ring is a switch: with all of them nothing is lost, and a test takes away each in turn and
 // expects the loss.
 //
-// What is not modelled: the bytes themselves (a record is whole or not), sizes (space.go is a model of
-// its own), and roots, which nothing writes yet.
+// What is not modelled: the bytes themselves (a record is whole or not), and sizes (space.go is a model of
+// its own).
 //
 // Concurrency: none; a search is one goroutine. It runs in a testing/synctest bubble, where it can let
 // quarters of a lease pass.
@@ -24,6 +24,9 @@ const (
 	result1 // the result on the disk at the start; it names D
 	result2 // its update; it names D too
 	void    // says that an incarnation is damaged
+	root1   // of the root that holds D
+	root2   // of the root that holds E
+	root3   // says that the root was released
 )
 
 // A content is how much of a record there is.
@@ -93,16 +96,18 @@ const (
 	cleaner
 	checker
 	clock
+	keeper
 	tasks
 )
 
-var names = [tasks]string{"writer 1", "writer 2", "asker", "asker 2", "reader", "updater", "getter", "rotator", "cleaner", "checker", "clock"}
+var names = [tasks]string{"writer 1", "writer 2", "asker", "asker 2", "reader", "updater", "getter", "rotator", "cleaner", "checker", "clock", "keeper"}
 
 // The keys of the ledger.
 const (
 	keyD = iota
 	keyE
 	keyK
+	keyR
 	keys
 )
 
@@ -138,6 +143,10 @@ type state struct {
 	later    bool        // a quarter has passed
 	acked    uint8       // version of the result that was acknowledged
 	void     place       // of which somebody was told that it is quarantined
+
+	keeps   [keys]uint8 // of roots, whether the ledger names the key or not
+	stashed uint8       // bits of keys that a root whose sync failed keeps
+	rootPut uint8       // version of the root that was published
 
 	// group is the durability in which blobs are acknowledged when they are written. A power cut may then
 	// take them, unless an acknowledged result names them.
@@ -227,6 +236,8 @@ func keyOf(k kind) int {
 		return keyD
 	case blobE:
 		return keyE
+	case root1, root2, root3:
+		return keyR
 	}
 	return keyK
 }
