@@ -131,6 +131,9 @@ const (
 	ClimbUnpinned     = false
 	LeaderPoisons     = false
 	RecordOvertaken   = false
+	ClimbsOnce        = false
+	FillOvertakes     = false
+	FarHidden         = false
 	FilledBlind       = false
 	KeepUnpinned      = false
 	RootUnfenced      = false
