@@ -35,7 +35,12 @@ type fleet struct {
 
 func newFleet(t *testing.T, settings string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, gate: versitygw.Start(t), dir: t.TempDir()}
+	return newFleetOf(t, versitygw.Start(t), settings)
+}
+
+func newFleetOf(t *testing.T, gate *versitygw.Server, settings string) *fleet {
+	t.Helper()
+	f := &fleet{t: t, gate: gate, dir: t.TempDir()}
 	keys := filepath.Join(f.dir, "keys.yaml")
 	f.config = filepath.Join(f.dir, "sarsen.yaml")
 	write := func(path, text string) {
