@@ -1,6 +1,7 @@
 package compiler_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,18 +70,10 @@ func TestSeveral(t *testing.T) {
 	u.write("y.c", program)
 	u.write("a.h", "#define A 1\n")
 	argv := []string{"gcc", "-c", "-Wall", "x.c", "y.c"}
-	alone := u.exec(argv[0], argv[1:]...)
-	want := u.outputs()
-	for _, counter := range []string{"miss.new=2", "hit.direct=2"} {
-		var got outcome
-		u.counts(counter, func() { got = u.run(argv...) })
-		if !same(t, counter, u.outputs(), want) || got != alone {
-			t.Errorf("%s: got %+v, want %+v", counter, got, alone)
-		}
-	}
+	u.asAlone("miss.new=2", "hit.direct=2", argv...)
 	u.write("y.c", "this is no C\n")
 	failed := u.exec(argv[0], argv[1:]...)
-	want = u.outputs()
+	want := u.outputs()
 	if got := u.run(argv...); got != failed || !same(t, "one fails", u.outputs(), want) {
 		t.Errorf("one fails: got %+v, want %+v", got, failed)
 	}
@@ -93,15 +86,7 @@ func TestSeveralMicrosoft(t *testing.T) {
 	u.write("x.c", "int f(void) { return A; }\n")
 	u.write("y.c", "int g(void) { return A; }\n")
 	argv := []string{"clang-cl", "/MP2", "/c", "x.c", "y.c"}
-	alone := u.exec(argv[0], argv[1:]...)
-	want := u.outputs()
-	for _, counter := range []string{"miss.new=2", "hit.direct=2"} {
-		var got outcome
-		u.counts(counter, func() { got = u.run(argv...) })
-		if !same(t, counter, u.outputs(), want) || got != alone {
-			t.Errorf("%s: got %+v, want %+v", counter, got, alone)
-		}
-	}
+	u.asAlone("miss.new=2", "hit.direct=2", argv...)
 }
 
 // TestMicrosoft: clang-cl as cl is called.
@@ -115,15 +100,7 @@ func TestMicrosoft(t *testing.T) {
 		{}, {"/O2", "/W4"}, {"/showIncludes"}, {"/Z7"}, {"/Zi", "/showIncludes"}, {"/clang:-MMD", "/clang:-MFx.d"}, {"/clang:-MD", "/clang:-MFx.d", "/Z7"},
 	} {
 		argv := append(append([]string{"clang-cl", "/nologo", "/Brepro", "/Ifirst", "/Isecond"}, flags...), "/c", "x.c", "/Foout.obj")
-		alone := u.exec(argv[0], argv[1:]...)
-		want := u.outputs()
-		for _, counter := range []string{"miss.new", "hit.direct"} {
-			var got outcome
-			u.counts(counter, func() { got = u.run(argv...) })
-			if !same(t, counter, u.outputs(), want) || got != alone {
-				t.Errorf("%s %v: got %+v, want %+v", counter, flags, got, alone)
-			}
-		}
+		u.asAlone("miss.new", "hit.direct", argv...)
 	}
 	u.write("first/a.h", "#define A 2\n")
 	u.counts("miss.header_appears", func() { u.compile("clang-cl", "/nologo", "/Brepro", "/Ifirst", "/Isecond", "/c", "x.c", "/Foout.obj") })
@@ -142,19 +119,25 @@ func TestWindows(t *testing.T) {
 		{"--driver-mode=cl", "/Brepro", "/clang:-MMD", "/clang:-MFx.d"},
 	} {
 		argv := append(append([]string{"clang"}, flags...), "-c", "x.c", "-o", "x.obj")
-		alone := u.exec(argv[0], argv[1:]...)
-		want := u.outputs()
-		for _, counter := range []string{"miss.new", "hit.direct"} {
-			var got outcome
-			u.counts(counter, func() { got = u.run(argv...) })
-			if !same(t, counter, u.outputs(), want) || got != alone {
-				t.Errorf("%s %v: got %+v, want %+v", counter, flags, got, alone)
-			}
-		}
+		u.asAlone("miss.new", "hit.direct", argv...)
 		u.write("a.h", "#define A 2\n")
 		u.counts("miss.header", func() { u.compile(argv...) })
 		u.write("a.h", "#define A 1\n")
 		u.outputs()
+	}
+}
+
+// asAlone runs a command by itself, as a miss and as a hit: files, messages and status are the same each time.
+func (u *user) asAlone(miss, hit string, argv ...string) {
+	u.t.Helper()
+	alone := u.exec(argv[0], argv[1:]...)
+	want := u.outputs()
+	for _, counter := range []string{miss, hit} {
+		var got outcome
+		u.counts(counter, func() { got = u.run(argv...) })
+		if !same(u.t, fmt.Sprint(counter, argv), u.outputs(), want) || got != alone {
+			u.t.Errorf("%s %v: got %+v, want %+v", counter, argv, got, alone)
+		}
 	}
 }
 
@@ -175,7 +158,7 @@ func (u *user) outputs() map[string]string {
 	return files
 }
 
-func same(t *testing.T, what string, got, want map[string]string) bool {
+func same(t testing.TB, what string, got, want map[string]string) bool {
 	t.Helper()
 	ok := true
 	for name := range want {

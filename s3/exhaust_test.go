@@ -187,7 +187,7 @@ var scenarios = map[string]func(*world){
 	"collector crashes": func(w *world) {
 		w.cold(data(1))
 		a, b := w.serve("a"), w.serve("b")
-		w.s.Go("collect", func() { a.collect(soon); w.done = false })
+		w.s.Go("collect", func() { a.collect(soon); w.done.Store(false) })
 		w.s.Go("crash", func() { a.link.crash() })
 		w.s.Go("poll", b.poll)
 		w.s.Go("collect again", func() {
@@ -199,7 +199,7 @@ var scenarios = map[string]func(*world){
 	"collector stopped": func(w *world) { // it goes on when another one has taken over and took the blob up again
 		w.cold(data(1))
 		a, b := w.serve("a"), w.serve("b")
-		w.s.Go("collect", func() { a.collect(soon); w.done = false })
+		w.s.Go("collect", func() { a.collect(soon); w.done.Store(false) })
 		w.s.Go("stop", func() { a.stopFor(2 * some) })
 		w.s.Go("poll", b.poll)
 		w.s.Go("take over", func() {
@@ -218,14 +218,14 @@ var scenarios = map[string]func(*world){
 			}
 			return bucket.None
 		}
-		w.s.Go("collect", func() { a.collect(soon); w.done = false })
+		w.s.Go("collect", func() { a.collect(soon); w.done.Store(false) })
 		w.s.Go("crash", func() { a.link.crash() })
 		w.s.Go("poll", b.poll)
 		w.s.Go("take over", func() {
 			b.takeOver()
 			b.ask(data(1))
 			w.mem.Land("delete")
-			w.done = true
+			w.done.Store(true)
 		})
 	},
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ type world struct {
 	mem     *bucket.Memory
 	begin   time.Time
 	servers []*server
-	done    bool            // the collector is through
+	done    atomic.Bool     // the collector is through
 	begins  bool            // sessions begin while the schedule runs
 	rested  map[uint64]bool // states at rest that were looked at
 
@@ -295,7 +296,7 @@ func (sv *server) keep(name string, all ...[]byte) error {
 
 // poll does what the background does, until the collector is through.
 func (sv *server) poll() {
-	for !sv.w.done {
+	for !sv.w.done.Load() {
 		l := sv.now.Load()
 		_ = sv.renew(context.Background(), l)
 		if err := sv.follow(context.Background(), l); errors.Is(err, errCrashed) {
@@ -307,7 +308,7 @@ func (sv *server) poll() {
 
 // collect removes all that may go, as sv.
 func (sv *server) collect(patience time.Duration) {
-	defer func() { sv.w.done = true }()
+	defer func() { sv.w.done.Store(true) }()
 	_, err := sv.Collect(context.Background(), Policy{All: true, Patience: patience})
 	var blocked *BlockedError
 	if err != nil && !errors.Is(err, ErrBusy) && !errors.As(err, &blocked) && !errors.Is(err, errCrashed) && !errors.Is(err, ErrSuspended) && !errors.Is(err, bucket.ErrUnknown) && !errors.Is(err, bucket.ErrNotFound) && !errors.Is(err, bucket.ErrBusy) {
@@ -436,7 +437,7 @@ func (w *world) leaks() {
 
 // fingerprint is what all tasks share.
 func (w *world) fingerprint() uint64 {
-	h := explore.Hash(w.mem.Pending(), w.done, len(w.kept))
+	h := explore.Hash(w.mem.Pending(), w.done.Load(), len(w.kept))
 	for _, key := range w.mem.Keys("") {
 		h += explore.Hash(key, bucket.ETag(w.mem.Value(key)))
 	}

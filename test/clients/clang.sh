@@ -107,17 +107,8 @@ each() {
 	END
 }
 
-for mode in depend preprocess; do
-	another "$mode"
-	commands=0
-	each clang x.c
-	[ $mode = preprocess ] || each clang++ x.cc
-	printf -- '-c "in/x.c" -O3 -DQUOTED=\\"a\\ b\\" -Iin/second\n' >"$in/args"
-	twice 1 clang @in/args
-	twice 2 clang -c -DA=1 in/y.c in/z.c
-	say "clang and clang++, mode $mode: $commands commands, objects as clang alone writes them"
-
-	set -- clang -c -g -MD -Iin/first -Iin/second in/x.c -o out/x.o
+# headers_change COMMAND...: a header of second changes, one of first appears before it, and both are as they were; at last through a link.
+headers_change() {
 	changed miss.new=1 "$@"
 	echo '#define A 2' >"$in/second/a.h"
 	changed miss.header=1 "$@"
@@ -130,6 +121,20 @@ for mode in depend preprocess; do
 	path=/tmp/links:/usr/bin:/bin
 	through hit.direct=1 "$@"
 	path=/tmp/bin:/usr/bin:/bin
+}
+
+for mode in depend preprocess; do
+	another "$mode"
+	commands=0
+	each clang x.c
+	[ $mode = preprocess ] || each clang++ x.cc
+	printf -- '-c "in/x.c" -O3 -DQUOTED=\\"a\\ b\\" -Iin/second\n' >"$in/args"
+	twice 1 clang @in/args
+	twice 2 clang -c -DA=1 in/y.c in/z.c
+	say "clang and clang++, mode $mode: $commands commands, objects as clang alone writes them"
+
+	set -- clang -c -g -MD -Iin/first -Iin/second in/x.c -o out/x.o
+	headers_change "$@"
 	say "headers change and appear, mode $mode; a link named clang"
 
 	ran alone clang -Iin/second -E in/x.c -o out/x.i
@@ -180,18 +185,7 @@ cl='' after=''
 say "clang-cl: $commands commands, objects as clang-cl alone writes them"
 
 set -- clang-cl /nologo /Brepro /showIncludes /c /Iin/first /Iin/second in/w.c /Foout/w.obj
-changed miss.new=1 "$@"
-echo '#define A 2' >"$in/second/a.h"
-changed miss.header=1 "$@"
-echo '#define A 1' >"$in/second/a.h"
-changed hit.direct=1 "$@"
-echo '#define A 3' >"$in/first/a.h"
-changed miss.header_appears=1 "$@"
-rm "$in/first/a.h"
-changed hit.direct=1 "$@"
-path=/tmp/links:/usr/bin:/bin
-through hit.direct=1 "$@"
-path=/tmp/bin:/usr/bin:/bin
+headers_change "$@"
 cl=/DOTHER
 changed miss.new=1 "$@"
 cl=''

@@ -76,13 +76,7 @@ killed() {
 	half=$work/half
 	build "$1" &
 	building=$!
-	tries=0
-	until [ -e "$half" ]; do
-		tries=$((tries + 1))
-		[ $tries -lt 600 ] || fail "killed: nothing is looked up"
-		sleep 0.05
-	done
-	crash "$sarsen" 2>/dev/null
+	kill_at "$half" "nothing is looked up"
 	rm "$half"
 	half=''
 	status=0

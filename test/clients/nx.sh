@@ -80,13 +80,7 @@ restart
 amid="touch $work/amid; until [ -e $work/killed ]; do sleep 0.05; done"
 build killed &
 building=$!
-tries=0
-until [ -e "$work/amid" ]; do
-	tries=$((tries + 1))
-	[ $tries -lt 600 ] || fail "killed: Nx runs no task"
-	sleep 0.05
-done
-crash "$sarsen" 2>/dev/null
+kill_at "$work/amid" "Nx runs no task"
 touch "$work/killed"
 amid=''
 if wait $building; then fail "killed in the middle: Nx succeeds by itself; then docs/clients.md is wrong"; fi

@@ -111,6 +111,17 @@ requests() {
 	curl -sS "http://$http/metrics" 2>/dev/null | awk -v r="route=\"$dialect\"" '/^sarsen_http_requests_total/ && index($1, r) { n += $2 } END { print n + 0 }'
 }
 
+# kill_at FILE WHAT kills the server once the client has made a file; WHAT says so if it never does.
+kill_at() {
+	tries=0
+	until [ -e "$1" ]; do
+		tries=$((tries + 1))
+		[ $tries -lt 600 ] || fail "killed: $2"
+		sleep 0.05
+	done
+	crash "$sarsen" 2>/dev/null
+}
+
 # when_gone kills the server once the client has asked for something.
 when_gone() {
 	restart
