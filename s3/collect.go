@@ -243,9 +243,9 @@ func (c *collection) await(ctx context.Context, key string, before census) (answ
 			}
 		}
 		given := map[string]bool{c.life.id: true}
-		if _, err := bucket.All(ctx, c.bucket, key+"/", func(page []bucket.Object) error {
+		if _, err := bucket.All(ctx, c.bucket, answerKey(key, ""), func(page []bucket.Object) error {
 			for _, o := range page {
-				given[strings.TrimPrefix(o.Key, key+"/")] = true
+				given[strings.TrimPrefix(o.Key, answerKey(key, ""))] = true
 			}
 			return nil
 		}); err != nil {

@@ -18,7 +18,7 @@ const (
 	blobs      = "c/"    // c/<2 hex>/<function>-<hash>-<size>.<session>-<n>
 	records    = "a/"    // a/<2 hex>/<record key>.<n>-<session>
 	roots      = "r/"    // r/<name>.<n>-<session>
-	proposals  = "p/"    // p/<epoch>-<session>, and the answers below it
+	proposals  = "p/"    // p/<epoch>-<session>, and the answers p/<epoch>-<session>.<session>
 	verdicts   = "d/"    // d/<epoch>-<session>
 	nameDigits = 11      // of a session's time and of n, in hexadecimal: 44 bits
 )

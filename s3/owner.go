@@ -174,7 +174,9 @@ func (s *Store) follow(ctx context.Context, l *life) error {
 	return nil
 }
 
-func answerKey(proposal, session string) string { return proposal + "/" + session }
+// answerKey returns the key of a session's answer. It is not below the proposal's: servers that keep files, and MinIO, have no
+// object whose name goes on with a slash after another one's.
+func answerKey(proposal, session string) string { return proposal + "." + session }
 
 // An answer is what a session said to a proposal.
 type answer struct {

@@ -98,10 +98,7 @@ func (c *collection) tidyDocuments(ctx context.Context) error {
 	for _, prefix := range []string{proposals, verdicts} {
 		if _, err := bucket.All(ctx, c.bucket, prefix, func(page []bucket.Object) error {
 			for _, o := range page {
-				document := o.Key
-				if at := strings.IndexByte(o.Key[len(prefix):], '/'); at >= 0 {
-					document = o.Key[:len(prefix)+at]
-				}
+				document, _, _ := strings.Cut(o.Key, ".")
 				if !open[document] && epochOf(o.Key) < c.owner.Epoch {
 					gone = append(gone, o.Key)
 				}

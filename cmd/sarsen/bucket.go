@@ -106,10 +106,10 @@ func explainBucket(c config.Bucket, err error) error {
 		return fmt.Errorf("the server of the bucket, %s, has a certificate that is not trusted here: %w; AWS_CA_BUNDLE names a file with more authorities", server, untrusted.Err)
 	case errors.As(err, &notTLS), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("the server of the bucket, %s, does not speak TLS; write http:// in bucket.endpoint", server)
-	case strings.Contains(err.Error(), "HTTP request to an HTTPS server"), strings.Contains(err.Error(), "malformed HTTP response \"\\x15\\x03"):
-		return fmt.Errorf("the server of the bucket, %s, speaks TLS; write https:// in bucket.endpoint", server)
 	case errors.Is(err, errSilent):
 		return fmt.Errorf("the server of the bucket, %s, can't be reached: %w; see bucket.endpoint", server, errSilent)
+	case errors.As(err, &refused) && refused.Op == "read" && strings.HasPrefix(c.Endpoint, "http://"):
+		return fmt.Errorf("the server of the bucket, %s, broke off (%w); if it speaks TLS, write https:// in bucket.endpoint", server, refused)
 	case errors.As(err, &refused):
 		return fmt.Errorf("the server of the bucket, %s, can't be reached (%w); see bucket.endpoint", server, refused)
 	case errors.Is(err, bucket.ErrNoBucket):

@@ -48,7 +48,7 @@ func TestCheckSays(t *testing.T) {
 		"port":        {[]string{"--bucket-endpoint", "http://127.0.0.1:1"}, []string{"can't be reached", "connection refused", "bucket.endpoint"}},
 		"host":        {[]string{"--bucket-endpoint", "http://nosuch.invalid:9000"}, []string{"nosuch.invalid", "not known here", "bucket.endpoint"}},
 		"no TLS":      {[]string{"--bucket-endpoint", strings.Replace(f.gate.Endpoint, "http:", "https:", 1)}, []string{"does not speak TLS", "write http://"}},
-		"TLS":         {[]string{"--bucket-endpoint", strings.Replace(overTLS.URL, "https:", "http:", 1)}, []string{"speaks TLS", "write https://"}},
+		"TLS":         {[]string{"--bucket-endpoint", strings.Replace(overTLS.URL, "https:", "http:", 1)}, []string{"if it speaks TLS", "write https://"}},
 		"certificate": {[]string{"--bucket-endpoint", overTLS.URL}, []string{"certificate", "not trusted", "AWS_CA_BUNDLE"}},
 		"silence":     {[]string{"--bucket-endpoint", "http://" + silent.Addr().String()}, []string{"can't be reached", "did not answer within 30s", "bucket.endpoint"}},
 		"profile":     {[]string{"--bucket-credentials", "", "--bucket-profile", "nosuch"}, []string{"nosuch", "bucket.profile"}},
@@ -64,8 +64,8 @@ func TestCheckSays(t *testing.T) {
 					t.Errorf("got %s, want %q", out, want)
 				}
 			}
-			if strings.Count(out, "\n") > 1 || strings.Contains(out, "goroutine") {
-				t.Errorf("got %s, want one line", out)
+			if strings.Contains(out, "goroutine") {
+				t.Errorf("got %s, want a sentence", out)
 			}
 		})
 	}
