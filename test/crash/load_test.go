@@ -38,6 +38,7 @@ type load struct {
 	oracle *oracle
 	tell   func(format string, args ...any)
 	pace   int64 // bytes a second that the writers send together
+	away   bool  // the server may say that what it depends on is away
 
 	writers [writers]*writer
 	looking [looking]*rand.Rand
@@ -95,7 +96,7 @@ func (l *load) repeat(ctx context.Context, step func(context.Context) error) {
 		case err == nil:
 		case ctx.Err() != nil || l.dying.Load():
 			return
-		case refusal(err):
+		case refusal(err), l.away && status.Code(err) == codes.Unavailable:
 			l.refused.Add(1)
 			pause(ctx, 20*time.Millisecond)
 		default:
