@@ -16,9 +16,10 @@ const (
 	// pieceSize is how much a fetch reads at a time.
 	pieceSize = 256 << 10
 	// windowPieces is how many pieces stay in memory for readers that are a little behind. One that is further
-	// behind waits until the blob is near, but no longer than behind.
+	// behind waits until the blob is near.
 	windowPieces = 16
-	behind       = 10 * time.Second
+	// waitAtMost is how long a reader waits for a fetch. Then it reads from the far store itself.
+	waitAtMost = 10 * time.Second
 	// ahead is how far before the fetch a reader may be to wait for it. One that is further ahead wants a
 	// part, and reads that from the far store.
 	ahead = 4 << 20
@@ -133,12 +134,26 @@ func (s *Store) fill(ctx context.Context, f *fetch) error {
 			return ctx.Err()
 		}
 	}
+	var first []byte
+	if f.d.Size <= smallSize {
+		// Readers need not wait for room in the near store.
+		if first = make([]byte, f.d.Size); len(first) > 0 {
+			if n, err := f.far.ReadAt(first, 0); n < len(first) {
+				return errors.Join(io.ErrUnexpectedEOF, err)
+			}
+			f.push(first)
+			sim.Point("tier: read a small blob")
+		}
+	}
 	w, err := s.near.Create(ctx, f.d)
 	if err != nil {
 		return err // readers read from the far store themselves
 	}
 	defer w.Close()
-	for off := int64(0); off < f.d.Size; {
+	if _, err := w.Write(first); err != nil {
+		return err
+	}
+	for off := int64(len(first)); off < f.d.Size; {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -171,18 +186,18 @@ func (f *fetch) push(piece []byte) {
 }
 
 // read copies what the window has at off, and waits for it if that is not long. If it returns nothing, state
-// says where to read. Nobody waits who does not want to and is behind.
+// says where to read.
 func (f *fetch) read(p []byte, off int64, wait bool) (int, state) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	late := !wait
 	var timer *time.Timer
 	for f.state == flying && (off < f.first || f.end <= off) {
-		if off > f.end+ahead || late && off < f.first {
+		if off > f.end+ahead || late {
 			return 0, failed
 		}
-		if timer == nil && off < f.first {
-			timer = time.AfterFunc(behind, func() {
+		if timer == nil {
+			timer = time.AfterFunc(waitAtMost, func() {
 				f.mu.Lock()
 				defer f.mu.Unlock()
 				late = true

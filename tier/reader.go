@@ -57,7 +57,7 @@ type reader struct {
 	mu     sync.Mutex
 	near   blob.Reader // nil until the fetch has ended well
 	own    blob.Reader // of the far store, of a reader that goes on by itself
-	left   bool        // the fetch was too far ahead
+	left   bool        // it does not wait for the fetch any more
 	closed bool
 }
 

@@ -21,12 +21,12 @@ type troubled struct {
 	*part
 	opens, gets atomic.Int64
 	away        atomic.Bool
-	hung        chan struct{} // if not nil, reads and commits wait until it is closed
+	hung        chan struct{} // if not nil, reads of the first Reader behind 5 MiB, and commits, wait until it is closed
 	gate        chan struct{} // if not nil, records wait to be read until it is closed
 }
 
 func (t *troubled) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) {
-	t.opens.Add(1)
+	first := t.opens.Add(1) == 1
 	if t.away.Load() {
 		return nil, errAway
 	}
@@ -34,16 +34,17 @@ func (t *troubled) Open(ctx context.Context, d digest.Digest) (blob.Reader, erro
 	if err != nil {
 		return nil, err
 	}
-	return hungReader{r, t}, nil
+	return hungReader{r, t, first}, nil
 }
 
 type hungReader struct {
 	blob.Reader
-	t *troubled
+	t     *troubled
+	hangs bool
 }
 
 func (r hungReader) ReadAt(p []byte, off int64) (int, error) {
-	if r.t.hung != nil && off >= 5<<20 {
+	if r.hangs && r.t.hung != nil && off >= 5<<20 {
 		<-r.t.hung
 	}
 	return r.Reader.ReadAt(p, off)
@@ -279,7 +280,29 @@ func TestCloseHung(t *testing.T) {
 	})
 }
 
-// TestSlowReader: a reader that the shared read has left behind goes on by itself when that takes long.
+// TestNearSlow: readers of a small blob do not wait until the near store has room for it.
+func TestNearSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := newPart(), newPart()
+		near.gate = make(chan struct{})
+		s := tier.New(near, far, tier.Options{})
+		data := storetest.Bytes(1, 400<<10)
+		d := mustPut(t, far.Store, data)
+		began := time.Now()
+		if got, err := blob.Get(ctx, s, d); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("Get = %d bytes, %v", len(got), err)
+		}
+		if waited := time.Since(began); waited > 0 {
+			t.Errorf("it waited for %v", waited)
+		}
+		close(near.gate)
+		if err := s.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestSlowReader: a reader that the shared read has left behind, or that waits for it in vain, goes on by itself.
 func TestSlowReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := newPart(), &troubled{part: newPart(), hung: make(chan struct{})}
@@ -292,8 +315,10 @@ func TestSlowReader(t *testing.T) {
 		}
 		synctest.Wait() // it hangs after 5 MiB, and remembers 4 of these
 		got := make([]byte, 1000)
-		if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, large[:1000]) {
-			t.Errorf("ReadAt = %v", err)
+		for _, off := range []int64{0, 5<<20 + 1000} {
+			if _, err := r.ReadAt(got, off); err != nil || !bytes.Equal(got, large[off:off+1000]) {
+				t.Errorf("ReadAt of %d = %v", off, err)
+			}
 		}
 		close(far.hung)
 		if err := errors.Join(r.Close(), s.Close(ctx)); err != nil {

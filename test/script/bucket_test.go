@@ -361,6 +361,53 @@ func TestBucketAway(t *testing.T) {
 	}
 }
 
+// TestBucketBackAgain: what was written back while the bucket is away goes there when it is back, in a new session.
+func TestBucketBackAgain(t *testing.T) {
+	f := newFleet(t, "  write: back\n  collect: never\n")
+	a := f.start("a")
+	before, err := a.session()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.gate.Stop()
+	r := rand.NewChaCha8([32]byte{4})
+	var blobs [][]byte
+	for range 20 {
+		data := random(r, 20_000)
+		blobs = append(blobs, data)
+		if err := a.put(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(heartbeat * 3 / 2)
+	for _, data := range blobs {
+		if err := a.get(data); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := f.gate.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); f.fsck().Objects < int64(len(blobs)); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d blobs climbed", f.fsck().Objects, len(blobs))
+		}
+	}
+	if after, err := a.session(); err != nil || after == before {
+		t.Errorf("the session is %s, %v, want a new one", after, err)
+	}
+	a.kill()
+	if err := os.RemoveAll(filepath.Join(f.dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	a = f.start("a")
+	for _, data := range blobs {
+		if err := a.get(data); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestBucketWrong: what is wrong with the bucket's settings is said when the server starts.
 func TestBucketWrong(t *testing.T) {
 	f := newFleet(t, "")

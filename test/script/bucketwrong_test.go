@@ -2,6 +2,7 @@ package script
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -140,5 +141,51 @@ func TestCheckRole(t *testing.T) {
 	out, err := f.check(env, "--bucket-credentials", "")
 	if err == nil || !strings.Contains(out, "bucket.credentials") {
 		t.Errorf("no credentials at all: %s, %v, want bucket.credentials named", out, err)
+	}
+}
+
+// TestGC: what 'sarsen gc' prints, and its status.
+func TestGC(t *testing.T) {
+	f := newFleet(t, "  collect: never\n")
+	for _, test := range []struct {
+		args   []string
+		status int
+		want   string
+	}{
+		{nil, 2, "which bucket?"},
+		{[]string{"--config", f.config, "--max-size", "0"}, 2, "--all"},
+		{[]string{"--config", f.config, "--max-size", "much"}, 2, "is not a size"},
+		{[]string{"--config", f.config, "--grace", "-1h"}, 2, "not negative"},
+		{[]string{"--config", f.config, "--server", "http://127.0.0.1:1"}, 2, "server"},
+		{[]string{"--server", "http://127.0.0.1:1"}, 1, "127.0.0.1:1"},
+		{[]string{"--config", f.config, "--bucket", "nosuch"}, 1, "bucket.name"},
+	} {
+		out, err := f.run(append([]string{"gc"}, test.args...)...)
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok || exit.ExitCode() != test.status || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("gc %v: %s, %v, want status %d and %q", test.args, out, err, test.status, test.want)
+		}
+	}
+	a := f.start("a")
+	data := []byte("garbage")
+	if err := a.put(data); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"--server", a.base}, {"--config", f.config}} {
+		out := f.mustRun(append([]string{"gc", "--all", "--dry-run", "--json"}, args...)...)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		var last struct {
+			Report struct{ Objects, Candidates, Deleted int64 }
+		}
+		if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || last.Report.Candidates == 0 || last.Report.Deleted != 0 {
+			t.Errorf("gc --dry-run %v: %s, %v, want candidates and nothing deleted", args, out, err)
+		}
+	}
+	if err := a.get(data); err != nil {
+		t.Errorf("after two dry runs: %v", err)
+	}
+	time.Sleep(2 * time.Second) // past the leases
+	if out := f.mustRun("gc", "--server", a.base, "--all", "--patience", "0s"); !strings.Contains(out, "deleted") {
+		t.Errorf("gc --all: %s", out)
 	}
 }
