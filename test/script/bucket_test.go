@@ -388,9 +388,13 @@ func TestBucketBackAgain(t *testing.T) {
 	if err := f.gate.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(patience); f.fsck().Objects < int64(len(blobs)); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		_, metrics, err := a.do(http.MethodGet, "/metrics", nil)
+		if err == nil && strings.Contains(string(metrics), "\nsarsen_climb_waiting 0\n") {
+			break
+		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d blobs climbed", f.fsck().Objects, len(blobs))
+			t.Fatalf("not all climbed: %s, %v", metrics, err)
 		}
 	}
 	if after, err := a.session(); err != nil || after == before {
