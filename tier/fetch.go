@@ -18,7 +18,7 @@ const (
 	// windowPieces is how many pieces stay in memory for readers that are a little behind. One that is further
 	// behind waits until the blob is near.
 	windowPieces = 16
-	// waitAtMost is how long a reader waits for a fetch. Then it reads from the far store itself.
+	// waitAtMost is how long a reader waits for a fetch that has its turn. Then it reads from the far store itself.
 	waitAtMost = 10 * time.Second
 	// ahead is how far before the fetch a reader may be to wait for it. One that is further ahead wants a
 	// part, and reads that from the far store.
@@ -40,6 +40,7 @@ type fetch struct {
 	mu     sync.Mutex
 	users  int // the fetch itself, and its readers; the last one closes far
 	moved  sync.Cond
+	begun  bool  // it has its turn
 	first  int64 // the offset of window[0]
 	window [][]byte
 	end    int64 // the offset behind the window
@@ -67,12 +68,13 @@ func (s *Store) fetch(d digest.Digest) (f *fetch, leads bool) {
 			if f.use() {
 				return f, false
 			}
-			continue // it has just landed
+			continue // it is over, and off the list
 		}
 		// Nobody's own context: who began it may go while others read along.
 		go func() {
-			defer s.fetches.land(d)
+			defer s.fetches.running.Done()
 			s.run(s.ctx, d, f)
+			s.fetches.forget(d) // before it may be closed
 			f.release()
 		}()
 		return f, true
@@ -134,6 +136,7 @@ func (s *Store) fill(ctx context.Context, f *fetch) error {
 			return ctx.Err()
 		}
 	}
+	f.begin()
 	var first []byte
 	if f.d.Size <= smallSize {
 		// Readers need not wait for room in the near store.
@@ -172,6 +175,14 @@ func (s *Store) fill(ctx context.Context, f *fetch) error {
 	return w.Commit()
 }
 
+// begin lets the time run that readers wait.
+func (f *fetch) begin() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.begun = true
+	f.moved.Broadcast()
+}
+
 // push shows piece to the readers.
 func (f *fetch) push(piece []byte) {
 	f.mu.Lock()
@@ -196,7 +207,7 @@ func (f *fetch) read(p []byte, off int64, wait bool) (int, state) {
 		if off > f.end+ahead || late {
 			return 0, failed
 		}
-		if timer == nil {
+		if timer == nil && f.begun {
 			timer = time.AfterFunc(waitAtMost, func() {
 				f.mu.Lock()
 				defer f.mu.Unlock()

@@ -87,6 +87,7 @@ func (c *climbs) serve(ctx context.Context) {
 			return
 		}
 		next := c.queue[0]
+		c.queue[0] = nil // the array lives on
 		c.queue = c.queue[1:]
 		c.mu.Unlock()
 		c.run(ctx, next)

@@ -13,11 +13,14 @@ import (
 // Get implements blob.Records. What comes from the far store is its record, by its number: Drop removes that one first,
 // and then the near one.
 func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
-	fill, end := s.puts.read(key)
-	defer end()
 	rec, err := s.near.Get(ctx, key)
 	if err == nil || ctx.Err() != nil {
 		return rec, err
+	}
+	fill, end := s.puts.read(key)
+	defer end()
+	if rec, err = s.near.Get(ctx, key); err == nil {
+		return rec, nil // it was put in between
 	}
 	rec, err = s.far.Get(ctx, key)
 	if errors.Is(err, blob.ErrUnavailable) {

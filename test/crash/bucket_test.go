@@ -29,7 +29,7 @@ import (
 const bucketLease = 5 * time.Second
 
 // TestBucketKill kills servers that share a bucket, and the bucket's own server, at random, while collections with no
-// grace go on. After each kill everything is asked for that the killed one acknowledged, and all that is kept. When all
+// grace go on. Written through, a killed server may lose its disk too. After each kill everything is asked for that the killed one acknowledged, and all that is kept. When all
 // is quiet, two collections leave nothing in the bucket but what is kept.
 func TestBucketKill(t *testing.T) {
 	for _, mode := range []string{"through", "back"} {
@@ -54,6 +54,7 @@ type fleet struct {
 	gate    *versitygw.Server
 	bucket  *bucket.S3
 	config  string
+	through bool
 	members [2]*member
 	rand    *rand.Rand
 	began   time.Time
@@ -82,7 +83,7 @@ type member struct {
 
 func newFleet(t *testing.T, mode string) *fleet {
 	f := &fleet{
-		t: t, gate: versitygw.Start(t), rand: rand.New(rand.NewPCG(*seedFlag, 7)), began: time.Now(), kept: map[string][]byte{},
+		t: t, through: mode == "through", gate: versitygw.Start(t), rand: rand.New(rand.NewPCG(*seedFlag, 7)), began: time.Now(), kept: map[string][]byte{},
 		alive: map[string]bool{}, killed: map[string]time.Time{},
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
@@ -114,7 +115,7 @@ func newFleet(t *testing.T, mode string) *fleet {
 	v.command = command("exec {sarsen} serve --config " + f.config + " --dir {dir} --grpc 127.0.0.1:{grpc} --http 127.0.0.1:{http} --log-level warn")
 	for i := range f.members {
 		m := &member{trial: newTrial(t, "kill", v)}
-		m.load.away = true
+		m.load.away, m.load.plain = true, f.through
 		disk := filepath.Join(dir, string(rune('a'+i)))
 		if err := os.Mkdir(disk, 0o755); err != nil {
 			t.Fatal(err)
@@ -190,6 +191,11 @@ func (f *fleet) round() {
 	m.stopLoad()
 	f.runs++
 	m.ran()
+	if f.through && f.rand.IntN(2) == 0 {
+		if err := os.RemoveAll(m.host.dir); err != nil {
+			f.t.Fatal(err)
+		}
+	}
 	f.startMember(m)
 	f.checkKept()
 	if broken := m.broken(); broken > 0 {
