@@ -29,20 +29,24 @@ import (
 const bucketLease = 5 * time.Second
 
 // TestBucketKill kills servers that share a bucket, and the bucket's own server, at random, while collections with no
-// grace go on. Written through, a killed server may lose its disk too. After each kill everything is asked for that the killed one acknowledged, and all that is kept. When all
-// is quiet, two collections leave nothing in the bucket but what is kept.
+// grace go on. Written through, a killed server may lose its disk too. After each kill everything is asked for that the
+// killed one acknowledged, and all that is kept. When all is quiet, two collections leave nothing in the bucket but what
+// is kept.
 func TestBucketKill(t *testing.T) {
 	for _, mode := range []string{"through", "back"} {
 		t.Run(mode, func(t *testing.T) {
 			f := newFleet(t, mode)
-			f.background.Go(f.collectAlways)
 			f.background.Go(f.buryAlways)
+			collecting, enough := context.WithCancel(f.ctx)
+			defer enough()
+			f.background.Go(func() { f.collectAlways(collecting) })
 			for f.runs < (*count+1)/2 && (*budget == 0 || time.Since(f.began) < *budget/2) {
 				f.round()
 				if t.Failed() {
 					return // the processes end with the test
 				}
 			}
+			enough()
 			f.finish()
 		})
 	}
@@ -67,24 +71,21 @@ type fleet struct {
 
 	mu        sync.Mutex
 	base      string               // of a server that collects
-	starting  bool                 // nobody knows its session yet
-	alive     map[string]bool      // sessions
-	killed    map[string]time.Time // sessions, and when
+	over      map[string]time.Time // sessions that are no server's any more, and since when
 	collected int
 }
 
 // A member is one of the servers, and what it acknowledged.
 type member struct {
 	*trial
-	host    *host
-	server  *server
-	session string
+	host   *host
+	server *server
 }
 
 func newFleet(t *testing.T, mode string) *fleet {
 	f := &fleet{
 		t: t, through: mode == "through", gate: versitygw.Start(t), rand: rand.New(rand.NewPCG(*seedFlag, 7)), began: time.Now(), kept: map[string][]byte{},
-		alive: map[string]bool{}, killed: map[string]time.Time{},
+		over: map[string]time.Time{},
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	t.Cleanup(func() {
@@ -136,9 +137,6 @@ func (m *member) base() string { return fmt.Sprintf("http://127.0.0.1:%d", m.hos
 // startMember starts a server, which now and then dies as it starts, and asks for all that it had acknowledged.
 func (f *fleet) startMember(m *member) {
 	f.t.Helper()
-	f.mu.Lock()
-	f.starting = true
-	f.mu.Unlock()
 	if f.rand.IntN(6) == 0 {
 		s := m.host.spawn(f.t)
 		time.Sleep(time.Duration(f.rand.IntN(500)) * time.Millisecond)
@@ -146,23 +144,24 @@ func (f *fleet) startMember(m *member) {
 	}
 	m.server = m.host.start(f.t)
 	m.ask(&check{conn: m.server.conn, oracle: m.oracle}, m.oracle.promised())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.base = m.base()
+}
+
+// session returns the session that a server has now: another one if it could not reach the bucket for too long.
+func (f *fleet) session(m *member) (string, error) {
 	text, err := f.get(m, "/status")
 	if err != nil {
-		f.t.Fatal(err)
+		return "", err
 	}
 	var answer struct {
 		Status struct {
 			Bucket struct{ Session struct{ ID string } }
 		}
 	}
-	if err := json.Unmarshal(text, &answer); err != nil || answer.Status.Bucket.Session.ID == "" {
-		f.t.Fatalf("no session in %s: %v", text, err)
-	}
-	m.session = answer.Status.Bucket.Session.ID
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.base, f.starting = m.base(), false
-	f.alive[m.session] = true
+	err = json.Unmarshal(text, &answer)
+	return answer.Status.Bucket.Session.ID, err
 }
 
 // round kills one of the servers, and perhaps the bucket's.
@@ -181,10 +180,6 @@ func (f *fleet) round() {
 	if !m.server.kill() {
 		f.t.Fatalf("kill %d: the server had ended by itself; it said:\n%s", f.runs, m.host.said())
 	}
-	f.mu.Lock()
-	delete(f.alive, m.session)
-	f.killed[m.session] = time.Now()
-	f.mu.Unlock()
 	if err := f.gate.Restart(); err != nil {
 		f.t.Fatal(err)
 	}
@@ -269,10 +264,10 @@ func (f *fleet) buryAlways() {
 }
 
 // collectAlways collects all the time.
-func (f *fleet) collectAlways() {
+func (f *fleet) collectAlways(ctx context.Context) {
 	for {
 		select {
-		case <-f.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-time.After(50 * time.Millisecond):
 		}
@@ -280,7 +275,7 @@ func (f *fleet) collectAlways() {
 		base := f.base
 		f.mu.Unlock()
 		// It fails when its server, or the bucket's, is killed, and while promises stand.
-		if _, err := f.sarsen(f.ctx, "gc", "--server", base, "--all", "--patience", "30s"); err == nil {
+		if _, err := f.sarsen(ctx, "gc", "--server", base, "--all", "--patience", "30s"); err == nil {
 			f.mu.Lock()
 			f.collected++
 			f.mu.Unlock()
@@ -288,19 +283,33 @@ func (f *fleet) collectAlways() {
 	}
 }
 
-// bury says in the bucket that sessions are dead whose promises are over.
+// bury says in the bucket that sessions are dead whose promises are over, if all servers run.
 func (f *fleet) bury() {
 	ctx := context.Background()
 	p, err := f.bucket.List(ctx, "s/", "")
 	if err != nil {
 		return
 	}
+	alive := map[string]bool{}
+	for _, m := range f.members {
+		id, err := f.session(m)
+		if err != nil {
+			return
+		}
+		alive[id] = true
+	}
 	then := time.Now().Add(-24 * time.Hour)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, o := range p.Objects {
 		id := o.Key[2:]
-		if f.starting || f.alive[id] || time.Since(f.killed[id]) < bucketLease {
+		if alive[id] {
+			continue
+		}
+		if f.over[id].IsZero() {
+			f.over[id] = time.Now()
+		}
+		if time.Since(f.over[id]) < bucketLease {
 			continue
 		}
 		text := fmt.Sprintf(`{"id": %q, "lease": 1, "heartbeat": 1, "state": "dead", "silent": %q}`, id, then.Format(time.RFC3339))
@@ -336,12 +345,9 @@ func (f *fleet) finish() {
 			t.Errorf("%d losses", m.broken())
 		}
 	}
-	f.cancel()
-	f.background.Wait()
 	time.Sleep(bucketLease * 3 / 2)
 	f.checkKept()
 	for range 2 {
-		f.bury()
 		if _, err := f.sarsen(t.Context(), "gc", "--server", f.members[0].base(), "--all"); err != nil {
 			t.Fatal(err)
 		}
@@ -365,8 +371,11 @@ func (f *fleet) finish() {
 	if out, err := f.sarsen(t.Context(), "fsck", "--config", f.config, "--bucket", f.gate.Bucket); err != nil {
 		t.Errorf("%s: %v", out, err)
 	}
-	t.Logf("%d kills, %d acknowledged, %d kept, %d collections; at the end %d objects with %d bytes", f.runs, acknowledged, len(f.kept), f.collected, r.Objects, r.Bytes)
-	if f.collected == 0 || acknowledged < int64(20*f.runs) {
+	f.mu.Lock()
+	collected := f.collected
+	f.mu.Unlock()
+	t.Logf("%d kills, %d acknowledged, %d kept, %d collections; at the end %d objects with %d bytes", f.runs, acknowledged, len(f.kept), collected, r.Objects, r.Bytes)
+	if collected == 0 || acknowledged < int64(20*f.runs) {
 		t.Errorf("that is too little to say anything")
 	}
 }
