@@ -135,16 +135,13 @@ func (c *Cache) Put(ctx context.Context, k Key, result *repb.ActionResult) error
 // hold calls write while everything in the closure is pinned, and leases it afterwards. It returns a
 // *blob.MissingError if some of it is missing.
 func (c *Cache) hold(ctx context.Context, closure *closure, write func() error) error {
-	missing, release, err := c.pin(ctx, closure)
-	defer release()
+	release, err := c.pin(ctx, closure)
 	if err != nil {
 		return err
 	}
-	if missing.Len() == 0 {
-		missing = closure.absent // it came since, but what it names was not looked at
-	}
-	if missing.Len() > 0 {
-		return &blob.MissingError{Blobs: missing.List()}
+	defer release()
+	if closure.absent.Len() > 0 { // it came since, but what it names was not looked at
+		return &blob.MissingError{Blobs: closure.absent.List()}
 	}
 	sim.Point("action: closure pinned")
 	if err := write(); err != nil {
@@ -154,40 +151,24 @@ func (c *Cache) hold(ctx context.Context, closure *closure, write func() error) 
 		return nil
 	}
 	// The pins end on return, so the yes that the caller is about to get needs the leases anew.
-	missing, err = c.store.Missing(ctx, closure.blobs)
+	missing, err := c.store.Missing(ctx, closure.blobs)
 	if err == nil && missing.Len() > 0 {
 		err = &blob.MissingError{Blobs: missing.List()}
 	}
 	return err
 }
 
-// pin opens every blob of the closure, so that none of it can go while the result is written, until
-// release is called, which the caller must. After the first miss the rest is only asked for.
-func (c *Cache) pin(ctx context.Context, cl *closure) (missing digest.Set, release func(), err error) {
-	if mutant.UpdateUnpinned {
-		missing, err = c.store.Missing(ctx, cl.blobs)
-		return missing, func() {}, err
+// pin holds every blob of the closure, so that none of it can go while the result is written, until release is called,
+// which the caller must. It returns a *blob.MissingError if some of it is missing.
+func (c *Cache) pin(ctx context.Context, cl *closure) (release func(), err error) {
+	if !mutant.UpdateUnpinned {
+		return blob.Pin(ctx, c.store, cl.blobs)
 	}
-	var open []blob.Reader
-	release = func() {
-		for _, r := range open {
-			r.Close()
-		}
+	missing, err := c.store.Missing(ctx, cl.blobs)
+	if err == nil && missing.Len() > 0 {
+		err = &blob.MissingError{Blobs: missing.List()}
 	}
-	for _, d := range cl.blobs.List() {
-		r, err := c.store.Open(ctx, d)
-		for errors.Is(err, blob.ErrNotFound) {
-			if missing, err = c.store.Missing(ctx, cl.blobs); err != nil || missing.Len() > 0 {
-				return missing, release, err
-			}
-			r, err = c.store.Open(ctx, d) // it came in between
-		}
-		if err != nil {
-			return missing, release, err
-		}
-		open = append(open, r)
-	}
-	return missing, release, nil
+	return func() {}, err
 }
 
 // inlines reports whether result carries bytes that belong into blobs of their own.

@@ -6,6 +6,8 @@ import (
 	"io"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sarsen-build/sarsen/blob"
@@ -43,7 +45,8 @@ func (c *Client) Directory(ctx context.Context, d digest.Digest) (*repb.Director
 // be missing.
 func (c *Client) Tree(ctx context.Context, root digest.Digest) (*Tree, error) {
 	t := &Tree{Root: root, Directories: map[digest.Digest]*repb.Directory{}}
-	if err := c.getTree(ctx, root, t.Directories); err != nil && !lacks(err) {
+	// A server has no room in a message for a directory of tens of thousands of entries.
+	if err := c.getTree(ctx, root, t.Directories); err != nil && !lacks(err) && status.Code(err) != codes.ResourceExhausted {
 		return nil, c.fail("get tree "+root.String(), err)
 	}
 	// What GetTree left out, or encoded in another way than the blob is, is asked for one by one.

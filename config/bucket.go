@@ -3,14 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
-	"os"
-	"strconv"
 	"strings"
 	"time"
-
-	"go.yaml.in/yaml/v4"
 )
 
 // A Bucket says what lies behind the disk. Without a Name nothing does.
@@ -241,31 +236,10 @@ type BucketKeys struct {
 
 // LoadBucketKeys reads the file at path, strictly. The error joins all *Error that were found.
 func LoadBucketKeys(path string) (k BucketKeys, err error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return k, fmt.Errorf("can't read the bucket's credentials: %w", err)
+	fields := map[string]*string{"access-key": &k.AccessKey, "secret-key": &k.SecretKey, "session-token": &k.SessionToken}
+	err = loadSecrets(path, "the bucket's credentials", []string{"access-key", "secret-key", "session-token"}, fields)
+	if err == nil && (k.AccessKey == "" || k.SecretKey == "") {
+		err = &Error{Origin{File: path, Line: 1}, "", "it needs access-key and secret-key"}
 	}
-	loader, err := yaml.NewLoader(strings.NewReader(string(text)))
-	if err != nil {
-		return k, syntaxError(path, err)
-	}
-	var doc yaml.Node
-	if err := loader.Load(&doc); err != nil && !errors.Is(err, io.EOF) {
-		return k, syntaxError(path, err)
-	}
-	d := decoder{file: path}
-	if doc.Kind == yaml.DocumentNode && len(doc.Content) == 1 {
-		fields := map[string]*string{"access-key": &k.AccessKey, "secret-key": &k.SecretKey, "session-token": &k.SessionToken}
-		d.each("", doc.Content[0], []string{"access-key", "secret-key", "session-token"}, func(name string, value *yaml.Node) {
-			if value.Kind != yaml.ScalarNode || isNull(value) {
-				d.fail(value, name, "want a value, got %s", strconv.Quote(value.Tag)) // a secret may stand there
-				return
-			}
-			*fields[name] = value.Value
-		})
-	}
-	if len(d.errs) == 0 && (k.AccessKey == "" || k.SecretKey == "") {
-		d.errs = append(d.errs, &Error{Origin{File: path, Line: 1}, "", "it needs access-key and secret-key"})
-	}
-	return k, join(d.errs)
+	return k, err
 }

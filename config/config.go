@@ -42,6 +42,7 @@ type Config struct {
 	GRPC                 string // HOST:PORT of the gRPC server; port 0 picks a free one
 	HTTP                 string // HOST:PORT of the HTTP server; port 0 picks a free one
 	Bucket               Bucket
+	Redis                Redis
 	PBS                  string // HOST:PORT of the Proxmox Backup Server protocol; "" does not serve it
 	Backups              string // path of the file with the repositories of backup tools; "" lets everybody use any
 	LogLevel             slog.Level
@@ -180,7 +181,7 @@ func (c *Config) finish() []*Error {
 			return []*Error{{Field: "max-size", Text: fmt.Sprintf("the disk's free space can't be found out (%v); say how much to use with --max-size", err)}}
 		}
 	}
-	if errs := c.needsBucket(); errs != nil {
+	if errs := slices.Concat(c.needsBucket(), c.finishRedis()); errs != nil {
 		return errs
 	}
 	return c.overlaps()

@@ -88,7 +88,7 @@ func TestErrors(t *testing.T) {
 		{"mistyped section", "htpp:\n  address: :1", "F:1: htpp: unknown field; did you mean http?"},
 		{"flag for a name", "log-level: info", "F:1: log-level: unknown field; did you mean log.level?"},
 		{"outside its section", "level: info", "F:1: level: unknown field; did you mean log.level?"},
-		{"nothing near", "bananas: 3", "F:1: bananas: unknown field; known are dir, max-size, lease, durability, unsatisfiable-timeout, grpc, grpc.address, http, http.address, pbs, pbs.address, backups, log, log.level, log.format, bucket, bucket.name, bucket.endpoint, bucket.prefix, bucket.region, bucket.path-style, bucket.profile, bucket.credentials, bucket.write, bucket.queue, bucket.heartbeat, bucket.refresh, bucket.collect, bucket.max-size"},
+		{"nothing near", "bananas: 3", "F:1: bananas: unknown field; known are dir, max-size, lease, durability, unsatisfiable-timeout, grpc, grpc.address, http, http.address, pbs, pbs.address, backups, log, log.level, log.format, bucket, bucket.name, bucket.endpoint, bucket.prefix, bucket.region, bucket.path-style, bucket.profile, bucket.credentials, bucket.write, bucket.queue, bucket.heartbeat, bucket.refresh, bucket.collect, bucket.max-size, redis, redis.address, redis.sentinel, redis.tls, redis.ca, redis.credentials, redis.prefix, redis.timeout, redis.connections"},
 		{"twice", "lease: 1h\nlease: 1h", "F:2: lease: set twice, first in line 1; keep one"},
 		{"section twice", "log: {level: info}\ndir: /d\nlog: {format: json}", "F:3: log: set twice, first in line 1; keep one"},
 		{"no size", "max-size: 50 gigs", `F:1: max-size: "50 gigs" is not a size; write a number and a unit, like 50GB or 16MiB`},
@@ -231,6 +231,15 @@ bucket:
   refresh: 15m             # default
   collect: 1d              # default
   max-size: none           # default
+redis:
+  address: ''              # default
+  sentinel: ''             # default
+  tls: 'off'               # default
+  ca: ''                   # default
+  credentials: ''          # default
+  prefix: ''               # default
+  timeout: 2s              # default
+  connections: '4'         # default
 `
 	if got := strings.ReplaceAll(text.String(), path, "F"); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)

@@ -25,7 +25,7 @@ type Field struct {
 }
 
 // Fields lists all settings, in the order in which they are printed. Those of one section are neighbors.
-var Fields = slices.Concat(mainFields, bucketFields)
+var Fields = slices.Concat(mainFields, bucketFields, redisFields)
 
 var mainFields = []Field{
 	{

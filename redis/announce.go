@@ -86,7 +86,7 @@ func (c *Client) forget(lookup, name string) {
 
 // wait waits for what announce returned.
 func wait(ctx context.Context, done <-chan struct{}) {
-	if done == nil {
+	if done == nil || mutant.RedisLate {
 		return
 	}
 	select {

@@ -85,11 +85,7 @@ func (a *announcing) List(ctx context.Context, prefix, after string) (bucket.Pag
 	if k == nil || after != "" || !isLookup(lookup) {
 		return a.Bucket.List(ctx, prefix, after)
 	}
-	e, answered := k.entry(ctx, lookup)
-	switch {
-	case e.name == "" && answered && a.client.o.Trust:
-		return bucket.Page{}, nil
-	case k.look(e.name):
+	if e := k.entry(ctx, lookup); k.look(e.name) {
 		o, err := a.Bucket.Head(ctx, e.name)
 		if a.client.found(lookup, e.name, err) {
 			k.list(e.name)

@@ -12,20 +12,19 @@ type call struct {
 	client *Client
 	whole  bool // the bytes are wanted with the name
 
-	mu       sync.Mutex
-	entries  map[string]entry  // by lookup: what Redis has, and the zero entry for what it has not
-	answered map[string]bool   // by lookup: Redis answered
-	looked   map[string]bool   // by name: the bucket was asked whether it has it
-	listed   map[string]bool   // by name: it was given as all that a listing has
-	served   map[string]string // by lookup: the object whose bytes were taken from Redis
-	read     string            // the object that was read last
+	mu      sync.Mutex
+	entries map[string]entry  // by lookup: what Redis has, and the zero entry for what it has not, or did not say
+	looked  map[string]bool   // by name: the bucket was asked whether it has it
+	listed  map[string]bool   // by name: it was given as all that a listing has
+	served  map[string]string // by lookup: the object whose bytes were taken from Redis
+	read    string            // the object that was read last
 }
 
 type callKey struct{}
 
 func (c *Client) newCall(whole bool) *call {
 	return &call{
-		client: c, whole: whole, entries: map[string]entry{}, answered: map[string]bool{}, looked: map[string]bool{}, listed: map[string]bool{}, served: map[string]string{},
+		client: c, whole: whole, entries: map[string]entry{}, looked: map[string]bool{}, listed: map[string]bool{}, served: map[string]string{},
 	}
 }
 
@@ -52,26 +51,26 @@ func (k *call) fetch(ctx context.Context, lookups []string, whole bool) {
 	if len(wanted) == 0 {
 		return
 	}
-	found, answered := k.client.get(ctx, wanted, whole)
+	found := k.client.get(ctx, wanted, whole)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for i, l := range wanted {
-		k.entries[l], k.answered[l] = found[i], answered
+		k.entries[l] = found[i]
 	}
 }
 
-// entry returns what Redis has, and whether it answered.
-func (k *call) entry(ctx context.Context, lookup string) (e entry, answered bool) {
+// entry returns what Redis has.
+func (k *call) entry(ctx context.Context, lookup string) entry {
 	k.fetch(ctx, []string{lookup}, k.whole)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.entries[lookup], k.answered[lookup]
+	return k.entries[lookup]
 }
 
 // take returns the bytes of an object, or nil if Redis has them not. It gives them once: who asks again found them
 // damaged.
 func (k *call) take(ctx context.Context, lookup, name string) []byte {
-	e, _ := k.entry(ctx, lookup)
+	e := k.entry(ctx, lookup)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.read = name

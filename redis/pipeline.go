@@ -3,11 +3,15 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/sarsen-build/sarsen/internal/breaker"
 )
 
 // The bounds of one pipeline.
@@ -101,6 +105,8 @@ func (c *Client) pipeline(ctx context.Context, cmds []command, replies []reply) 
 	// The caller's end says nothing about Redis, and Timeout bounds how long it goes unseen.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.o.Timeout)
 	defer cancel()
+	c.counts.underWay.Add(1)
+	defer c.counts.underWay.Add(-1)
 	began := time.Now()
 	left := places
 	// A connection that was closed while nobody looked is no reason to give up: it is made anew at once.
@@ -108,11 +114,17 @@ func (c *Client) pipeline(ctx context.Context, cmds []command, replies []reply) 
 		left = c.send(ctx, client, cmds, left, replies, &asked)
 	}
 	c.counts.failed.Add(int64(len(left)))
+	if ctx.Err() != nil {
+		c.counts.timeouts.Add(int64(len(left)))
+	}
 	for _, i := range left {
 		asked[c.partOf(client, cmds[i])].failed = true
 	}
 	took := time.Since(began)
-	c.conclude(cmds[0].verb, len(places), took, &asked)
+	c.conclude(client, cmds[0].verb, len(places), took, &asked)
+	if c.o.Took != nil {
+		c.o.Took(cmds[0].verb <= getName, took)
+	}
 	c.logSlow(cmds[0].verb, len(places), took)
 }
 
@@ -157,6 +169,10 @@ func (c *Client) send(ctx context.Context, client rueidis.Client, cmds []command
 			c.counts.bytesIn.Add(int64(len(value)))
 		case err == nil || rueidis.IsRedisNil(err):
 			replies[i].ok = true
+		case errors.As(err, &refused) && strings.HasPrefix(refused.Error(), "WRONGTYPE"):
+			// Somebody else's key, which says nothing about Redis.
+			replies[i].ok = true
+			c.counts.corrupt.Add(1)
 		case errors.As(err, &refused):
 			c.counts.refused.Add(1)
 			asked[c.partOf(client, cmds[i])].err = err
@@ -168,7 +184,7 @@ func (c *Client) send(ctx context.Context, client rueidis.Client, cmds []command
 }
 
 // conclude tells the breakers how it went.
-func (c *Client) conclude(v verb, commands int, took time.Duration, asked *[parts]outcome) {
+func (c *Client) conclude(client rueidis.Client, v verb, commands int, took time.Duration, asked *[parts]outcome) {
 	// What takes longer is no gain over the bucket.
 	limit := min(c.o.Timeout/4, 200*time.Millisecond) + time.Duration(commands)*100*time.Microsecond
 	for n := range asked {
@@ -176,18 +192,28 @@ func (c *Client) conclude(v verb, commands int, took time.Duration, asked *[part
 		if !o.allowed {
 			continue
 		}
+		what := []any{"reads", v <= getName}
+		if client.Mode() == rueidis.ClientModeCluster {
+			what = append(what, "slots", fmt.Sprintf("%d-%d", n*slots/parts, (n+1)*slots/parts-1))
+		}
 		b := c.breakerOf(n, v)
+		was := b.IsAway()
 		switch {
 		case o.err != nil:
 			if b.Away() {
-				c.log.Warn("redis refuses commands; this server goes on without it", "error", o.err)
+				c.log.Warn("redis refuses commands; this server goes on without it", append(what, "error", o.err)...)
+			}
+			if strings.HasPrefix(o.err.Error(), "READONLY") && client.Mode() == rueidis.ClientModeStandalone {
+				c.renew(client)
 			}
 		case o.failed:
 			if b.Away() {
-				c.log.Warn("redis does not answer; this server goes on without it", "after", took)
+				c.log.Warn("redis does not answer; this server goes on without it", append(what, "after", took)...)
 			}
 		case b.Answered(took, limit):
-			c.log.Warn("redis answers slowly; this server goes on without it", "after", took)
+			c.log.Warn("redis answers slowly; this server goes on without it", append(what, "after", took)...)
+		case was && !b.IsAway():
+			c.log.Info("redis answers again", what...)
 		}
 	}
 }
@@ -204,11 +230,7 @@ func (c *Client) logSlow(v verb, commands int, took time.Duration) {
 	c.log.Log(c.ctx, level, "redis was slow", "reads", v <= getName, "commands", commands, "took", took)
 }
 
-func (c *Client) breakerOf(n int, v verb) interface {
-	Allow() bool
-	Away() bool
-	Answered(took, limit time.Duration) bool
-} {
+func (c *Client) breakerOf(n int, v verb) *breaker.Breaker {
 	if v <= getName {
 		return &c.parts[n].reads
 	}
@@ -250,8 +272,9 @@ var crcTable = func() (table [256]uint16) {
 	return table
 }()
 
-// get returns what Redis holds of the lookups, in one round trip. What is damaged, and what is not there, is the zero entry.
-func (c *Client) get(ctx context.Context, lookups []string, whole bool) (entries []entry, answered bool) {
+// get returns what Redis holds of the lookups, in one round trip. What is damaged, what is not there, and what Redis did not
+// say, is the zero entry.
+func (c *Client) get(ctx context.Context, lookups []string, whole bool) []entry {
 	v := getName
 	if whole {
 		v = getWhole
@@ -260,9 +283,8 @@ func (c *Client) get(ctx context.Context, lookups []string, whole bool) (entries
 	for i, l := range lookups {
 		cmds[i] = command{verb: v, key: l}
 	}
-	entries, answered = make([]entry, len(lookups)), true
+	entries := make([]entry, len(lookups))
 	for i, r := range c.do(ctx, cmds) {
-		answered = answered && r.ok
 		if !r.ok {
 			continue
 		}
@@ -279,5 +301,5 @@ func (c *Client) get(ctx context.Context, lookups []string, whole bool) (entries
 		c.counts.hits.Add(1)
 		entries[i] = e
 	}
-	return entries, answered
+	return entries
 }

@@ -49,7 +49,6 @@ type Options struct {
 	// Sentinel is the name of the master that the sentinels know. "" says that Addresses are no sentinels.
 	Sentinel           string
 	Username, Password string
-	Database           int         // 0 in a cluster
 	TLS                *tls.Config // nil is none
 	// Prefix begins every key. "" is "sarsen:". Servers on one bucket, or on one folder of it, have the same, and no others do.
 	Prefix string
@@ -62,26 +61,9 @@ type Options struct {
 	Timeout time.Duration
 	// Connections to each server, rounded up to a power of two; long pipelines take others, 16 at most or as many. 0 is four.
 	Connections int
-	// Trust says that what has no entry is not looked for in the bucket, while Redis answers: a miss then costs no
-	// request, and what others wrote longer than TTL ago is found at the next listing only.
-	Trust bool
-	Log   *slog.Logger
-}
-
-// ParseURL returns the options that a URL says: redis:// or rediss://, user, password, host, port and database; ?addr= adds
-// addresses, ?master_set= is the sentinels' master.
-func ParseURL(text string) (Options, error) {
-	d, err := rueidis.ParseURL(text)
-	if err == nil && (len(d.InitAddress) == 0 || d.DialCtxFn != nil) {
-		err = errors.New("neither redis:// nor rediss://")
-	}
-	if err != nil {
-		return Options{}, fmt.Errorf("redis: the address can't be used: %w", err)
-	}
-	return Options{
-		Addresses: d.InitAddress, Username: d.Username, Password: d.Password, Database: d.SelectDB, TLS: d.TLSConfig,
-		Sentinel: d.Sentinel.MasterSet,
-	}, nil
+	// Took is told of every pipeline how long it took. nil is nobody.
+	Took func(reads bool, took time.Duration)
+	Log  *slog.Logger
 }
 
 // A Client is Redis as servers on one bucket use it.
@@ -90,10 +72,12 @@ type Client struct {
 	log  *slog.Logger
 	dial rueidis.ClientOption
 
-	client     atomic.Pointer[rueidis.Client] // nil until Redis was reached for the first time
-	connecting sync.Mutex                     // held by who tries to
-	parts      [parts]part
-	write      writer
+	client      atomic.Pointer[rueidis.Client] // nil until Redis was reached for the first time
+	connecting  sync.Mutex                     // held by who tries to
+	unreached   atomic.Pointer[error]          // why the last try failed, or nil
+	parts       [parts]part
+	write       writer
+	connections connections
 
 	ctx    context.Context // ended by Close
 	stop   context.CancelFunc
@@ -128,10 +112,11 @@ func New(o Options) (*Client, error) {
 	c := &Client{o: o.withDefaults()}
 	c.log = c.o.Log
 	c.dial = rueidis.ClientOption{
-		InitAddress: o.Addresses, Username: o.Username, Password: o.Password, SelectDB: o.Database, TLSConfig: o.TLS,
+		InitAddress: o.Addresses, Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
 		Sentinel:   rueidis.SentinelOption{MasterSet: o.Sentinel, TLSConfig: o.TLS, Username: o.Username, Password: o.Password},
 		ClientName: "sarsen",
 		Dialer:     net.Dialer{Timeout: c.o.Timeout},
+		DialCtxFn:  c.open,
 		// It bounds the time that a connection is silent. What one call waits is bounded by its context.
 		ConnWriteTimeout:  2 * c.o.Timeout,
 		PipelineMultiplex: bits.Len(uint(c.o.Connections - 1)),
@@ -144,8 +129,8 @@ func New(o Options) (*Client, error) {
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.connect()
-	if c.client.Load() == nil {
-		c.log.Warn("redis can't be reached; this server goes on without it and tries again", "addresses", o.Addresses)
+	if err := c.unreached.Load(); err != nil {
+		c.log.Warn("redis can't be reached; this server goes on without it and tries again", "addresses", o.Addresses, "error", *err)
 	}
 	return c, nil
 }
@@ -190,10 +175,15 @@ func (c *Client) connect() {
 	if err != nil {
 		c.counts.failed.Add(1)
 		b.Away()
+		if len(c.o.Addresses) > 1 && c.o.Sentinel == "" && strings.Contains(err.Error(), "cluster support disabled") {
+			err = fmt.Errorf("several addresses are those of a cluster or, with the name of a master, of sentinels; this is a server that stands alone: %w", err)
+		}
+		c.unreached.Store(&err)
 		c.log.Debug("redis can't be reached", "error", err)
 		return
 	}
 	b.Well()
+	c.unreached.Store(nil)
 	c.client.Store(&client)
 	c.log.Info("redis is there", "addresses", c.o.Addresses)
 }
@@ -210,9 +200,29 @@ func (c *Client) reached() rueidis.Client {
 	return nil
 }
 
+// renew lets go of the connections to a server that has become a replica: its name may stand for another one by now.
+// Calls that are under way may use them until they end.
+func (c *Client) renew(old rueidis.Client) {
+	p := c.client.Load()
+	if p == nil || *p != old || !c.client.CompareAndSwap(p, nil) {
+		return
+	}
+	c.group.Go(func() {
+		select {
+		case <-time.After(2 * c.o.Timeout):
+		case <-c.ctx.Done():
+		}
+		old.Close()
+	})
+}
+
+// closeWithin is how long Close waits for what is on its way, though Timeout may be longer.
+const closeWithin = time.Second
+
 // Close ends the client. Calls that are under way must have ended.
 func (c *Client) Close() {
 	c.stop()
+	defer time.AfterFunc(closeWithin, c.connections.cut).Stop()
 	c.group.Wait()
 	if p := c.client.Load(); p != nil {
 		(*p).Close()
@@ -220,12 +230,18 @@ func (c *Client) Close() {
 }
 
 type counts struct {
-	pipelines, commands, bytesOut, bytesIn, hits, misses, served, announced, lost, failed, refused, slow, corrupt, adopted, stale atomic.Int64
+	underWay, pipelines, commands, bytesOut, bytesIn, hits, misses, served, announced, lost, failed, timeouts, refused, slow, corrupt,
+	adopted, stale atomic.Int64
 }
 
 // Stats are what a Client did.
 type Stats struct {
-	Away      bool  `json:"away"` // Redis, or some of a cluster's slots, did not answer when last asked
+	Away bool `json:"away"` // Redis, or some of a cluster's slots, did not answer when last asked
+	// Connections are open, UnderWay are pipelines that wait for an answer, and Waiting bytes wait to be announced.
+	Connections int   `json:"connections"`
+	UnderWay    int64 `json:"under_way"`
+	Waiting     int   `json:"waiting_bytes"`
+
 	Pipelines int64 `json:"pipelines"`
 	Commands  int64 `json:"commands"`
 	BytesOut  int64 `json:"bytes_out"` // keys and values, as they were sent
@@ -237,7 +253,8 @@ type Stats struct {
 	Stale     int64 `json:"stale"`     // and that it has no more
 	Announced int64 `json:"announced"` // entries that were written
 	Lost      int64 `json:"lost"`      // entries that were not
-	Failed    int64 `json:"failed"`    // commands without an answer in time
+	Failed    int64 `json:"failed"`    // commands without an answer
+	Timeouts  int64 `json:"timeouts"`  // of these, those that had none in time
 	Refused   int64 `json:"refused"`   // commands that Redis answered with an error: out of memory, no permission
 	Slow      int64 `json:"slow"`      // pipelines that took longer than a second
 	Corrupt   int64 `json:"corrupt"`   // entries that did not verify
@@ -250,8 +267,11 @@ func (c *Client) Stats() Stats {
 		Pipelines: n.pipelines.Load(), Commands: n.commands.Load(), BytesOut: n.bytesOut.Load(), BytesIn: n.bytesIn.Load(),
 		Hits: n.hits.Load(), Misses: n.misses.Load(), Served: n.served.Load(), Adopted: n.adopted.Load(), Stale: n.stale.Load(),
 		Announced: n.announced.Load(), Lost: n.lost.Load(), Failed: n.failed.Load(), Refused: n.refused.Load(), Slow: n.slow.Load(),
-		Corrupt: n.corrupt.Load(),
+		Corrupt: n.corrupt.Load(), Timeouts: n.timeouts.Load(), Connections: c.connections.count(), UnderWay: n.underWay.Load(),
 	}
+	c.write.mu.Lock()
+	s.Waiting = c.write.bytes
+	c.write.mu.Unlock()
 	for i := range c.parts {
 		s.Away = s.Away || c.parts[i].reads.IsAway() || c.parts[i].writes.IsAway()
 	}

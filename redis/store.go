@@ -70,7 +70,7 @@ func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) 
 	for i, d := range absent.List() {
 		lookups[i] = blobLookup(d)
 	}
-	entries, _ := s.client.get(ctx, lookups, false)
+	entries := s.client.get(ctx, lookups, false)
 	var of, names []string
 	var wanted []digest.Digest
 	for i, d := range absent.List() {
@@ -137,7 +137,7 @@ func (c *Client) isSmall(d digest.Digest) bool {
 // find takes up the object that Redis names, unless that was tried in this call, and reports whether it is worth trying
 // again.
 func (s *Store) find(ctx context.Context, k *call, lookup string, d digest.Digest) bool {
-	e, _ := k.entry(ctx, lookup)
+	e := k.entry(ctx, lookup)
 	switch {
 	case !fits(e.name, d):
 		return false
@@ -187,8 +187,7 @@ func (s *Store) findAll(ctx context.Context, k *call, ds []digest.Digest, errs [
 	var try, again []int
 	var lookups, names []string
 	for n, i := range places {
-		e, _ := k.entry(ctx, of[n])
-		name := e.name
+		name := k.entry(ctx, of[n]).name
 		if k.from(of[n]) != "" {
 			name = k.distrust(of[n])
 		}
@@ -216,7 +215,7 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 		return rec, err
 	}
 	lookup := recordLookup(key)
-	e, _ := k.entry(ctx, lookup)
+	e := k.entry(ctx, lookup)
 	switch {
 	case err == nil && e.name <= k.lastRead():
 	case k.look(e.name):

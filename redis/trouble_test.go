@@ -369,15 +369,6 @@ func TestOptions(t *testing.T) {
 			t.Errorf("New(%+v) = nil", o)
 		}
 	}
-	for _, text := range []string{"", "host:1", "http://host", "unix:///tmp/redis"} {
-		if o, err := redis.ParseURL(text); err == nil {
-			t.Errorf("ParseURL(%q) = %+v, want an error", text, o)
-		}
-	}
-	got, err := redis.ParseURL("rediss://user:secret@host:1234/5?addr=other:1")
-	if err != nil || strings.Join(got.Addresses, " ") != "host:1234 other:1" || got.Username != "user" || got.Password != "secret" || got.Database != 5 || got.TLS == nil {
-		t.Errorf("ParseURL = %+v, %v", got, err)
-	}
 }
 
 // TestSlots: keys are thought to be where the cluster has them.

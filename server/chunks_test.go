@@ -214,7 +214,7 @@ func TestSpliceErrors(t *testing.T) {
 		{&repb.SpliceBlobRequest{BlobDigest: p, ChunkDigests: []*repb.Digest{p, {Hash: "x"}}}, "chunk_digests[1].hash"},
 		{&repb.SpliceBlobRequest{BlobDigest: p, ChunkDigests: []*repb.Digest{p}, ChunkingFunction: repb.ChunkingFunction_REP_MAX_CDC}, "chunking_function"},
 		{&repb.SpliceBlobRequest{BlobDigest: wireOf(make([]byte, 101)), ChunkDigests: []*repb.Digest{p}}, "blob_digest.size_bytes"},
-		{&repb.SpliceBlobRequest{BlobDigest: p, ChunkDigests: []*repb.Digest{p, p}}, "declared 4 bytes, got 8"},
+		{&repb.SpliceBlobRequest{BlobDigest: p, ChunkDigests: []*repb.Digest{p, p}}, "its 2 chunks are not of that many bytes"},
 	} {
 		_, err := r.cas.SpliceBlob(r.ctx, tt.req)
 		wantStatus(t, err, codes.InvalidArgument, tt.says)

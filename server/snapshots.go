@@ -26,9 +26,10 @@ type snapshots struct {
 	snapshotpb.UnimplementedSnapshotsServer
 }
 
-// snapshotPrefix begins the names of the roots of one instance, or of one series of it.
+// snapshotPrefix begins the names of the roots of one instance, or of one series of it. The instance that has no name, and
+// one that is called "..", are a part of the name as any other: a medium whose names are paths would drop them.
 func snapshotPrefix(instance, name string) string {
-	prefix := "snapshot/" + url.PathEscape(instance) + "/"
+	prefix := "snapshot/i" + url.PathEscape(instance) + "/"
 	if name != "" {
 		prefix += name + "/"
 	}

@@ -4,22 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
-	"unicode/utf8"
+	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/chunk"
@@ -34,8 +30,11 @@ type Options struct {
 	Function digest.Function
 	Excludes Excludes
 	// Before is the root of an earlier snapshot of the same directory, or zero. Of a file that was there with the same
-	// size and time nothing is read; of a large one that changed, the server is asked for the chunks.
+	// size and time, and did not change since, nothing is read; of a large one that changed, the server is asked for the chunks.
 	Before digest.Digest
+	// BeforeTime is when the reading of Before began, by this machine's clock, or zero. What was written, or got another
+	// time or name, since then or shortly before is read, whatever time it says that it has.
+	BeforeTime time.Time
 	// Dry says to send nothing.
 	Dry bool
 	// Skipped is called for each thing that can't be kept, one after the other. It may be nil.
@@ -49,7 +48,7 @@ type uploader struct {
 	client *client.Client
 	cutter *chunk.Cutter // or nil
 	store  *upstream.Store
-	dir    string
+	root   *os.Root
 	before map[string]*repb.FileNode // by path
 	mu     sync.Mutex                // held while Skipped is called
 
@@ -64,6 +63,8 @@ type file struct {
 	name string // slashed, relative to the top
 	node *repb.FileNode
 	size int64
+	// changed is when its bytes, its times or its name changed last, which nobody can set.
+	changed time.Time
 }
 
 // Upload stores the directory dir and all below it on the server, leased, and returns the digest of its root.
@@ -71,13 +72,18 @@ func Upload(ctx context.Context, c *client.Client, dir string, o Options) (diges
 	if o.Counts == nil {
 		o.Counts = new(Counts)
 	}
-	u := &uploader{Options: o, client: c, cutter: c.Cutter(), store: c.Store(), dir: dir, before: map[string]*repb.FileNode{}}
+	top, err := os.OpenRoot(dir)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	defer top.Close()
+	u := &uploader{Options: o, client: c, cutter: c.Cutter(), store: c.Store(), root: top, before: map[string]*repb.FileNode{}}
 	if o.Before != (digest.Digest{}) {
 		if err := u.remember(ctx); err != nil {
 			return digest.Digest{}, err
 		}
 	}
-	root, err := u.walk(ctx, "")
+	root, err := u.walk(ctx, top, "")
 	if err == nil {
 		err = u.flush(ctx)
 	}
@@ -85,7 +91,7 @@ func Upload(ctx context.Context, c *client.Client, dir string, o Options) (diges
 		return digest.Digest{}, err
 	}
 	// Digests of files are known only here, so directories are made from the leaves up.
-	d, err := u.finish(ctx, root)
+	d, err := u.finish(ctx, root, "")
 	if err == nil {
 		err = u.send(ctx)
 	}
@@ -137,105 +143,14 @@ func (u *uploader) remember(ctx context.Context) error {
 	})
 }
 
-// A directory is a Directory message in the making.
-type directory struct {
-	message  *repb.Directory
-	children []*directory // in the order of message.Directories
-}
-
-// walk reads what is below the path name, and hashes and sends files as lots fill.
-func (u *uploader) walk(ctx context.Context, name string) (*directory, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	full := filepath.Join(u.dir, filepath.FromSlash(name))
-	info, err := os.Stat(full)
-	if err != nil {
-		return nil, err
-	}
-	entries, err := os.ReadDir(full) // sorted by name, as messages must be
-	if err != nil {
-		return nil, err
-	}
-	d := &directory{message: &repb.Directory{NodeProperties: properties(info)}}
-	u.Counts.Directories.Add(1)
-	for _, e := range entries {
-		if err := u.entry(ctx, d, path.Join(name, e.Name()), e); err != nil {
-			return nil, err
-		}
-	}
-	return d, nil
-}
-
-func (u *uploader) entry(ctx context.Context, d *directory, name string, e fs.DirEntry) error {
-	if u.Excludes.match(name, e.IsDir()) {
-		return nil
-	}
-	if !utf8.ValidString(e.Name()) {
-		u.skip(name, errors.New("the name is not UTF-8, as the API wants it"))
-		return nil
-	}
-	info, err := e.Info()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // removed meanwhile
-	}
-	if err != nil {
-		return err
-	}
-	switch {
-	case e.IsDir():
-		child, err := u.walk(ctx, name)
-		if unreadable(err) {
-			u.skip(name, err)
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		d.message.Directories = append(d.message.Directories, &repb.DirectoryNode{Name: e.Name()})
-		d.children = append(d.children, child)
-	case info.Mode().Type() == fs.ModeSymlink:
-		target, err := os.Readlink(filepath.Join(u.dir, filepath.FromSlash(name)))
-		if err != nil || !utf8.ValidString(target) {
-			u.skip(name, errors.Join(err, errors.New("the link can't be read as UTF-8")))
-			return nil
-		}
-		u.Counts.Symlinks.Add(1)
-		p := properties(info)
-		p.UnixMode = nil // links have none
-		d.message.Symlinks = append(d.message.Symlinks, &repb.SymlinkNode{Name: e.Name(), Target: target, NodeProperties: p})
-	case info.Mode().IsRegular():
-		node := &repb.FileNode{Name: e.Name(), IsExecutable: info.Mode()&0o111 != 0, NodeProperties: properties(info)}
-		d.message.Files = append(d.message.Files, node)
-		return u.file(ctx, &file{name, node, info.Size()})
-	default:
-		u.skip(name, errors.New("neither a file, a directory nor a link"))
-	}
-	return nil
-}
-
-func (u *uploader) skip(name string, why error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.Skipped != nil {
-		u.Skipped(name, why)
-	}
-}
-
-// properties returns mode and time.
-func properties(info fs.FileInfo) *repb.NodeProperties {
-	mode := uint32(info.Mode().Perm())
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		mode = uint32(s.Mode) & 0o7777
-	}
-	return &repb.NodeProperties{Mtime: timestamppb.New(info.ModTime()), UnixMode: wrapperspb.UInt32(mode)}
-}
+// slack is how exact, at least, a file system's times are.
+const slack = 2 * time.Second
 
 // file puts f into a lot, unless it is as it was.
 func (u *uploader) file(ctx context.Context, f *file) error {
 	u.Counts.Files.Add(1)
 	u.Counts.Bytes.Add(f.size)
-	if b := u.before[f.name]; b != nil && b.Digest.GetSizeBytes() == f.size && proto.Equal(b.GetNodeProperties().GetMtime(), f.node.NodeProperties.Mtime) {
+	if b := u.before[f.name]; b != nil && f.changed.Before(u.BeforeTime.Add(-slack)) && b.Digest.GetSizeBytes() == f.size && proto.Equal(b.GetNodeProperties().GetMtime(), f.node.NodeProperties.Mtime) {
 		f.node.Digest = b.Digest
 	}
 	if f.size <= smallFile {
@@ -262,13 +177,17 @@ func (u *uploader) flush(ctx context.Context) error {
 		if known[f] {
 			continue
 		}
-		data, err := os.ReadFile(u.path(f))
+		data, err := u.readSmall(f)
 		if unreadable(err) {
 			u.leaveOut(f, err)
 			continue
 		}
 		if err != nil {
 			return err
+		}
+		if len(data) > smallFile {
+			large = append(large, f)
+			continue
 		}
 		u.add(f, data)
 	}
@@ -280,7 +199,7 @@ func (u *uploader) flush(ctx context.Context) error {
 			return nil
 		}
 		err := u.sendLarge(ctx, large[i])
-		if unreadable(err) {
+		if unreadable(err) || errors.Is(err, errChanged) {
 			u.leaveOut(large[i], err)
 			err = nil
 		}
@@ -288,18 +207,11 @@ func (u *uploader) flush(ctx context.Context) error {
 	})
 }
 
-// unreadable reports whether a file is for others, or went meanwhile.
-func unreadable(err error) bool {
-	return errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist)
-}
-
 // leaveOut makes finish drop f, for want of a digest.
 func (u *uploader) leaveOut(f *file, why error) {
 	f.node.Digest = nil
 	u.skip(f.name, why)
 }
-
-func (u *uploader) path(f *file) string { return filepath.Join(u.dir, filepath.FromSlash(f.name)) }
 
 // leaseKnown returns which files have a digest whose blob the server has.
 func (u *uploader) leaseKnown(ctx context.Context, files []*file) (map[*file]bool, error) {
@@ -369,15 +281,11 @@ func (u *uploader) sendLarge(ctx context.Context, f *file) error {
 var errChanged = errors.New("the file changed while it was read")
 
 func (u *uploader) trySendLarge(ctx context.Context, f *file) (sent int64, err error) {
-	source, err := os.Open(u.path(f))
+	source, err := u.open(f)
 	if err != nil {
 		return 0, err
 	}
 	defer source.Close()
-	before, err := source.Stat()
-	if err != nil {
-		return 0, err
-	}
 	cut, err := client.NewCut(source, u.Function, u.cutter)
 	if err != nil {
 		return 0, err
@@ -397,7 +305,8 @@ func (u *uploader) trySendLarge(ctx context.Context, f *file) (sent int64, err e
 	}
 	sent, err = u.client.PutCut(ctx, cut, source)
 	if err != nil {
-		if after, statErr := source.Stat(); statErr == nil && (after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime())) {
+		// Its time may be as it was: a mapped file's changes late.
+		if (errors.Is(err, blob.ErrMismatch) || status.Code(err) == codes.InvalidArgument) && changed(source, cut.Digest) {
 			err = errors.Join(errChanged, err)
 		}
 		err = fmt.Errorf("%s: %w", f.name, err)
@@ -405,10 +314,19 @@ func (u *uploader) trySendLarge(ctx context.Context, f *file) (sent int64, err e
 	return sent, err
 }
 
-// finish names all directories below d and d itself, and sends them as lots fill.
-func (u *uploader) finish(ctx context.Context, d *directory) (digest.Digest, error) {
+// changed reports whether source has other bytes than those of d now.
+func changed(source *os.File, d digest.Digest) bool {
+	cut, err := client.NewCut(io.NewSectionReader(source, 0, d.Size), d.Function, nil)
+	return err == nil && cut.Digest != d
+}
+
+// maxDirectory is how many bytes a directory's message may have for the server to read it: those of some 100,000 files.
+const maxDirectory = 16 << 20
+
+// finish names all directories below d, whose path is name, and d itself, and sends them as lots fill.
+func (u *uploader) finish(ctx context.Context, d *directory, name string) (digest.Digest, error) {
 	for i, child := range d.children {
-		c, err := u.finish(ctx, child)
+		c, err := u.finish(ctx, child, path.Join(name, d.message.Directories[i].Name))
 		if err != nil {
 			return c, err
 		}
@@ -418,6 +336,9 @@ func (u *uploader) finish(ctx context.Context, d *directory) (digest.Digest, err
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(d.message)
 	if err != nil {
 		return digest.Digest{}, err
+	}
+	if len(data) > maxDirectory {
+		return digest.Digest{}, fmt.Errorf("directory %q has too many entries: it would be a message of %d bytes, at most %d are taken", name, len(data), maxDirectory)
 	}
 	named := &file{node: new(repb.FileNode)}
 	u.add(named, data)

@@ -15,7 +15,7 @@ type Excludes struct {
 }
 
 type pattern struct {
-	parts     []string // of the path, each with * ? [...], or ** for any number of parts
+	parts     []string // of the path, each with * ? [...], or ** for any number of parts, at the end for one at least
 	again     bool     // !: take in again
 	directory bool     // only directories
 }
@@ -33,7 +33,8 @@ func (e *Excludes) Add(text string) error {
 		p.directory, rest = true, before
 	}
 	anchored := strings.Contains(rest, "/")
-	p.parts = strings.Split(strings.TrimPrefix(rest, "/"), "/")
+	// Git's form of a set of letters that must not be there is ours too.
+	p.parts = strings.Split(strings.TrimPrefix(strings.ReplaceAll(rest, "[!", "[^"), "/"), "/")
 	if !anchored {
 		p.parts = append([]string{"**"}, p.parts...)
 	}
@@ -76,6 +77,9 @@ func (e *Excludes) match(name string, directory bool) bool {
 func matches(pattern, parts []string) bool {
 	for len(pattern) > 0 {
 		if pattern[0] == "**" {
+			if len(pattern) == 1 {
+				return len(parts) > 0 // all that is below, and not the directory itself
+			}
 			for i := range len(parts) + 1 {
 				if matches(pattern[1:], parts[i:]) {
 					return true

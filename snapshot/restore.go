@@ -21,7 +21,7 @@ import (
 
 // RestoreOptions say what Restore writes.
 type RestoreOptions struct {
-	// Paths are those to restore, slashed and relative to the top, with all below them. None are all.
+	// Paths are those to restore, slashed and relative to the top, with all below them. None are all, and so is ".".
 	Paths []string
 	// Dry says to read and write nothing but the tree.
 	Dry    bool
@@ -36,6 +36,7 @@ type restorer struct {
 	function digest.Function
 	root     *os.Root
 	dir      string
+	fresh    bool // dir was made for this
 
 	directories []made // each before what is in it
 	small       []want
@@ -43,6 +44,7 @@ type restorer struct {
 	large       []want
 }
 
+// A made is a directory that gets its mode and time when all in it is there.
 type made struct {
 	name       string
 	properties *repb.NodeProperties
@@ -56,53 +58,68 @@ type want struct {
 }
 
 // Restore writes the tree of root to the directory dir, which is made if need be. What is there under other names stays
-// as it is; files and links under the same names are replaced, and files that have the bytes already are not fetched.
-// A file that differs lends its chunks.
+// as it is, and so do dir itself and directories above Paths; files and links under the same names are replaced, and
+// files that have the bytes already are not fetched. A file that differs lends its chunks.
 func Restore(ctx context.Context, c *client.Client, root digest.Digest, dir string, o RestoreOptions) error {
 	if o.Counts == nil {
 		o.Counts = new(Counts)
 	}
-	for i, p := range o.Paths {
-		if o.Paths[i] = path.Clean(p); !fs.ValidPath(o.Paths[i]) {
+	r := &restorer{RestoreOptions: o, client: c, store: c.Store(), function: root.Function, dir: dir}
+	sought := map[string]bool{}
+	r.Paths = nil
+	for _, p := range o.Paths {
+		clean := path.Clean(p)
+		if !fs.ValidPath(clean) {
 			return fmt.Errorf("path %q is not below the snapshot's top", p)
 		}
+		if clean == "." {
+			clean = ""
+		}
+		r.Paths, sought[clean] = append(r.Paths, clean), true
 	}
 	tree, err := c.Tree(ctx, root)
 	if err != nil {
 		return err
 	}
-	r := &restorer{RestoreOptions: o, client: c, store: c.Store(), function: root.Function, dir: dir}
 	if !o.Dry {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		if r.root, err = os.OpenRoot(dir); err != nil {
+		if err := r.open(); err != nil {
 			return err
 		}
 		defer r.root.Close()
 	}
-	found := false
 	err = walkTree(tree, func(name string, n *node) error {
-		if within(name, r.Paths) {
-			found = true
-		} else if n.directory == nil || !above(name, r.Paths) {
+		delete(sought, name)
+		inside := within(name, r.Paths)
+		if !inside && (n.file != nil || n.link != nil || !above(name, r.Paths)) {
 			return nil
 		}
-		return r.visit(ctx, name, n)
+		if n.absent != nil {
+			return n.absent
+		}
+		return r.visit(ctx, name, n, inside)
 	})
 	if err == nil {
 		err = r.flush(ctx)
 	}
-	if err != nil {
-		return err
+	for p := range sought {
+		err = errors.Join(err, fmt.Errorf("the snapshot has nothing called %q", p))
 	}
-	if !found {
-		return fmt.Errorf("the snapshot has nothing called %q", r.Paths)
-	}
-	return r.finish()
+	// After an error too: what is there should be of use.
+	return errors.Join(err, r.finish())
 }
 
-func (r *restorer) visit(ctx context.Context, name string, n *node) error {
+// open opens the target. One that has to be made gets the mode of the snapshot's top.
+func (r *restorer) open() (err error) {
+	_, err = os.Stat(r.dir)
+	r.fresh = errors.Is(err, fs.ErrNotExist)
+	if err = os.MkdirAll(r.dir, 0o755); err == nil {
+		r.root, err = os.OpenRoot(r.dir)
+	}
+	return err
+}
+
+// visit restores n, or if it is not inside of what is restored, makes the directory if it is not there.
+func (r *restorer) visit(ctx context.Context, name string, n *node, inside bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -112,8 +129,7 @@ func (r *restorer) visit(ctx context.Context, name string, n *node) error {
 		if r.Dry {
 			return nil
 		}
-		r.directories = append(r.directories, made{name, n.directory.NodeProperties})
-		return r.mkdir(name)
+		return r.mkdir(name, n.directory.NodeProperties, inside)
 	case n.link != nil:
 		r.Counts.Symlinks.Add(1)
 		if r.Dry {
@@ -146,20 +162,32 @@ func (r *restorer) visit(ctx context.Context, name string, n *node) error {
 }
 
 // mkdir makes a directory that can be written until finish gives it its mode. A link in its place goes: nothing is
-// written through it.
-func (r *restorer) mkdir(name string) error {
+// written through it. A directory that is there gets the mode only if it is inside of what is restored, which the top
+// never is.
+func (r *restorer) mkdir(name string, p *repb.NodeProperties, inside bool) error {
 	if name == "" {
+		if r.fresh {
+			r.directories = append(r.directories, made{".", p})
+		}
 		return nil
 	}
 	info, err := r.root.Lstat(name)
 	if err == nil && info.IsDir() {
-		return nil
+		if !inside {
+			return nil
+		}
+		r.directories = append(r.directories, made{name, p})
+		if info.Mode()&0o700 == 0o700 {
+			return nil
+		}
+		return r.root.Chmod(name, info.Mode()|0o700)
 	}
 	if err == nil {
 		if err := r.root.Remove(name); err != nil {
 			return err
 		}
 	}
+	r.directories = append(r.directories, made{name, p})
 	return r.root.Mkdir(name, 0o700)
 }
 
@@ -287,14 +315,15 @@ func (s *sparse) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// dress gives a file its mode and time.
+// dress gives a file its mode and time. It has no bits that would run it as its owner or group, as these are not kept:
+// whoever restores would lend his own.
 func (r *restorer) dress(name string, node *repb.FileNode) error {
 	mode := fs.FileMode(0o644)
 	if node.IsExecutable {
 		mode = 0o755
 	}
 	if m := node.GetNodeProperties().GetUnixMode(); m != nil {
-		mode = fileMode(m.Value)
+		mode = fileMode(m.Value) &^ (fs.ModeSetuid | fs.ModeSetgid)
 	}
 	if err := r.root.Chmod(name, mode); err != nil {
 		return err
@@ -325,18 +354,14 @@ func fileMode(unix uint32) fs.FileMode {
 func (r *restorer) finish() error {
 	for i := len(r.directories) - 1; i >= 0; i-- {
 		d := r.directories[i]
-		name := d.name
-		if name == "" {
-			name = "."
-		}
 		mode := fs.FileMode(0o755)
 		if m := d.properties.GetUnixMode(); m != nil {
 			mode = fileMode(m.Value)
 		}
-		if err := r.root.Chmod(name, mode); err != nil {
+		if err := r.root.Chmod(d.name, mode); err != nil {
 			return err
 		}
-		if err := r.setTime(name, d.properties); err != nil {
+		if err := r.setTime(d.name, d.properties); err != nil {
 			return err
 		}
 	}

@@ -14,13 +14,14 @@ import (
 
 // A node is one entry of a tree: exactly one of its fields is set.
 type node struct {
+	absent    error // of a directory that the server does not have
 	file      *repb.FileNode
 	link      *repb.SymlinkNode
 	directory *repb.Directory
 }
 
 // walkTree calls visit for the root, whose path is "", and for all below it, a directory before what is in it. A name
-// that is none, or a directory that is absent, is an error.
+// that is none is an error.
 func walkTree(tree *client.Tree, visit func(name string, n *node) error) error {
 	return walkFrom(tree, tree.Root, "", visit)
 }
@@ -28,7 +29,7 @@ func walkTree(tree *client.Tree, visit func(name string, n *node) error) error {
 func walkFrom(tree *client.Tree, d digest.Digest, at string, visit func(name string, n *node) error) error {
 	message := tree.Directories[d]
 	if message == nil {
-		return fmt.Errorf("directory %q, %s, is missing", at, d)
+		return visit(at, &node{absent: fmt.Errorf("directory %q, %s, is missing", at, d)})
 	}
 	if err := visit(at, &node{directory: message}); err != nil {
 		return err

@@ -9,8 +9,8 @@ import (
 	"github.com/sarsen-build/sarsen/digest"
 )
 
-// Verify reads every byte of the tree of root from the server, and calls bad for each file that is not there or is
-// not what its digest says. A directory that is absent is an error.
+// Verify reads every byte of the tree of root from the server, and calls bad for each file or directory that is
+// not there or is not what its digest says.
 func Verify(ctx context.Context, c *client.Client, root digest.Digest, counts *Counts, bad func(name string, err error)) error {
 	tree, err := c.Tree(ctx, root)
 	if err != nil {
@@ -21,6 +21,9 @@ func Verify(ctx context.Context, c *client.Client, root digest.Digest, counts *C
 	var once digest.Set
 	err = walkTree(tree, func(name string, n *node) error {
 		switch {
+		case n.absent != nil:
+			bad(name, n.absent)
+			return nil
 		case n.directory != nil:
 			counts.Directories.Add(1)
 			return nil

@@ -1,39 +1,16 @@
 package pbs
 
 import (
-	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/retention"
 )
-
-// A Retention says how many snapshots of a group stay. Each rule looks at those, newest first, that no rule before it
-// decided about: of each period it keeps the newest, until it has kept so many.
-type Retention struct {
-	Last, Hourly, Daily, Weekly, Monthly, Yearly int
-}
-
-// rules returns the rules in their order: how many, and what the periods are called.
-func (k Retention) rules() []rule {
-	return []rule{
-		{k.Last, func(t time.Time) string { return t.Format(time.RFC3339) }},
-		{k.Hourly, func(t time.Time) string { return t.Format("2006-01-02 15") }},
-		{k.Daily, func(t time.Time) string { return t.Format("2006-01-02") }},
-		{k.Weekly, func(t time.Time) string { year, week := t.ISOWeek(); return fmt.Sprint(year, " ", week) }},
-		{k.Monthly, func(t time.Time) string { return t.Format("2006-01") }},
-		{k.Yearly, func(t time.Time) string { return t.Format("2006") }},
-	}
-}
-
-type rule struct {
-	keep   int
-	period func(time.Time) string
-}
 
 // A fate is what pruning decides about a snapshot.
 type fate string
 
 const (
-	undecided fate = ""
 	keep      fate = "keep"
 	remove    fate = "remove"
 	protected fate = "protected"
@@ -46,51 +23,31 @@ type pruned struct {
 	fate      fate
 }
 
-// decide decides about the snapshots of a group, newest first. A retention that keeps nothing keeps everything.
-func (k Retention) decide(all []pruned) {
-	any := k != Retention{}
-	for _, r := range k.rules() {
-		if r.keep <= 0 {
-			continue
-		}
-		// A period of which another rule keeps something is not looked at again.
-		done := map[string]bool{}
-		for _, p := range all {
-			if p.fate == keep {
-				done[r.period(p.at)] = true
-			}
-		}
-		kept := map[string]bool{}
-		for i := range all {
-			p := &all[i]
-			period := r.period(p.at)
-			switch {
-			case p.fate != undecided:
-			case p.protected:
-				p.fate = protected
-			case done[period]:
-			case kept[period]:
-				p.fate = remove
-			case len(kept) < r.keep:
-				kept[period] = true
-				p.fate = keep
-			}
+// decide decides about the snapshots of a group, newest first. Rules that keep nothing keep everything. What is protected
+// stays, and counts for nothing.
+func decide(rules retention.Rules, all []pruned) {
+	var times []time.Time
+	for _, p := range all {
+		if !p.protected {
+			times = append(times, p.at)
 		}
 	}
+	by := rules.Keep(times)
 	for i := range all {
 		p := &all[i]
-		switch {
-		case p.protected:
+		if p.protected {
 			p.fate = protected
-		case !any:
-			p.fate = keep
-		case p.fate == undecided:
-			p.fate = remove
+			continue
 		}
+		p.fate = remove
+		if by[0] != "" || rules == (retention.Rules{}) {
+			p.fate = keep
+		}
+		by = by[1:]
 	}
 }
 
-func (q *request) retention() (k Retention, err error) {
+func (q *request) retention() (k retention.Rules, err error) {
 	for name, n := range map[string]*int{
 		"keep-last": &k.Last, "keep-hourly": &k.Hourly, "keep-daily": &k.Daily, "keep-weekly": &k.Weekly,
 		"keep-monthly": &k.Monthly, "keep-yearly": &k.Yearly,
@@ -139,7 +96,7 @@ func (q *request) prune(d *datastore) (any, error) {
 	for i, s := range all {
 		marks[len(all)-1-i] = pruned{at: time.Unix(s.moment.time, 0).In(q.server.zone), protected: s.Protected}
 	}
-	k.decide(marks)
+	decide(k, marks)
 	items := make([]pruneItem, len(all))
 	for i, s := range all {
 		mark := marks[len(all)-1-i].fate

@@ -178,7 +178,7 @@ func (x *Index) cut(ctx context.Context, d digest.Digest) ([]digest.Digest, erro
 	defer r.Close()
 	var chunks, batch []digest.Digest
 	var data [][]byte
-	size := 0
+	size, hash := 0, d.Function.NewHash()
 	flush := func() error {
 		errs := x.store.PutAll(ctx, batch, data)
 		batch, data, size = nil, nil, 0
@@ -194,6 +194,7 @@ func (x *Index) cut(ctx context.Context, d digest.Digest) ([]digest.Digest, erro
 		if len(chunks) == MaxChunks {
 			return nil, fmt.Errorf("%w: %s has more than %d chunks", blob.ErrNotFound, d, MaxChunks)
 		}
+		hash.Write(b)
 		c := d.Function.Of(b)
 		chunks, batch, data = append(chunks, c), append(batch, c), append(data, append([]byte(nil), b...))
 		if size += len(b); size >= flushAt {
@@ -201,6 +202,11 @@ func (x *Index) cut(ctx context.Context, d digest.Digest) ([]digest.Digest, erro
 				return nil, err
 			}
 		}
+	}
+	// What is written down stands for as long as the record does, so a read that went wrong must not get into it.
+	got := digest.Digest{Function: d.Function, Size: d.Size}
+	if hash.Sum(got.Hash[:0]); got != d && !mutant.MappingUnhashed {
+		return nil, &blob.Error{Op: "split", Digest: d, Err: fmt.Errorf("%w: read back as %s", blob.ErrCorrupt, got)}
 	}
 	return chunks, flush()
 }
@@ -212,14 +218,16 @@ func (x *Index) Splice(ctx context.Context, d digest.Digest, m Mapping) error {
 	if len(m.Chunks) > MaxChunks {
 		return fmt.Errorf("%w: %d chunks, at most %d are taken", blob.ErrInvalid, len(m.Chunks), MaxChunks)
 	}
-	got := digest.Digest{Function: d.Function, Hash: d.Hash}
+	left := d.Size
 	for _, c := range m.Chunks {
-		if got.Size += c.Size; got.Size > d.Size || c.Function != d.Function {
-			break // before it could overflow
+		if c.Function != d.Function || c.Size > left {
+			left = -1
+			break
 		}
+		left -= c.Size
 	}
-	if got.Size != d.Size {
-		return &blob.Error{Op: "splice", Digest: d, Err: blob.Mismatch(d, got)}
+	if left != 0 {
+		return &blob.Error{Op: "splice", Digest: d, Err: fmt.Errorf("%w: its %d chunks are not of that many bytes", blob.ErrMismatch, len(m.Chunks))}
 	}
 	if _, err := x.find(ctx, d); err == nil {
 		return nil

@@ -155,6 +155,58 @@ func TestHole(t *testing.T) {
 	}
 }
 
+// damaged gives back other bytes of one blob than were stored.
+type damaged struct {
+	*model.Store
+	of digest.Digest
+}
+
+type damagedReader struct{ blob.Reader }
+
+func (r damagedReader) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.Reader.ReadAt(p, off)
+	if n > 0 {
+		p[0]++
+	}
+	return n, err
+}
+
+func (s damaged) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) {
+	r, err := s.Store.Open(ctx, d)
+	if err == nil && d == s.of {
+		r = damagedReader{r}
+	}
+	return r, err
+}
+
+// TestSplitDamaged: what was read wrong once is not written down for good.
+func TestSplitDamaged(t *testing.T) {
+	data := random(50_000, 12)
+	s := damaged{model.New(time.Hour), digest.SHA256.Of(data)}
+	put(t, s, data)
+	if m, err := New(s, s, small(t)).Split(t.Context(), s.of); !errors.Is(err, blob.ErrCorrupt) {
+		t.Errorf("Split = %d chunks, %v, want ErrCorrupt", len(m.Chunks), err)
+	}
+	m, err := New(s.Store, s.Store, small(t)).Split(t.Context(), s.of)
+	if err != nil || !bytes.Equal(content(t, s.Store, m), data) {
+		t.Errorf("Split of what reads well = %d chunks, %v, want the blob", len(m.Chunks), err)
+	}
+}
+
+// TestRecordDamaged: a record that says nothing is made anew.
+func TestRecordDamaged(t *testing.T) {
+	s := model.New(time.Hour)
+	data := random(50_000, 13)
+	d := put(t, s, data)
+	if err := s.Put(t.Context(), key(d), append(identity(d), "nonsense"...)); err != nil {
+		t.Fatal(err)
+	}
+	m, err := New(s, s, small(t)).Split(t.Context(), d)
+	if err != nil || !bytes.Equal(content(t, s, m), data) {
+		t.Errorf("Split = %d chunks, %v, want the blob", len(m.Chunks), err)
+	}
+}
+
 // TestHerd: of many who ask at once one cuts, and when that one fails, another does.
 func TestHerd(t *testing.T) {
 	data := random(200_000, 5)
@@ -230,7 +282,11 @@ func TestSpliceMismatch(t *testing.T) {
 		}
 		turned, short := slices.Clone(m.Chunks), m.Chunks[:3]
 		slices.Reverse(turned)
-		for _, wrong := range [][]digest.Digest{turned, short, append(slices.Clone(m.Chunks), m.Chunks[0]), nil} {
+		huge := digest.Digest{Function: d.Function, Hash: m.Chunks[0].Hash, Size: 1<<63 - 1}
+		last := digest.Digest{Function: d.Function, Hash: m.Chunks[0].Hash, Size: d.Size + 2} // as two of huge are -2 where a sum overflows
+		for _, wrong := range [][]digest.Digest{
+			turned, short, append(slices.Clone(m.Chunks), m.Chunks[0]), nil, {huge}, {huge, huge, last}, {{Function: digest.BLAKE3, Hash: d.Hash, Size: d.Size}},
+		} {
 			if err := x.Splice(t.Context(), d, Mapping{Chunks: wrong}); !errors.Is(err, blob.ErrMismatch) {
 				t.Errorf("present %v: Splice of %d chunks = %v, want ErrMismatch", present, len(wrong), err)
 			}

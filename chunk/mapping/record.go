@@ -43,10 +43,8 @@ func (x *Index) get(ctx context.Context, d digest.Digest) (Mapping, error) {
 		return Mapping{}, err
 	}
 	m, size, err := decode(d.Function, identity(d), rec.Value)
-	if err != nil {
-		return Mapping{}, err
-	}
-	if size != d.Size { // there is no blob of the size that was asked for
+	// A record that says nothing is made anew, and there is no blob of another size than the one that was asked for.
+	if err != nil || size != d.Size {
 		return Mapping{}, errUnknown
 	}
 	return m, nil

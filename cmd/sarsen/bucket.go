@@ -40,6 +40,7 @@ type behind struct {
 	log    *slog.Logger
 	ring   *segment.Ring
 	far    *s3.Store
+	redis  *sharing
 	tier   *tier.Store
 
 	stop  context.CancelFunc
@@ -143,17 +144,24 @@ func startBucket(ctx context.Context, c *config.Config, ring *segment.Ring, log 
 	if err := emptyDir(o.Spool); err != nil {
 		return nil, fmt.Errorf("uploads to the bucket can't wait in %s: %w", o.Spool, err)
 	}
-	began := time.Now()
-	far, err := s3.Open(ctx, b, o)
+	shared, err := openSharing(c.Redis, log)
 	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	far, err := s3.Open(ctx, shared.bucket(b), o)
+	if err != nil {
+		shared.close()
 		return nil, explainBucket(c.Bucket, err)
 	}
 	stats := far.Stats()
 	log.Info("bucket open", "bucket", b.String(), "blobs", stats.Blobs, "results", stats.Records, "took", time.Since(began).Round(time.Millisecond))
-	t := tier.New(ring, far, tier.Options{WriteBack: c.Bucket.WriteBack, Queue: c.Bucket.Queue, Log: log})
-	h := &behind{config: c.Bucket, log: log, ring: ring, far: far, tier: t}
+	t := tier.New(ring, shared.store(far), tier.Options{WriteBack: c.Bucket.WriteBack, Queue: c.Bucket.Queue, Log: log})
+	h := &behind{config: c.Bucket, log: log, ring: ring, far: far, redis: shared, tier: t}
 	if err := h.moveRoots(ctx); err != nil {
-		return nil, errors.Join(err, t.Close(ctx), far.Close())
+		err = errors.Join(err, t.Close(ctx), far.Close())
+		shared.close()
+		return nil, err
 	}
 	// Nobody's own context: it ends in close.
 	ctx, h.stop = context.WithCancel(context.Background())
@@ -277,5 +285,7 @@ func (h *behind) close(ctx context.Context) error {
 	h.stop()
 	h.tasks.Wait()
 	err := h.tier.Close(ctx)
-	return errors.Join(err, h.far.Close())
+	err = errors.Join(err, h.far.Close())
+	h.redis.close()
+	return err
 }

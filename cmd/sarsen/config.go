@@ -61,6 +61,9 @@ line. Nothing is started, and no port or directory is touched.`,
 					return err
 				}
 			}
+			if err := checkSharing(c.Redis); err != nil {
+				return err
+			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
 			return err
 		},

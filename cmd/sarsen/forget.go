@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,13 +28,18 @@ func newSnapshotForgetCommand() *cobra.Command {
 		Use:   "forget [NAME...]",
 		Short: "Let go of snapshots by rule",
 		Long: `Let go of the snapshots of each NAME, or of all names, that no rule keeps. Rules count for each name by itself; hours and
-days are this machine's. The room comes back by eviction. With --id, exactly those go.`,
+days are this machine's. They apply in the order last, hourly, daily, weekly, monthly, yearly, as in Proxmox Backup
+Server: each leaves out the hours, days ... of which a rule before it kept one. What --keep-within and --keep-tag keep
+counts for no other rule. The room comes back by eviction. With --id, exactly those go.`,
 		Example: "  sarsen snapshot forget --keep-last 3 --keep-daily 7 --keep-weekly 8 --keep-tag release --dry-run\n  sarsen snapshot forget --id 20260105T100000Z-abcdefgh",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if within != "" {
 				if policy.Within, err = config.ParseDuration(within); err != nil {
 					return &usageError{err}
 				}
+			}
+			if r := policy.Rules; min(r.Last, r.Hourly, r.Daily, r.Weekly, r.Monthly, r.Yearly) < 0 {
+				return &usageError{errors.New("a --keep rule takes a number of snapshots, which is not negative")}
 			}
 			if policy.IsZero() == (len(ids) == 0) || len(ids) > 0 && len(args) > 0 {
 				return errNoRule
@@ -123,6 +129,11 @@ func chosen(ctx context.Context, c *client.Client, names, ids []string, policy s
 		if len(names) == 0 || slices.Contains(names, one.Name) {
 			all = append(all, one)
 			series[one.Name] = append(series[one.Name], one)
+		}
+	}
+	for _, name := range names {
+		if series[name] == nil {
+			return nil, nil, fmt.Errorf("%s has no snapshot of the name %q; see 'sarsen snapshot list'", c.Target(), name)
 		}
 	}
 	for _, of := range series {

@@ -98,7 +98,7 @@ Do this before a server of another kind or version is trusted with data. The sta
 	}
 	addConfigFile(s3)
 	addSettings(s3, bucketFlags...)
-	cmd.AddCommand(s3)
+	cmd.AddCommand(s3, newCheckRedisCommand())
 	return cmd
 }
 

@@ -28,6 +28,7 @@ import (
 	"github.com/sarsen-build/sarsen/execution"
 	"github.com/sarsen-build/sarsen/httpcache"
 	"github.com/sarsen-build/sarsen/internal/vfs"
+	"github.com/sarsen-build/sarsen/redis"
 	"github.com/sarsen-build/sarsen/s3"
 	"github.com/sarsen-build/sarsen/segment"
 	"github.com/sarsen-build/sarsen/server"
@@ -187,6 +188,7 @@ func (s *services) wire() {
 		numbers[segment.Stats]{storeNumbers, s.ring.Stats}, numbers[execution.Stats]{executionNumbers, s.scheduler.Stats})
 	if s.behind != nil {
 		metrics.MustRegister(numbers[s3.Stats]{bucketNumbers, s.behind.far.Stats}, numbers[tier.Stats]{tierNumbers, s.behind.tier.Stats})
+		s.behind.redis.register(metrics)
 	}
 	s.grpc = server.New(server.Options{
 		Store:       s.store,
@@ -271,7 +273,8 @@ func (s *services) status() any {
 		Store      segment.Stats      `json:"store"`
 		PBS        any                `json:"proxmox_backup,omitempty"`
 		Bucket     *bucketStatus      `json:"bucket,omitempty"`
-	}{s.config.Dir, config.FormatDuration(s.config.Lease), s.config.Durability, s.ring.Stats(), s.pbsStatus(), s.behind.status()}
+		Redis      *redis.Stats       `json:"redis,omitempty"`
+	}{s.config.Dir, config.FormatDuration(s.config.Lease), s.config.Durability, s.ring.Stats(), s.pbsStatus(), s.behind.status(), s.behind.redisStatus()}
 }
 
 func (s *services) grpcAddr() string { return advertised(s.config.GRPC, s.grpcListener.Addr()) }

@@ -42,6 +42,14 @@ With --bucket NAME what the disk has no room for stays in an S3 bucket, which se
     write: through                         # or back: acknowledged when the disk has it
     max-size: 5TB                          # collections leave so much; none: only garbage goes
 
+With --redis HOST:PORT they see one another's writes at once. It may be lost, full or away at any time: that costs hits
+of what others wrote, and nothing else.
+
+  redis:
+    address: redis.example:6379            # nodes of a cluster, or sentinels: several, with commas
+    credentials: redis.yaml                # password, and username; none: SARSEN_REDIS_PASSWORD, SARSEN_REDIS_USERNAME
+    tls: on                                # ca: FILE, unless the machine trusts the certificate
+
 SIGHUP makes it read the file again: a new max-size counts at once, and the log names what needs a
 restart. A file with an error changes nothing.`,
 		Example: "  sarsen config print > sarsen.yaml\n  sarsen serve --config sarsen.yaml",

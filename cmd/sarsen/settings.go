@@ -41,6 +41,9 @@ func addSettings(cmd *cobra.Command, only ...string) {
 	complete(cmd, "bucket-path-style", "auto", "true", "false")
 	_ = cmd.MarkFlagFilename("backups", "yaml", "yml")
 	_ = cmd.MarkFlagFilename("bucket-credentials", "yaml", "yml")
+	complete(cmd, "redis-tls", "on", "off")
+	_ = cmd.MarkFlagFilename("redis-credentials", "yaml", "yml")
+	_ = cmd.MarkFlagFilename("redis-ca", "pem", "crt")
 }
 
 // isSetting tells a setting's flag from one of the command's own by the same name.

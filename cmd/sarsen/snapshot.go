@@ -158,7 +158,8 @@ func newSnapshotCreateCommand() *cobra.Command {
 		Use:   "create NAME DIR",
 		Short: "Keep a directory under a name",
 		Long: `Send a directory and all below it, keep it on the server, and print the ID and the root's digest. What did not change
-since the newest snapshot of the same NAME, by size and time, is not read again.
+since this machine's newest snapshot of the same NAME is not read again: files of the same size and time, to which nothing
+was done since.
 
 --exclude takes a pattern as in .gitignore; the last one that matches counts. What can't be kept (sockets, pipes,
 devices, names that are not UTF-8, what may not be read) is named on standard error, and makes the status 1, though the snapshot is kept.
@@ -219,9 +220,14 @@ func (s *snapshotCommand) create(cmd *cobra.Command, name, dir string, tags []st
 	if err != nil {
 		return err
 	}
+	host, _ := os.Hostname()
+	host = strings.ToValidUTF8(host, "?")
 	if n := len(before); n > 0 && !whole && digest.Function(before[n-1].DigestFunction) == o.Function {
 		if o.Before, err = rootOf(before[n-1]); err != nil {
 			return err
+		}
+		if before[n-1].Host == host { // another machine's clock says nothing here
+			o.BeforeTime = before[n-1].Time.AsTime()
 		}
 	}
 	skipped := 0
@@ -229,13 +235,12 @@ func (s *snapshotCommand) create(cmd *cobra.Command, name, dir string, tags []st
 		skipped++
 		fmt.Fprintf(cmd.ErrOrStderr(), "left out: %s: %v\n", printable(name), why)
 	}
-	host, _ := os.Hostname()
 	full, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
 	made := &snapshotpb.Snapshot{
-		Name: name, Time: timestamppb.New(began), Host: strings.ToValidUTF8(host, "?"), Path: strings.ToValidUTF8(full, "?"), Tags: tags,
+		Name: name, Time: timestamppb.New(began), Host: host, Path: strings.ToValidUTF8(full, "?"), Tags: tags,
 	}
 	o.Counts = new(snapshot.Counts)
 	done := watch(cmd.ErrOrStderr(), "read", o.Counts)
@@ -349,7 +354,7 @@ named on standard error, and makes the status 1. Nothing is written.`,
 				})
 			})
 			if err == nil && wrong > 0 {
-				err = fmt.Errorf("%s damaged or missing", count(wrong, "file is", "files are"))
+				err = fmt.Errorf("%s damaged or missing", count(wrong, "file or directory is", "files or directories are"))
 			}
 			return err
 		},
@@ -367,18 +372,22 @@ func (s *snapshotCommand) each(cmd *cobra.Command, names []string, verb string, 
 	defer c.Close()
 	began := time.Now()
 	defer watch(cmd.ErrOrStderr(), verb, counts)()
+	var failed error
 	for _, name := range names {
 		one, err := find(cmd.Context(), c, name)
-		if err != nil {
-			return err
-		}
-		root, err := rootOf(one)
 		if err == nil {
-			err = do(cmd.Context(), c, root)
+			var root digest.Digest
+			if root, err = rootOf(one); err == nil {
+				err = do(cmd.Context(), c, root)
+			}
+			if err != nil {
+				err = fmt.Errorf("snapshot %s: %w", one.Id, err)
+			}
 		}
-		if err != nil {
-			return fmt.Errorf("snapshot %s: %w", one.Id, err)
-		}
+		failed = errors.Join(failed, err) // the others are looked at all the same
+	}
+	if failed != nil {
+		return failed
 	}
 	took := time.Since(began)
 	if s.json {

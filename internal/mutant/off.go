@@ -92,6 +92,7 @@ const (
 	AssetDropLatest = false
 	MappingHole     = false
 	MappingBelieved = false
+	MappingUnhashed = false
 
 	EpochApart   = false
 	OnceApart    = false
@@ -147,6 +148,7 @@ const (
 	RedisSaysYes      = false
 	RedisUnhashed     = false
 	RedisOlder        = false
+	RedisLate         = false
 	WaitersFail       = false
 	UploadUndefended  = false
 	ShortFence        = false

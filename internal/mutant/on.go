@@ -203,6 +203,8 @@ var (
 	MappingHole = name == "MappingHole"
 	// MappingBelieved keeps a client's mapping of a blob that is there without comparing the bytes.
 	MappingBelieved = name == "MappingBelieved"
+	// MappingUnhashed keeps a mapping of what was read of a blob, without comparing that with its hash.
+	MappingUnhashed = name == "MappingUnhashed"
 
 	// EpochApart lets two who put the first entries of a namespace draw an epoch each, so that the second takes from the first what was
 	// acknowledged.
@@ -312,6 +314,8 @@ var (
 	RedisUnhashed = name == "RedisUnhashed"
 	// RedisOlder lets an older record in Redis replace a newer one.
 	RedisOlder = name == "RedisOlder"
+	// RedisLate acknowledges a put before the other servers can see it.
+	RedisLate = name == "RedisLate"
 	// WaitersFail lets all who wait for an upload fail with it (seed 004, leader's failure).
 	WaitersFail = name == "WaitersFail"
 	// UploadUndefended lets go of an upload between its PUT and its entry in the ledger (seed 004).

@@ -16,6 +16,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/redisserver"
+	"github.com/sarsen-build/sarsen/internal/versitygw"
 )
 
 // sarsen is the absolute path of the program under test.
@@ -57,6 +60,12 @@ func TestBuildbox(t *testing.T) {
 	require(t)
 	root := script(t, 20*time.Minute, "sidroot.sh")
 	script(t, 5*time.Minute, "buildbox.sh", "SARSEN_TEST_ROOT="+root)
+}
+
+func TestChunks(t *testing.T) {
+	require(t)
+	root := script(t, 20*time.Minute, "sidroot.sh")
+	script(t, 10*time.Minute, "chunks.sh", "SARSEN_TEST_ROOT="+root)
 }
 
 func TestBuildStream(t *testing.T) {
@@ -133,6 +142,16 @@ func TestBackups(t *testing.T) {
 			script(t, 15*time.Minute, name, "SARSEN_TEST_ROOT="+root, "SARSEN_TEST_BACKUP="+tools)
 		})
 	}
+}
+
+// TestShared has Bazel at two servers that share a bucket and a Redis.
+func TestShared(t *testing.T) {
+	require(t)
+	// The script takes the programs from where these leave them.
+	redisserver.Start(t).Stop()
+	versitygw.Start(t).Stop()
+	root := script(t, 20*time.Minute, "sidroot.sh")
+	script(t, 30*time.Minute, "shared.sh", "SARSEN_TEST_ROOT="+root)
 }
 
 func TestMoon(t *testing.T) {

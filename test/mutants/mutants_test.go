@@ -140,6 +140,8 @@ var caught = []struct {
 	{"RedisSaysYes", "redis", "TestStale", "Missing = 0"},
 	{"RedisUnhashed", "redis", "TestForged", "other bytes"},
 	{"RedisOlder", "redis", "TestOlder", "want the newest"},
+	{"RedisLate", "redis", "TestAcknowledged", "acknowledged, and not announced"},
+	{"AdoptBlind", "redis", "TestCollectedMeanwhile", "YesStands"},
 	{"DeadLeases", "s3", "TestExhaustive/ask_and_crash", "YesStands: the object is gone"},
 	{"ShortFence", "s3", "TestExhaustive/put,_ask,_stopped", "YesStands: the object is gone"},
 	{"DeleteFirst", "s3", "TestExhaustive/collector_crashes,_late_delete", "YesStands: the object is gone"},
@@ -148,6 +150,7 @@ var caught = []struct {
 	{"AssetHole", "asset", "TestComplete", "want ErrNotFound"},
 	{"AssetDropLatest", "asset", "TestPushedMeanwhile", "nothing is downloaded here"},
 	{"MappingHole", "chunk/mapping", "TestHole", "which is not there"},
+	{"MappingUnhashed", "chunk/mapping", "TestSplitDamaged", "want ErrCorrupt"},
 	{"MappingBelieved", "chunk/mapping", "TestSpliceMismatch", "want ErrMismatch"},
 
 	{"EpochApart", "httpcache", "TestSeededFirst", "were told that theirs was stored"},

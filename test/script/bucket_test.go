@@ -67,6 +67,7 @@ bucket:
 type member struct {
 	cmd  *exec.Cmd
 	base string // of the HTTP port's URLs
+	grpc string // the address of that port
 	log  string // the file that gets what it says
 }
 
@@ -105,7 +106,7 @@ func (f *fleet) tryStart(name string, flags ...string) (*member, error) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		said, _ := os.ReadFile(m.log)
 		if at := addresses.FindAllStringSubmatch(string(said), -1); strings.Contains(string(said), "Ctrl-C stops it") {
-			m.base = "http://" + at[1][2]
+			m.base, m.grpc = "http://"+at[1][2], at[0][2]
 			return m, nil
 		}
 		select {

@@ -98,14 +98,11 @@ func (f *fleet) adapt(doc map[string]any, files map[string]string) {
 		f.write(filepath.Join(f.dir, "keys.yaml"), keys)
 	}
 	if r, ok := doc["redis"].(map[string]any); ok {
-		address := redisserver.Start(f.t).Address
-		for _, field := range []string{"address", "addresses"} {
-			if _, ok := r[field].([]any); ok {
-				r[field] = []string{address}
-			} else if ok := r[field] != nil; ok {
-				r[field] = address
-			}
+		f.side(r["credentials"], files)
+		for _, secured := range []string{"tls", "ca", "credentials"} {
+			delete(r, secured) // the one here has neither
 		}
+		r["address"] = redisserver.Start(f.t).Address
 	}
 }
 

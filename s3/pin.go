@@ -1,0 +1,20 @@
+package s3
+
+import (
+	"context"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+)
+
+var _ blob.Pinner = (*Store)(nil)
+
+// Pin implements blob.Pinner. Nothing is downloaded.
+func (s *Store) Pin(ctx context.Context, ds digest.Set) (release func(), err error) {
+	l, err := s.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer s.calls.leave()
+	return s.pinAll(ctx, l, ds.List())
+}
