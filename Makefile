@@ -58,6 +58,7 @@ crashes: ## kills and power cuts, as many as CI has time for (root; installs xfs
 	$(CRASH) 'TestForgetful|TestPortable|TestBackupKill'
 	$(CRASH) TestKill -args -n 2000 -budget 2m
 	$(CRASH) TestPowerCut -args -n 200 -budget 2m
+	$(CRASH) TestBucketKill -args -n 100 -budget 60s
 
 LEASE ?= 0
 LEDGER ?= docs/runs.md

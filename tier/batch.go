@@ -18,22 +18,38 @@ type load struct {
 
 // GetAll implements blob.Batcher.
 func (s *Store) GetAll(ctx context.Context, ds []digest.Digest) ([][]byte, []error) {
-	data, errs := s.near.GetAll(ctx, ds)
-	var rest []int
-	for i, err := range errs {
-		if err != nil && ctx.Err() == nil {
-			rest = append(rest, i)
+	data, errs := make([][]byte, len(ds)), make([]error, len(ds))
+	places := make([]int, len(ds))
+	for i := range places {
+		places[i] = i
+	}
+	// What somebody else fails to get is got once more in the same way: a leader that went away leaves no herd.
+	for range 2 {
+		if places = getFrom(ctx, s.near, ds, places, data, errs); len(places) == 0 || ctx.Err() != nil {
+			return data, errs
+		}
+		if places = s.loadAll(ctx, ds, places, data, errs); len(places) == 0 || ctx.Err() != nil {
+			return data, errs
 		}
 	}
-	if len(rest) > 0 {
-		s.loadAll(ctx, ds, rest, data, errs)
-	}
+	getFrom(ctx, s.far, ds, places, data, errs)
 	return data, errs
 }
 
-// loadAll gets the blobs at places from the far store. What somebody else is getting is waited for, and if that
-// fails, it is got once more.
-func (s *Store) loadAll(ctx context.Context, ds []digest.Digest, places []int, data [][]byte, errs []error) {
+// getFrom gets the blobs at places from one store, and returns the places of those that it did not give.
+func getFrom(ctx context.Context, from blob.Batcher, ds []digest.Digest, places []int, data [][]byte, errs []error) (rest []int) {
+	some, failures := from.GetAll(ctx, pick(ds, places))
+	for n, i := range places {
+		if data[i], errs[i] = some[n], failures[n]; errs[i] != nil {
+			rest = append(rest, i)
+		}
+	}
+	return rest
+}
+
+// loadAll gets the blobs at places from the far store. What somebody else is getting is waited for; what comes to nothing
+// there is returned.
+func (s *Store) loadAll(ctx context.Context, ds []digest.Digest, places []int, data [][]byte, errs []error) (again []int) {
 	var mine, theirs []int
 	loads := make(map[int]*load, len(places))
 	for _, i := range places {
@@ -46,7 +62,6 @@ func (s *Store) loadAll(ctx context.Context, ds []digest.Digest, places []int, d
 		}
 	}
 	s.lead(ctx, ds, mine, loads)
-	var again []int
 	for _, i := range theirs {
 		select {
 		case <-loads[i].done:
@@ -65,12 +80,7 @@ func (s *Store) loadAll(ctx context.Context, ds []digest.Digest, places []int, d
 		default:
 		}
 	}
-	if len(again) > 0 {
-		some, failures := s.far.GetAll(ctx, pick(ds, again))
-		for n, i := range again {
-			data[i], errs[i] = some[n], failures[n]
-		}
-	}
+	return again
 }
 
 // lead gets the blobs at places, for this caller and for all who wait, and fills the near store.
@@ -89,10 +99,11 @@ func (s *Store) lead(ctx context.Context, ds []digest.Digest, places []int, load
 		}
 	}
 	s.counts.fetched.Add(int64(len(filled)))
-	// First the near store, then the others are told: who comes in between finds it in one of the two.
-	for _, err := range s.near.PutAll(ctx, filled, bytes) {
-		if err == nil {
-			s.counts.filled.Add(1)
+	// First the near store, then the others are told: who comes in between finds it in one of the two. That this caller
+	// is gone is no reason to get it again for the next one.
+	for _, err := range s.near.PutAll(context.WithoutCancel(ctx), filled, bytes) {
+		if err != nil {
+			s.counts.unfilled.Add(1)
 		}
 	}
 	for _, i := range places {
@@ -119,11 +130,11 @@ func pick(ds []digest.Digest, places []int) []digest.Digest {
 func (s *Store) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) []error {
 	errs := s.near.PutAll(ctx, ds, data)
 	var direct []int
-	jobs := map[int]*climb{}
+	tries := map[int]*try{}
 	for i, err := range errs {
 		switch {
 		case err == nil && !ds[i].IsEmpty():
-			jobs[i], errs[i] = s.acknowledge(ctx, ds[i])
+			tries[i], errs[i] = s.acknowledge(ctx, ds[i])
 		case roomless(err):
 			direct = append(direct, i)
 		}
@@ -137,9 +148,9 @@ func (s *Store) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) [
 			errs[direct[n]] = err
 		}
 	}
-	for i, job := range jobs {
-		if job != nil {
-			errs[i] = s.landed(ctx, ds[i], job)
+	for i, t := range tries {
+		if t != nil {
+			errs[i] = s.landed(ctx, ds[i], t)
 		}
 	}
 	return errs

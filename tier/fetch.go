@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
-	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
@@ -19,15 +18,29 @@ const (
 	// windowPieces is how many pieces stay in memory for readers that are a little behind. One that is further
 	// behind waits until the blob is near.
 	windowPieces = 16
+	// waitAtMost is how long a reader waits for a fetch that has its turn. Then it reads from the far store itself.
+	waitAtMost = 10 * time.Second
 	// ahead is how far before the fetch a reader may be to wait for it. One that is further ahead wants a
 	// part, and reads that from the far store.
 	ahead = 4 << 20
+	// smallSize is up to what size the far store has a blob in memory when it is open.
+	smallSize = 1 << 20
+	// largeFetches is how many blobs larger than that come near at once: each takes some tens of MiB of memory.
+	largeFetches = 16
 )
 
-// A fetch reads a blob from the far store, writes it to the near one, and lets readers read along.
+// A fetch opens a blob of the far store once for all who want it, reads it once, writes it to the near store, and
+// lets readers read along.
 type fetch struct {
+	opened chan struct{} // closed when what follows is set
+	far    blob.Reader
+	d      digest.Digest
+	err    error
+
 	mu     sync.Mutex
+	users  int // the fetch itself, and its readers; the last one closes far
 	moved  sync.Cond
+	begun  bool  // it has its turn
 	first  int64 // the offset of window[0]
 	window [][]byte
 	end    int64 // the offset behind the window
@@ -42,52 +55,113 @@ const (
 	failed       // it was not
 )
 
-// fetch returns the fetch of d that is under way, or begins one.
-func (s *Store) fetch(d digest.Digest) *fetch {
-	f, leads := s.fetches.join(d, func() *fetch {
-		f := &fetch{}
-		f.moved.L = &f.mu
-		return f
-	})
-	if leads {
+// fetch returns the fetch of d that is under way, or begins one. The caller must release it.
+func (s *Store) fetch(d digest.Digest) (f *fetch, leads bool) {
+	d.Size = digest.AnySize // who knows the size, and who doesn't, want the same bytes
+	for {
+		f, leads := s.fetches.join(d, func() *fetch {
+			f := &fetch{opened: make(chan struct{}), users: 2}
+			f.moved.L = &f.mu
+			return f
+		})
+		if !leads {
+			if f.use() {
+				return f, false
+			}
+			continue // it is over, and off the list
+		}
 		// Nobody's own context: who began it may go while others read along.
 		go func() {
-			defer s.fetches.land(d)
-			f.finish(s.fill(context.Background(), d, f), s.log, d)
+			defer s.fetches.running.Done()
+			s.run(s.ctx, d, f)
+			s.fetches.forget(d) // before it may be closed
+			f.release()
 		}()
+		return f, true
 	}
-	return f
 }
 
-// finish tells the readers what became of the fetch.
-func (f *fetch) finish(err error, log *slog.Logger, d digest.Digest) {
+// use adds a user, unless there is none any more.
+func (f *fetch) use() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.users == 0 {
+		return false
+	}
+	f.users++
+	return true
+}
+
+func (f *fetch) release() {
+	f.mu.Lock()
+	f.users--
+	last := f.users == 0
+	f.mu.Unlock()
+	if last && f.far != nil {
+		_ = f.far.Close() // it was only read
+	}
+}
+
+// run opens d, fills the near store, and tells the readers what became of it.
+func (s *Store) run(ctx context.Context, d digest.Digest, f *fetch) {
+	if f.far, f.err = s.far.Open(ctx, d); f.err == nil {
+		f.d = sized(d, f.far)
+	}
+	close(f.opened)
+	err := f.err
+	if err == nil {
+		s.counts.fetched.Add(1)
+		if err = s.fill(ctx, f); err != nil {
+			s.counts.unfilled.Add(1)
+			s.log.Debug("a blob was not taken by the near store", "digest", f.d, "error", err)
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.state = near
 	if err != nil {
 		f.state = failed
-		log.Debug("a blob was not taken by the near store", "digest", d, "error", err)
 	}
 	f.window = nil
 	f.moved.Broadcast()
 }
 
-// fill moves d from the far store to the near one, through f.
-func (s *Store) fill(ctx context.Context, d digest.Digest, f *fetch) error {
-	w, err := s.near.Create(ctx, d)
+// fill moves the blob from the far store to the near one, through f.
+func (s *Store) fill(ctx context.Context, f *fetch) error {
+	if f.d.Size > smallSize {
+		select {
+		case s.large <- struct{}{}:
+			defer func() { <-s.large }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	f.begin()
+	var first []byte
+	if f.d.Size <= smallSize {
+		// Readers need not wait for room in the near store.
+		if first = make([]byte, f.d.Size); len(first) > 0 {
+			if n, err := f.far.ReadAt(first, 0); n < len(first) {
+				return errors.Join(io.ErrUnexpectedEOF, err)
+			}
+			f.push(first)
+			sim.Point("tier: read a small blob")
+		}
+	}
+	w, err := s.near.Create(ctx, f.d)
 	if err != nil {
 		return err // readers read from the far store themselves
 	}
 	defer w.Close()
-	r, err := s.far.Open(ctx, d)
-	if err != nil {
+	if _, err := w.Write(first); err != nil {
 		return err
 	}
-	defer r.Close()
-	s.counts.fetched.Add(1)
-	for off := int64(0); off < d.Size; {
-		piece := make([]byte, min(pieceSize, d.Size-off))
-		n, err := r.ReadAt(piece, off)
+	for off := int64(len(first)); off < f.d.Size; {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		piece := make([]byte, min(pieceSize, f.d.Size-off))
+		n, err := f.far.ReadAt(piece, off)
 		if n < len(piece) {
 			return errors.Join(io.ErrUnexpectedEOF, err)
 		}
@@ -98,11 +172,15 @@ func (s *Store) fill(ctx context.Context, d digest.Digest, f *fetch) error {
 		}
 		off += int64(n)
 	}
-	if err := w.Commit(); err != nil {
-		return err
-	}
-	s.counts.filled.Add(1)
-	return nil
+	return w.Commit()
+}
+
+// begin lets the time run that readers wait.
+func (f *fetch) begin() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.begun = true
+	f.moved.Broadcast()
 }
 
 // push shows piece to the readers.
@@ -120,12 +198,23 @@ func (f *fetch) push(piece []byte) {
 
 // read copies what the window has at off, and waits for it if that is not long. If it returns nothing, state
 // says where to read.
-func (f *fetch) read(p []byte, off int64) (int, state) {
+func (f *fetch) read(p []byte, off int64, wait bool) (int, state) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	late := !wait
+	var timer *time.Timer
 	for f.state == flying && (off < f.first || f.end <= off) {
-		if off > f.end+ahead {
+		if off > f.end+ahead || late {
 			return 0, failed
+		}
+		if timer == nil && f.begun {
+			timer = time.AfterFunc(waitAtMost, func() {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				late = true
+				f.moved.Broadcast()
+			})
+			defer timer.Stop()
 		}
 		f.moved.Wait()
 	}
@@ -145,79 +234,4 @@ func (f *fetch) read(p []byte, off int64) (int, state) {
 		at += int64(len(piece))
 	}
 	return n, flying
-}
-
-// A reader reads along with a fetch, then from the near store, or from the far one if there is no other way.
-type reader struct {
-	store *Store
-	d     digest.Digest
-	fetch *fetch
-
-	mu   sync.Mutex
-	near blob.Reader // nil until the fetch has ended well
-	far  blob.Reader // nil after Close
-}
-
-func (r *reader) Size() int64 { return r.d.Size }
-
-// ReadAt implements io.ReaderAt.
-func (r *reader) ReadAt(p []byte, off int64) (n int, err error) {
-	for n < len(p) && off+int64(n) < r.d.Size && off >= 0 {
-		m, where := r.fetch.read(p[n:], off+int64(n))
-		n += m
-		if m > 0 {
-			continue
-		}
-		from, err := r.source(where)
-		if err != nil {
-			return n, err
-		}
-		m, err = from.ReadAt(p[n:], off+int64(n))
-		return n + m, err
-	}
-	if off < 0 {
-		return 0, &blob.Error{Op: "read", Digest: r.d, Err: blob.ErrInvalid}
-	}
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-// source returns the store's reader to read from now.
-func (r *reader) source(where state) (blob.Reader, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case r.near != nil:
-		return r.near, nil
-	case r.far == nil:
-		return nil, &blob.Error{Op: "read", Digest: r.d, Err: blob.ErrClosed}
-	case where != near:
-		return r.far, nil
-	}
-	sim.Point("tier: filled")
-	n, err := r.store.near.Open(context.Background(), r.d)
-	if mutant.FilledBlind {
-		return n, err
-	}
-	if err != nil {
-		return r.far, nil // evicted already
-	}
-	r.near = n
-	return n, nil
-}
-
-// Close gives the pins back.
-func (r *reader) Close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var errs []error
-	for _, held := range []*blob.Reader{&r.near, &r.far} {
-		if *held != nil {
-			errs = append(errs, (*held).Close())
-			*held = nil
-		}
-	}
-	return errors.Join(errs...)
 }

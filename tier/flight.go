@@ -29,11 +29,16 @@ func (f *flights[T]) join(d digest.Digest, begin func() *T) (flight *T, leads bo
 	return flight, true
 }
 
-// land ends what is under way for d: whoever comes later begins anew.
-func (f *flights[T]) land(d digest.Digest) {
+// forget takes what is under way for d off the list: whoever comes later begins anew.
+func (f *flights[T]) forget(d digest.Digest) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	delete(f.flying, d)
-	f.mu.Unlock()
+}
+
+// land ends what is under way for d.
+func (f *flights[T]) land(d digest.Digest) {
+	f.forget(d)
 	f.running.Done()
 }
 

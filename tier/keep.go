@@ -20,23 +20,23 @@ func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs diges
 		return err
 	}
 	var missing digest.Set
-	jobs := map[digest.Digest]*climb{}
+	tries := map[digest.Digest]*try{}
 	for _, d := range lacking.List() {
-		job, err := s.climb(ctx, d, true)
+		t, err := s.climb(ctx, d, awhile)
 		switch {
 		case errors.Is(err, blob.ErrNotFound):
 			missing.Add(d)
 		case err != nil:
 			return err
 		default:
-			jobs[d] = job
+			tries[d] = t
 		}
 	}
 	if missing.Len() > 0 {
 		return &blob.MissingError{Blobs: missing.List()}
 	}
-	for d, job := range jobs {
-		if err := s.landed(ctx, d, job); err != nil {
+	for d, t := range tries {
+		if err := s.landed(ctx, d, t); err != nil {
 			return err
 		}
 	}

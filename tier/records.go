@@ -7,13 +7,20 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
-// Get implements blob.Records.
+// Get implements blob.Records. What comes from the far store is its record, by its number: Drop removes that one first,
+// and then the near one.
 func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 	rec, err := s.near.Get(ctx, key)
 	if err == nil || ctx.Err() != nil {
 		return rec, err
+	}
+	fill, end := s.puts.read(key)
+	defer end()
+	if rec, err = s.near.Get(ctx, key); err == nil {
+		return rec, nil // it was put in between
 	}
 	rec, err = s.far.Get(ctx, key)
 	if errors.Is(err, blob.ErrUnavailable) {
@@ -24,74 +31,69 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 		return blob.Record{}, err
 	}
 	s.counts.fetched.Add(1)
-	if s.near.Put(ctx, key, rec.Value) != nil {
-		return rec, nil // the far store's copy is as good
+	sim.Point("tier: read a record")
+	if mutant.FillOvertakes {
+		fill = func(do func()) { do() }
 	}
-	s.counts.filled.Add(1)
-	return s.near.Get(ctx, key)
+	fill(func() {
+		if s.near.Put(ctx, key, rec.Value) != nil {
+			s.counts.unfilled.Add(1) // the far store's copy is as good
+		}
+	})
+	return rec, nil
 }
 
 // Put implements blob.Records.
 func (s *Store) Put(ctx context.Context, key [32]byte, value []byte) error {
-	if err := s.near.Put(ctx, key, value); roomless(err) {
+	direct := false
+	err := s.puts.put(ctx, key, func() error {
+		err := s.near.Put(ctx, key, value)
+		if !roomless(err) {
+			return err
+		}
+		// What is near would be found first.
+		if _, old := s.near.Get(ctx, key); !errors.Is(old, blob.ErrNotFound) && !mutant.FarHidden {
+			return err
+		}
+		direct = true
 		return s.far.Put(ctx, key, value)
-	} else if err != nil {
+	})
+	if err != nil || direct {
 		return err
 	}
-	job, err := s.climbRecord(ctx, key, int64(len(value)))
+	t, err := s.climbRecord(ctx, key, int64(len(value)), awhile)
 	if err != nil || s.writeBack {
 		return err
 	}
 	select {
-	case <-job.done:
-		return job.err
+	case <-t.done:
+		return t.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// climbRecord returns the job that brings the newest value of key to the far store. There is one a key, so
+// climbRecord returns the try that brings the newest value of key to the far store. There is one a key, so
 // that no older value comes after a newer one.
-func (s *Store) climbRecord(ctx context.Context, key [32]byte, size int64) (*climb, error) {
+func (s *Store) climbRecord(ctx context.Context, key [32]byte, size int64, wait patience) (*try, error) {
 	c := &s.climbs
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if job := c.records[key]; job != nil {
-		job.again = true
-		return job, nil
+		return c.join(job, true), nil
 	}
-	if ok, err := c.room(ctx, size, true); !ok {
+	if ok, err := c.room(ctx, size, wait); !ok {
 		return nil, err
 	}
 	if job := c.records[key]; job != nil {
-		job.again = true
-		return job, nil
+		return c.join(job, true), nil
 	}
-	job := &climb{size: size, done: make(chan struct{}), free: func() {}}
-	job.do = func(ctx context.Context) error {
-		for {
-			c.mu.Lock()
-			job.again = false
-			c.mu.Unlock()
-			err := s.raiseRecord(ctx, key)
-			c.mu.Lock()
-			last := !job.again || mutant.RecordOvertaken
-			if last {
-				delete(c.records, key)
-			}
-			c.mu.Unlock()
-			if last {
-				return err
-			}
-		}
+	job := &climb{
+		size: size, free: func() {}, forget: func() { delete(c.records, key) },
+		do: func(ctx context.Context) error { return s.raiseRecord(ctx, key) },
 	}
 	c.records[key] = job
-	c.push(job, func() {
-		if c.records[key] == job {
-			delete(c.records, key)
-		}
-	})
-	return job, nil
+	return c.push(job), nil
 }
 
 func (s *Store) raiseRecord(ctx context.Context, key [32]byte) error {

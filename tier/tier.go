@@ -26,7 +26,7 @@ package tier
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -65,8 +65,12 @@ type Store struct {
 	writeBack bool
 	log       *slog.Logger
 
+	ctx     context.Context // of fetches; Close ends it
+	stop    context.CancelFunc
+	large   chan struct{} // held by who fetches a large blob
 	fetches flights[fetch]
 	loads   flights[load]
+	puts    puts
 	climbs  climbs
 
 	counts counts
@@ -74,15 +78,15 @@ type Store struct {
 }
 
 type counts struct {
-	fetched, filled, climbed, failed atomic.Int64
+	fetched, unfilled, climbed, failed atomic.Int64
 }
 
 // Stats are what a Store did.
 type Stats struct {
-	Fetched   int64 `json:"fetched"`       // blobs that were read from the far store
+	Fetched   int64 `json:"fetched"`       // blobs and records that were read from the far store
 	Unfilled  int64 `json:"unfilled"`      // of these, those that the near store did not take
 	Climbed   int64 `json:"climbed"`       // blobs and records that were written to the far store
-	Failed    int64 `json:"failed"`        // blobs and records that were not
+	Failed    int64 `json:"failed"`        // tries to write that came to nothing
 	Waiting   int64 `json:"waiting"`       // blobs and records that wait to climb
 	WaitBytes int64 `json:"waiting_bytes"` // bytes of these
 }
@@ -104,25 +108,54 @@ func New(near Near, far Far, o Options) *Store {
 	if o.Uploads == 0 {
 		o.Uploads = 32
 	}
-	s := &Store{near: near, far: farStore{far}, writeBack: o.WriteBack, log: o.Log}
-	s.climbs.begin(s, o.Uploads, o.Queue)
+	s := &Store{near: near, far: farStore{far}, writeBack: o.WriteBack, log: o.Log, large: make(chan struct{}, largeFetches)}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.climbs.begin(s.ctx, o)
 	return s
 }
 
+// cutWithin is how long Close waits for what it has cut.
+const cutWithin = 2 * time.Second
+
 // Close waits until all that was acknowledged has climbed, or ctx ends: what is left stays near, and the error
-// says how much. Calls that are under way must have ended.
+// says how much. A request that the far store does not answer is not waited for then. Calls that are under way must
+// have ended.
 func (s *Store) Close(ctx context.Context) error {
-	err := s.climbs.end(ctx)
-	s.fetches.wait()
-	return err
+	s.climbs.close()
+	idle := make(chan struct{})
+	go func() {
+		s.climbs.workers.Wait()
+		s.fetches.wait()
+		close(idle)
+	}()
+	defer s.stop()
+	var n int64
+	cause := blob.ErrUnavailable
+	select {
+	case <-idle:
+		n = s.climbs.unclimbed()
+	case <-ctx.Done():
+		n, _ = s.climbs.waiting()
+		cause = ctx.Err()
+		s.stop()
+		cut := time.NewTimer(cutWithin)
+		defer cut.Stop()
+		select {
+		case <-idle:
+		case <-cut.C:
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d blobs and records did not reach the far store yet: %w", n, cause)
 }
 
 // Stats returns what the store did.
 func (s *Store) Stats() Stats {
 	waiting, bytes := s.climbs.waiting()
-	fetched := s.counts.fetched.Load()
 	return Stats{
-		Fetched: fetched, Unfilled: fetched - s.counts.filled.Load(),
+		Fetched: s.counts.fetched.Load(), Unfilled: s.counts.unfilled.Load(),
 		Climbed: s.counts.climbed.Load(), Failed: s.counts.failed.Load(),
 		Waiting: waiting, WaitBytes: bytes,
 	}
@@ -154,32 +187,10 @@ func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) 
 	return missing, nil
 }
 
-// complain logs that the far store can't be asked: each request would say so, so most of them don't.
-func (s *Store) complain(text string, err error) {
+// complain logs that the far store does not answer as it should: each request would say so, so most of them don't.
+func (s *Store) complain(text string, err error, more ...any) {
 	now := time.Now().Unix()
 	if last := s.said.Load(); now-last >= 10 && s.said.CompareAndSwap(last, now) {
-		s.log.Warn(text, "error", err)
+		s.log.Warn(text, append(more, "error", err)...)
 	}
-}
-
-// Open implements blob.Store.
-func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) {
-	near, err := s.near.Open(ctx, d)
-	if err == nil || ctx.Err() != nil {
-		return near, err
-	}
-	far, err := s.far.Open(ctx, d)
-	if errors.Is(err, blob.ErrNotFound) {
-		return s.near.Open(ctx, d) // it may have been evicted far, after it came near
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &reader{store: s, d: sized(d, far), far: far, fetch: s.fetch(sized(d, far))}, nil
-}
-
-// sized is d with the size that r has.
-func sized(d digest.Digest, r blob.Reader) digest.Digest {
-	d.Size = r.Size()
-	return d
 }

@@ -32,9 +32,9 @@ func (w *writer) Commit() error {
 	if err := w.Writer.Commit(); err != nil || w.d.IsEmpty() {
 		return err
 	}
-	job, err := w.store.acknowledge(w.ctx, w.d)
-	if job == nil {
+	t, err := w.store.acknowledge(w.ctx, w.d)
+	if t == nil {
 		return err
 	}
-	return w.store.landed(w.ctx, w.d, job)
+	return w.store.landed(w.ctx, w.d, t)
 }

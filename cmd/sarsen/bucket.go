@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,9 +59,14 @@ func openBucket(ctx context.Context, c config.Bucket) (*bucket.S3, error) {
 		}
 		o.AccessKey, o.SecretKey, o.SessionToken = k.AccessKey, k.SecretKey, k.SessionToken
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, answerWithin, errSilent)
+	defer cancel()
 	b, err := bucket.Open(ctx, o)
 	if err == nil {
 		err = b.Probe(ctx)
+	}
+	if err != nil && context.Cause(ctx) == errSilent {
+		err = fmt.Errorf("%w: %w", errSilent, err)
 	}
 	if err != nil {
 		return nil, explainBucket(c, err)
@@ -66,25 +74,55 @@ func openBucket(ctx context.Context, c config.Bucket) (*bucket.S3, error) {
 	return b, nil
 }
 
-// explainBucket says in one sentence why a bucket can't be used and what to do. The bucket's own errors have a hint.
+// answerWithin is how long a bucket may take to answer first, all tries together.
+const answerWithin = 30 * time.Second
+
+var errSilent = errors.New("it did not answer within " + config.FormatDuration(answerWithin))
+
+// explainBucket says in one sentence why a bucket can't be used, and which setting to look at.
 func explainBucket(c config.Bucket, err error) error {
 	server := c.Endpoint
 	if server == "" {
 		server = "AWS in " + c.Region
 	}
+	keys := "AWS's variables, the shared configuration or the machine's role; set bucket.credentials or bucket.profile for others"
+	if c.Credentials != "" {
+		keys = "bucket.credentials, " + c.Credentials
+	} else if c.Profile != "" {
+		keys = "bucket.profile, " + c.Profile
+	}
+	cause := err
+	var known *bucket.Error
+	if errors.As(err, &known) {
+		cause = known.Err
+	}
 	var dns *net.DNSError
 	var refused *net.OpError
+	var untrusted *tls.CertificateVerificationError
+	var notTLS tls.RecordHeaderError
 	switch {
 	case errors.As(err, &dns):
-		return fmt.Errorf("the server of the bucket, %s, has a host that is not known here; see bucket.endpoint and bucket.region", server)
+		return fmt.Errorf("the server of the bucket, %s, has a host that is not known here (%s); see bucket.endpoint and bucket.region", server, dns.Name)
+	case errors.As(err, &untrusted):
+		return fmt.Errorf("the server of the bucket, %s, has a certificate that is not trusted here: %w; AWS_CA_BUNDLE names a file with more authorities", server, untrusted.Err)
+	case errors.As(err, &notTLS), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return fmt.Errorf("the server of the bucket, %s, does not speak TLS; write http:// in bucket.endpoint", server)
+	case errors.Is(err, errSilent):
+		return fmt.Errorf("the server of the bucket, %s, can't be reached: %w; see bucket.endpoint", server, errSilent)
+	case errors.As(err, &refused) && refused.Op == "read" && strings.HasPrefix(c.Endpoint, "http://"):
+		return fmt.Errorf("the server of the bucket, %s, broke off (%w); if it speaks TLS, write https:// in bucket.endpoint", server, refused)
 	case errors.As(err, &refused):
 		return fmt.Errorf("the server of the bucket, %s, can't be reached (%w); see bucket.endpoint", server, refused)
+	case errors.Is(err, bucket.ErrNoBucket):
+		return fmt.Errorf("%w %q at %s; create it, or see bucket.name, bucket.endpoint and bucket.path-style", bucket.ErrNoBucket, c.Name, server)
+	case errors.Is(err, bucket.ErrCredentials):
+		return fmt.Errorf("the bucket %s at %s can't be used: %w; they are those of %s; they must allow to list the bucket, and to get, put and delete its objects", c.Name, server, cause, keys)
+	case errors.Is(err, bucket.ErrRegion):
+		return fmt.Errorf("the bucket %s at %s is in another region than %s; see bucket.region: %w", c.Name, server, c.Region, err)
+	case errors.Is(err, bucket.ErrClock):
+		return fmt.Errorf("the bucket %s at %s refuses requests by this machine's clock, which says %s; set it (NTP): %w", c.Name, server, time.Now().UTC().Format(time.RFC3339), cause)
 	}
-	var known *bucket.Error
-	if errors.As(err, &known) && known.Hint != "" {
-		return fmt.Errorf("the bucket %s of %s can't be used: %w: %s", c.Name, server, known.Err, known.Hint)
-	}
-	return fmt.Errorf("the bucket %s of %s can't be used: %w", c.Name, server, err)
+	return fmt.Errorf("the bucket %s at %s can't be used: %w", c.Name, server, err)
 }
 
 // sessionOptions are those of a session of this machine.
@@ -160,30 +198,47 @@ func (h *behind) moveRoots(ctx context.Context) error {
 		return nil
 	}
 	h.log.Info("backups move from the disk to the bucket", "roots", len(roots))
-	there := map[string]bool{}
+	there := map[string]blob.Root{}
 	for root, err := range h.far.Kept(ctx, "") {
 		if err != nil {
 			return explainBucket(h.config, err)
 		}
-		there[root.Name] = true
+		there[root.Name] = root
 	}
 	for _, root := range roots {
-		if there[root.Name] {
-			h.log.Warn("the bucket keeps something else under this name, so the disk's stays on the disk, out of sight", "root", root.Name)
-			continue
-		}
-		blobs, err := root.Blobs(ctx, h.ring)
-		if err == nil {
-			err = h.tier.Keep(ctx, root.Name, root.Value, blobs)
-		}
-		if err == nil {
-			err = h.ring.Release(ctx, root.Name)
-		}
-		if err != nil {
+		if err := h.moveRoot(ctx, root, there); err != nil {
 			return fmt.Errorf("what the disk keeps as %s can't be moved to the bucket: %w", root.Name, err)
 		}
 	}
 	return nil
+}
+
+// moveRoot lets the bucket keep a root instead of the ring. One that has a hole stays where it is: a restore may yet
+// save the rest, and a server that does not start saves nothing.
+func (h *behind) moveRoot(ctx context.Context, root blob.Root, there map[string]blob.Root) error {
+	if old, ok := there[root.Name]; ok && !sameRoot(old, root) {
+		h.log.Warn("the bucket keeps something else under this name, so the disk's stays on the disk, out of sight", "root", root.Name)
+		return nil
+	} else if !ok {
+		blobs, err := root.Blobs(ctx, h.ring)
+		if err == nil {
+			err = h.tier.Keep(ctx, root.Name, root.Value, blobs)
+		}
+		var hole *blob.MissingError
+		if errors.As(err, &hole) || errors.Is(err, blob.ErrNotFound) {
+			h.log.Error("what the disk keeps under this name is damaged, so it stays on the disk, out of sight", "root", root.Name, "err", err)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	// Also where a process was killed right here.
+	return h.ring.Release(ctx, root.Name)
+}
+
+func sameRoot(a, b blob.Root) bool {
+	return bytes.Equal(a.Value, b.Value) && a.List == b.List && slices.Equal(a.Few, b.Few)
 }
 
 // climb lets what an earlier process acknowledged, and did not bring to the bucket, go there.

@@ -63,7 +63,12 @@ that there may be. 'sarsen serve' and 'sarsen up' collect by themselves: see --b
 				how.patience, err = config.ParseDuration(patience)
 			}
 			if err == nil && maxSize != "none" {
-				how.maxSize, err = config.ParseSize(maxSize)
+				if how.maxSize, err = config.ParseSize(maxSize); err == nil && how.maxSize == 0 {
+					err = errors.New("--max-size 0 would be no limit; write none for that, or --all to leave nothing")
+				}
+			}
+			if err == nil && (how.grace < 0 || how.patience < 0) {
+				err = errors.New("--grace and --patience are not negative")
 			}
 			if err != nil {
 				return &usageError{err}
@@ -104,7 +109,8 @@ func (how gcHow) policy(say func(gcLine)) s3.Policy {
 	var mu sync.Mutex
 	var last time.Time
 	return s3.Policy{
-		MaxSize: how.maxSize, All: how.all, Grace: how.grace, DryRun: how.dryRun, Patience: how.patience,
+		MaxSize: how.maxSize, All: how.all, Grace: how.grace, DryRun: how.dryRun,
+		Patience: max(how.patience, 1), // 0 would be the default
 		Progress: func(r s3.Report) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -248,11 +254,11 @@ func (h *behind) collect(ctx context.Context, policy s3.Policy) (s3.Report, erro
 
 // collectAgain collects when the last collection, of whichever server, is long enough ago.
 func (h *behind) collectAgain(ctx context.Context) {
-	wait := min(h.config.Collect, time.Minute)
-	for blocked := false; sleep(ctx, wait); {
+	next := schedule{wait: min(h.config.Collect, time.Minute)}
+	for sleep(ctx, next.wait) {
 		last, now, err := h.far.Collected(ctx)
-		if ago := now.Sub(last); err == nil && ago < h.config.Collect && !blocked {
-			wait = h.config.Collect - ago
+		if ago := now.Sub(last); err == nil && ago < h.config.Collect && !next.goesOn {
+			next.wait = h.config.Collect - ago
 			continue
 		}
 		var r s3.Report
@@ -262,23 +268,40 @@ func (h *behind) collectAgain(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		var ended *s3.BlockedError
-		blocked, wait = false, h.config.Collect
-		switch {
-		case errors.As(err, &ended):
-			blocked, wait = true, max(ended.Until.Sub(now), time.Minute)
-			h.log.Info("the bucket can't be collected yet", "err", err)
-		case errors.Is(err, s3.ErrBusy):
-			h.log.Info("the bucket is not collected by this server now", "err", err)
-		case err != nil:
-			h.log.Warn("the bucket could not be collected", "err", err)
-		case r.More:
-			wait = 0
-			fallthrough
-		default:
-			h.log.Info("bucket collected", "objects", r.Objects, "size", humanize.Bytes(uint64(r.Bytes)), "deleted", r.Deleted, "refused", r.Refused, "more", r.More)
-		}
+		next = h.after(r, err, now)
 	}
+}
+
+// A schedule is when to collect next.
+type schedule struct {
+	wait   time.Duration
+	goesOn bool // what the last one began, which is thus no reason to wait
+}
+
+// again is how soon what came to nothing is tried again. Each try lists the bucket, which costs money.
+const again = time.Hour
+
+// after says what a collection did, and when the next one is due.
+func (h *behind) after(r s3.Report, err error, now time.Time) schedule {
+	soon := min(h.config.Collect, again)
+	var ended *s3.BlockedError
+	switch {
+	case errors.As(err, &ended):
+		h.log.Info("the bucket can't be collected yet", "err", err)
+		return schedule{max(ended.Until.Sub(now), time.Minute), true}
+	case errors.Is(err, s3.ErrBusy):
+		h.log.Info("the bucket is not collected by this server now", "err", err)
+		return schedule{soon, false} // somebody else may have done it by then
+	case err != nil:
+		h.log.Warn("the bucket could not be collected", "err", err)
+		return schedule{soon, true}
+	}
+	h.log.Info("bucket collected", "objects", r.Objects, "size", humanize.Bytes(uint64(r.Bytes)), "deleted", r.Deleted, "refused", r.Refused, "more", r.More)
+	// Where all was refused, the next one would be too.
+	if r.More && r.Candidates > int64(r.Refused) {
+		return schedule{0, true}
+	}
+	return schedule{h.config.Collect, false}
 }
 
 // A bucketStatus is what /status shows of the bucket.

@@ -55,9 +55,9 @@ var bucketNumbers = []number[s3.Stats]{
 
 var tierNumbers = []number[tier.Stats]{
 	counter("climb_fetched", "Blobs and results that were read from the bucket to the disk.", func(s tier.Stats) float64 { return float64(s.Fetched) }),
-	counter("climb_unfilled", "Of these, those that the disk had no room for.", func(s tier.Stats) float64 { return float64(s.Unfilled) }),
+	counter("climb_unfilled", "Of these, those that the disk did not take, mostly for want of room.", func(s tier.Stats) float64 { return float64(s.Unfilled) }),
 	counter("climb_written", "Blobs and results that the disk had and the bucket has since.", func(s tier.Stats) float64 { return float64(s.Climbed) }),
-	counter("climb_failures", "Blobs and results that the bucket did not take.", func(s tier.Stats) float64 { return float64(s.Failed) }),
+	counter("climb_failures", "Tries to write a blob or result to the bucket that came to nothing.", func(s tier.Stats) float64 { return float64(s.Failed) }),
 	gauge("climb_waiting", "Blobs and results that wait on the disk for their way to the bucket.", func(s tier.Stats) float64 { return float64(s.Waiting) }),
 	gauge("climb_waiting_bytes", "Bytes of these.", func(s tier.Stats) float64 { return float64(s.WaitBytes) }),
 }

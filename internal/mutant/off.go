@@ -135,6 +135,9 @@ const (
 	ClimbUnpinned     = false
 	LeaderPoisons     = false
 	RecordOvertaken   = false
+	ClimbsOnce        = false
+	FillOvertakes     = false
+	FarHidden         = false
 	FilledBlind       = false
 	KeepUnpinned      = false
 	RootUnfenced      = false

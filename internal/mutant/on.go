@@ -286,6 +286,12 @@ var (
 	LeaderPoisons = name == "LeaderPoisons"
 	// RecordOvertaken leaves an older record far when a newer one was put meanwhile (seed 001, lost update).
 	RecordOvertaken = name == "RecordOvertaken"
+	// ClimbsOnce lets go of what was written back when the far store does not take it at once.
+	ClimbsOnce = name == "ClimbsOnce"
+	// FillOvertakes lets an older record from the far store replace one that was put meanwhile (seed 001, lost update).
+	FillOvertakes = name == "FillOvertakes"
+	// FarHidden puts a record far while an older one is near, where it is found first (seed 001, lost update).
+	FarHidden = name == "FarHidden"
 	// FilledBlind takes for granted that what was fetched is still near.
 	FilledBlind = name == "FilledBlind"
 	// KeepUnpinned lets what a root names go while the root is written (seed 004, commit without pins).

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,13 +34,16 @@ type Server struct {
 	AccessKey, SecretKey string
 	Dir                  string // where the bucket's objects lie; "" if that is not known
 
-	cmd *exec.Cmd // nil for another server
+	binary string
+	args   []string
+	output *os.File
+	cmd    *exec.Cmd // nil for another server
 }
 
-// Start starts a server that ends with the test.
-func Start(t testing.TB) *Server {
+// Start starts a server that ends with the test. flags are more of its own, like --region.
+func Start(t testing.TB, flags ...string) *Server {
 	t.Helper()
-	s, err := start(t)
+	s, err := start(t, flags)
 	if err != nil && os.Getenv("CI") == "true" {
 		t.Fatalf("versitygw: %v", err)
 	}
@@ -49,7 +53,7 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-func start(t testing.TB) (*Server, error) {
+func start(t testing.TB, flags []string) (*Server, error) {
 	if other := os.Getenv("SARSEN_TEST_S3"); other != "" {
 		s, err := elsewhere(t.Context(), other)
 		if err != nil {
@@ -75,7 +79,7 @@ func start(t testing.TB) (*Server, error) {
 		return nil, err
 	}
 	s.Endpoint = "http://" + address
-	args := []string{"--port", address, "--quiet", "posix"}
+	args := append(slices.Concat([]string{"--port", address, "--quiet"}, flags), "posix")
 	if unix.Setxattr(s.Dir, "user.sarsen.probe", []byte("1"), 0) != nil {
 		meta := filepath.Join(dir, "meta")
 		if err := os.Mkdir(meta, 0o755); err != nil {
@@ -83,30 +87,35 @@ func start(t testing.TB) (*Server, error) {
 		}
 		args = append(args, "--sidecar", meta)
 	}
-	s.cmd = exec.Command(binary, append(args, filepath.Join(dir, "data"))...)
-	s.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
-	s.cmd.SysProcAttr = endsWithUs
-	output, err := os.Create(filepath.Join(dir, "output"))
-	if err != nil {
-		return nil, err
-	}
-	s.cmd.Stdout, s.cmd.Stderr = output, output
-	if err := s.cmd.Start(); err != nil {
+	s.binary, s.args = binary, append(args, filepath.Join(dir, "data"))
+	if s.output, err = os.Create(filepath.Join(dir, "output")); err != nil {
 		return nil, err
 	}
 	t.Cleanup(func() {
-		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
-		_ = output.Close()
+		s.Stop()
+		_ = s.output.Close()
 	})
+	return s, s.Restart()
+}
+
+// Restart starts the server again after Stop, at the same address, and waits until it listens.
+func (s *Server) Restart() error {
+	s.cmd = exec.Command(s.binary, s.args...)
+	s.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
+	s.cmd.SysProcAttr = endsWithUs
+	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
+	if err := s.cmd.Start(); err != nil {
+		s.cmd = nil
+		return err
+	}
 	for range 500 {
-		if c, err := net.Dial("tcp", address); err == nil {
-			return s, c.Close()
+		if c, err := net.Dial("tcp", strings.TrimPrefix(s.Endpoint, "http://")); err == nil {
+			return c.Close()
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	text, _ := os.ReadFile(output.Name())
-	return nil, fmt.Errorf("it does not listen: %s", text)
+	text, _ := os.ReadFile(s.output.Name())
+	return fmt.Errorf("it does not listen: %s", text)
 }
 
 // elsewhere makes a bucket on a server that runs already.
@@ -131,7 +140,8 @@ func (s *Server) Stop() {
 		return
 	}
 	_ = s.cmd.Process.Kill()
-	_, _ = s.cmd.Process.Wait()
+	_ = s.cmd.Wait()
+	s.cmd = nil
 }
 
 // build returns the program, which it makes unless that was done before.

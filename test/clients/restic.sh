@@ -1,11 +1,14 @@
 #!/bin/sh
 # restic, of Debian sid and of bookworm, backs up to Sarsen: a life of a repository with prune and restore; two backups, a prune and
 # the cleaner at once; a server that is killed in the middle; tokens, append-only, a quota. After each step the whole
-# repository is read and verified. Usage: SARSEN=/path/to/sarsen restic.sh
+# repository is read and verified. In the end a bucket comes behind the disk, written through and back, and is collected with
+# no grace all the time. Usage: SARSEN=/path/to/sarsen restic.sh [bucket]
+# With bucket, only the last part is run.
 . "$(dirname "$0")/lib.sh"
 
 root=${SARSEN_TEST_ROOT:-$("$here/sidroot.sh")}
 tools=${SARSEN_TEST_BACKUP:-$("$here/backuproot.sh")}
+gateway=$("$here/versitygw.sh")
 export SARSEN_TEST_ROOT="$root" SARSEN_TEST_BACKUP="$tools"
 alone "$@"
 mount -t proc proc "$root/proc"
@@ -224,7 +227,71 @@ tokens() {
 	say "$version: tokens, append-only and a quota"
 }
 
-serve() { start_sarsen --worker-slots 0 --max-size 320MB --lease 1s --backups "$work/backups.yaml"; }
+serve() { start_sarsen --worker-slots 0 --max-size 320MB --lease 1s --backups "$work/backups.yaml" "$@"; }
+
+# serve_bucket MODE serves with the bucket behind the disk.
+serve_bucket() {
+	serve --bucket builds --bucket-endpoint "http://$s3" --bucket-credentials "$work/keys.yaml" --bucket-write "$1" --bucket-collect never
+}
+
+# bucket starts an S3 server with an empty bucket.
+bucket() {
+	rm -rf "$work/s3"
+	mkdir -p "$work/s3/data/builds" "$work/s3/meta"
+	ROOT_ACCESS_KEY=testkey ROOT_SECRET_KEY=testsecret "$gateway" --port "$s3" --quiet posix --sidecar "$work/s3/meta" "$work/s3/data" >"$work/s3/log" 2>&1 &
+	gate=$!
+	printf 'access-key: testkey\nsecret-key: testsecret\n' >"$work/keys.yaml"
+	until curl -s -o /dev/null "http://$s3/"; do
+		kill -0 $gate || { cat "$work/s3/log" >&2; fail "versitygw ended"; }
+		sleep 0.1
+	done
+}
+
+# collect collects the bucket until the file $work/enough is there, and leaves nothing that nobody holds.
+collect() {
+	while [ ! -e "$work/enough" ]; do
+		"$SARSEN" gc --server "http://$http" --all --patience 5s >>"$work/collected" 2>>"$work/uncollected" || true
+	done
+}
+
+# on_bucket MODE has a disk with backups that gets a bucket behind it.
+on_bucket() {
+	repository=life-$version
+	rm -rf "$work/data" "$work/src" "$work/enough" "$work/collected"
+	bucket
+	serve
+	must init
+	grow "$work/src" bucket-1 8
+	must backup /tmp/src
+	stop_sarsen
+	serve_bucket "$1"
+	want 'backups move from the disk to the bucket' "$work/sarsen.log" "the first start with a bucket"
+	clean "after the roots moved to the bucket"
+	collect &
+	collector=$!
+	for n in 2 3 4; do
+		grow "$work/src" bucket-$n 8
+		must backup /tmp/src
+		clean "on a bucket, backup $n"
+	done
+	must forget --keep-last 1 --prune
+	grow "$work/src" bucket-5 2
+	must backup /tmp/src
+	clean "on a bucket, after a prune"
+	touch "$work/enough"
+	wait $collector
+	grep -q '[1-9][0-9]* deleted' "$work/collected" || { cat "$work/collected" "$work/uncollected" >&2; fail "nothing was collected"; }
+	restored "$work/src"
+	stop_sarsen
+	rm -rf "$work/data" # the disk is lost
+	serve_bucket "$1"
+	clean "from the bucket alone"
+	restored "$work/src"
+	stop_sarsen
+	"$SARSEN" fsck --bucket builds --bucket-endpoint "http://$s3" --bucket-credentials "$work/keys.yaml" >"$work/log" 2>&1 || { cat "$work/log" >&2; fail fsck; }
+	crash $gate
+	say "$version: a bucket behind the disk, written $1, collected $(grep -c deleted "$work/collected") times amid backups and a prune"
+}
 
 cat >"$work/backups.yaml" <<-END
 	restic:
@@ -241,7 +308,9 @@ cat >"$work/backups.yaml" <<-END
 	  small-sid: &small {quota: 10MB}
 	  small-bookworm: *small
 END
-for version in sid bookworm; do
+versions='sid bookworm'
+[ "${1:-}" != bucket ] || versions=
+for version in $versions; do
 	rm -rf "$work/data" "$work/src"
 	serve
 	token=
@@ -256,4 +325,8 @@ for version in sid bookworm; do
 	clean "after a restart"
 	stop_sarsen
 done
+version=sid
+s3=127.0.0.1:8982
+on_bucket through
+on_bucket back
 say OK

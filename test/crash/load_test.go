@@ -38,6 +38,8 @@ type load struct {
 	oracle *oracle
 	tell   func(format string, args ...any)
 	pace   int64 // bytes a second that the writers send together
+	away   bool  // the server may say that what it depends on is away
+	plain  bool  // nobody asks for, or sends again, what is not acknowledged yet
 
 	writers [writers]*writer
 	looking [looking]*rand.Rand
@@ -72,6 +74,9 @@ func (l *load) start(c *conn) {
 		l.wg.Go(func() { l.repeat(ctx, w.step) })
 	}
 	for _, r := range l.looking {
+		if l.plain {
+			break
+		}
 		l.wg.Go(func() {
 			l.repeat(ctx, func(ctx context.Context) error {
 				check := &check{conn: c, lease: l.oracle.lease, tell: l.tell, oracle: l.oracle}
@@ -95,7 +100,7 @@ func (l *load) repeat(ctx context.Context, step func(context.Context) error) {
 		case err == nil:
 		case ctx.Err() != nil || l.dying.Load():
 			return
-		case refusal(err):
+		case refusal(err), l.away && status.Code(err) == codes.Unavailable:
 			l.refused.Add(1)
 			pause(ctx, 20*time.Millisecond)
 		default:
@@ -180,7 +185,7 @@ func (w *writer) step(ctx context.Context) error {
 
 // fresh makes a blob, or now and then takes one that somebody has just sent.
 func (w *writer) fresh(size int64) (digest.Digest, []byte) {
-	if w.rand.IntN(10) == 0 {
+	if w.rand.IntN(10) == 0 && !w.load.plain {
 		for _, f := range w.load.oracle.some(w.rand, 1).blobs {
 			if f.seed != 0 {
 				return f.digest, blobBytes(f.seed, f.digest.Size)

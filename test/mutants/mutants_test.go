@@ -92,6 +92,9 @@ var caught = []struct {
 	{"LeaderPoisons", "tier", "TestHandOver", "readers failed"},
 	{"RecordOvertaken", "tier", "TestOvertaken", "want newer"},
 	{"FilledBlind", "tier", "TestEvictedAgain", "not found"},
+	{"ClimbsOnce", "tier", "TestBackAway", "evicted before it climbed"},
+	{"FillOvertakes", "tier", "TestFillOvertakes", "after a newer one was acknowledged"},
+	{"FarHidden", "tier", "TestFarHidden", "newer was acknowledged"},
 	{"PublishApart", "worker/stage", "TestPublishedAtOnce", "want no directory to be fetched"},
 
 	{"LinkFollowed", "worker/collect", "TestSwappedBeforeOpen/link", "bytes from outside of the root were stored"},

@@ -35,7 +35,12 @@ type fleet struct {
 
 func newFleet(t *testing.T, settings string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, gate: versitygw.Start(t), dir: t.TempDir()}
+	return newFleetOf(t, versitygw.Start(t), settings)
+}
+
+func newFleetOf(t *testing.T, gate *versitygw.Server, settings string) *fleet {
+	t.Helper()
+	f := &fleet{t: t, gate: gate, dir: t.TempDir()}
 	keys := filepath.Join(f.dir, "keys.yaml")
 	f.config = filepath.Join(f.dir, "sarsen.yaml")
 	write := func(path, text string) {
@@ -354,6 +359,57 @@ func TestBucketAway(t *testing.T) {
 	}
 	if code, text, err := a.do(http.MethodGet, "/ac/"+digest.SHA256.Of(data).Hex(), nil); err != nil || code != http.StatusNotFound {
 		t.Errorf("a result that nobody put: got %d %s, %v, want 404", code, text, err)
+	}
+}
+
+// TestBucketBackAgain: what was written back while the bucket is away goes there when it is back, in a new session.
+func TestBucketBackAgain(t *testing.T) {
+	f := newFleet(t, "  write: back\n  collect: never\n")
+	a := f.start("a")
+	before, err := a.session()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.gate.Stop()
+	r := rand.NewChaCha8([32]byte{4})
+	var blobs [][]byte
+	for range 20 {
+		data := random(r, 20_000)
+		blobs = append(blobs, data)
+		if err := a.put(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(heartbeat * 3 / 2)
+	for _, data := range blobs {
+		if err := a.get(data); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := f.gate.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		_, metrics, err := a.do(http.MethodGet, "/metrics", nil)
+		if err == nil && strings.Contains(string(metrics), "\nsarsen_climb_waiting 0\n") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not all climbed: %s, %v", metrics, err)
+		}
+	}
+	if after, err := a.session(); err != nil || after == before {
+		t.Errorf("the session is %s, %v, want a new one", after, err)
+	}
+	a.kill()
+	if err := os.RemoveAll(filepath.Join(f.dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	a = f.start("a")
+	for _, data := range blobs {
+		if err := a.get(data); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
