@@ -51,6 +51,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/gate"
 	"github.com/sarsen-build/sarsen/internal/sim"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 	"github.com/sarsen-build/sarsen/ledger"
@@ -77,7 +78,7 @@ type Store struct {
 	log    *slog.Logger
 	ledger *ledger.Ledger
 	room   *room
-	calls  gate
+	calls  gate.Gate
 
 	incarnation atomic.Uint64
 	wake, stop  chan struct{}
@@ -147,7 +148,7 @@ func open(fsys vfs.LinkFS, dir string, o Options) (*Store, error) {
 // Close ends the cleaner and lets go of the directory. Calls that are under way end first; open Readers
 // stay readable.
 func (s *Store) Close() error {
-	idle, first := s.calls.close()
+	idle, first := s.calls.Close()
 	if !first {
 		return nil
 	}
@@ -172,10 +173,10 @@ func (s *Store) Stats() Stats {
 // Missing implements blob.Store.
 func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) {
 	var missing digest.Set
-	if !s.calls.enter() {
+	if !s.calls.Enter() {
 		return missing, blob.ErrClosed
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	for _, d := range ds.List() {
 		if err := ctx.Err(); err != nil {
 			return missing, err
@@ -196,10 +197,10 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 	if d.IsEmpty() {
 		return emptyReader{}, nil
 	}
-	if !s.calls.enter() {
+	if !s.calls.Enter() {
 		return nil, &blob.Error{Op: "open", Digest: d, Err: blob.ErrClosed}
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	r, err := s.open(d)
 	if err != nil {
 		return nil, &blob.Error{Op: "open", Digest: d, Err: err}
@@ -223,10 +224,10 @@ func (s *Store) open(d digest.Digest) (*reader, error) {
 
 // Create implements blob.Store.
 func (s *Store) Create(ctx context.Context, d digest.Digest) (blob.Writer, error) {
-	if !s.calls.enter() {
+	if !s.calls.Enter() {
 		return nil, &blob.Error{Op: "create", Digest: d, Err: blob.ErrClosed}
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	w, err := s.create(ctx, d)
 	if err != nil {
 		return nil, &blob.Error{Op: "create", Digest: d, Err: err}
@@ -269,10 +270,10 @@ func (s *Store) get(ctx context.Context, d digest.Digest) ([]byte, error) {
 	if d.IsEmpty() {
 		return []byte{}, nil
 	}
-	if !s.calls.enter() {
+	if !s.calls.Enter() {
 		return nil, blob.ErrClosed
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	h, ok := s.pin(d, false)
 	if !ok {
 		return nil, blob.ErrNotFound

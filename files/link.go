@@ -28,10 +28,10 @@ func (s *Store) Link(ctx context.Context, d digest.Digest, executable bool, name
 
 // LinkAt is Link with a name in a directory that the caller holds open.
 func (s *Store) LinkAt(ctx context.Context, d digest.Digest, executable bool, dir vfs.Dir, name string) error {
-	if !s.calls.enter() {
+	if !s.calls.Enter() {
 		return &blob.Error{Op: "link", Digest: d, Err: blob.ErrClosed}
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	if err := s.link(ctx, d, executable, dir, name); err != nil {
 		return &blob.Error{Op: "link", Digest: d, Err: err}
 	}

@@ -184,46 +184,4 @@ func (s *Store) judge(n incarnation, force bool) {
 	}
 }
 
-// A gate counts calls, so that Close can wait for them.
-type gate struct {
-	mu     sync.Mutex
-	calls  int
-	closed bool
-	idle   chan struct{}
-}
-
-// enter begins a call, unless the store is closed.
-func (g *gate) enter() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return false
-	}
-	g.calls++
-	return true
-}
-
-func (g *gate) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.calls--; g.closed && g.calls == 0 {
-		close(g.idle)
-	}
-}
-
-// close lets no more calls in. idle is closed when the last one has left; first is false if the gate was
-// closed before.
-func (g *gate) close() (idle <-chan struct{}, first bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return nil, false
-	}
-	g.closed, g.idle = true, make(chan struct{})
-	if g.calls == 0 {
-		close(g.idle)
-	}
-	return g.idle, true
-}
-
 var _ blob.Batcher = (*Store)(nil)

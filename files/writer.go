@@ -98,10 +98,10 @@ func (w *writer) Commit() error {
 	}
 	w.done = true
 	defer w.Close()
-	if !w.store.calls.enter() {
+	if !w.store.calls.Enter() {
 		return &blob.Error{Op: "commit", Digest: w.want, Err: blob.ErrClosed}
 	}
-	defer w.store.calls.leave()
+	defer w.store.calls.Leave()
 	if err := w.commit(); err != nil {
 		return &blob.Error{Op: "commit", Digest: w.want, Err: err}
 	}

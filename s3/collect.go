@@ -61,7 +61,7 @@ func (s *Store) Collect(ctx context.Context, policy Policy) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	select {
 	case s.collecting <- struct{}{}:
 	case <-ctx.Done():

@@ -37,7 +37,7 @@ func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs diges
 	if err != nil {
 		return err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	ds := blobs.List()
 	if list != nil {
 		object := s.packer.seal(keyOf(r.List), list)
@@ -142,7 +142,7 @@ func (s *Store) Release(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	p, err := s.bucket.List(ctx, rootPrefix(name), "")
 	if err != nil || len(p.Objects) == 0 {
 		return err

@@ -116,7 +116,7 @@ func (s *Store) Announced(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	for {
 		drops := l.dropCount()
 		if _, err := s.bucket.Head(ctx, key); err != nil {

@@ -15,6 +15,6 @@ func (s *Store) Pin(ctx context.Context, ds digest.Set) (release func(), err err
 	if err != nil {
 		return nil, err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	return s.pinAll(ctx, l, ds.List())
 }

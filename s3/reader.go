@@ -141,7 +141,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 	if err != nil {
 		return nil, &blob.Error{Op: "open", Digest: d, Err: err}
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	var r *reader
 	if err := s.undamaged(ctx, l, blobPrefix(keyOf(d)), func() (err error) {
 		r, err = s.open(ctx, l, d)
@@ -384,7 +384,7 @@ func (s *Store) getOne(ctx context.Context, d digest.Digest) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	var data []byte
 	err = s.undamaged(ctx, l, blobPrefix(keyOf(d)), func() (err error) {
 		data, err = s.getHeld(ctx, l, d)

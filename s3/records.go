@@ -16,7 +16,7 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 	if err != nil {
 		return blob.Record{}, err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	h, err := s.hold(ctx, l, recordKey(key), -1, recordPrefix(recordKey(key)))
 	if err != nil {
 		return blob.Record{}, err
@@ -39,7 +39,7 @@ func (s *Store) Put(ctx context.Context, key [32]byte, value []byte) error {
 	if err != nil {
 		return err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	k := recordKey(key)
 	release, err := l.slot(ctx, k)
 	if err != nil {
@@ -93,7 +93,7 @@ func (s *Store) Drop(ctx context.Context, key [32]byte, incarnation uint64) erro
 	if err != nil {
 		return err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	l.ledger.Drop(recordKey(key), ledger.Place(incarnation))
 	return nil
 }

@@ -40,6 +40,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/boottime"
+	"github.com/sarsen-build/sarsen/internal/gate"
 	"github.com/sarsen-build/sarsen/internal/vfs"
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
@@ -96,7 +97,7 @@ type Store struct {
 
 	now    atomic.Pointer[life]
 	slots  chan struct{} // one for each request under way
-	calls  gate
+	calls  gate.Gate
 	ctx    context.Context // of what no caller waits for; ended by Close
 	stop   context.CancelFunc
 	beats  sync.WaitGroup
@@ -192,7 +193,7 @@ func newStore(b bucket.Bucket, o Options) *Store {
 
 // Close ends the session. What it told others stands for its lease nevertheless. Open Readers stay readable.
 func (s *Store) Close() error {
-	idle, first := s.calls.close()
+	idle, first := s.calls.Close()
 	if !first {
 		return nil
 	}
@@ -259,7 +260,7 @@ func (s *Store) beatOnce(ctx context.Context, l *life) (*life, error) {
 
 // enter begins a call and returns the life that answers it.
 func (s *Store) enter() (*life, error) {
-	if !s.calls.enter() {
+	if !s.calls.Enter() {
 		return nil, blob.ErrClosed
 	}
 	return s.now.Load(), nil
@@ -293,7 +294,7 @@ func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) 
 	if err != nil {
 		return missing, err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	for _, d := range ds.List() {
 		if err := ctx.Err(); err != nil {
 			return missing, err
@@ -327,7 +328,7 @@ func (s *Store) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	if err := s.follow(ctx, l); err != nil {
 		return err
 	}
@@ -345,45 +346,4 @@ func (b bytesAt) ReadAt(p []byte, off int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
-}
-
-// A gate counts calls, so that Close can wait for them.
-type gate struct {
-	mu     sync.Mutex
-	calls  int
-	closed bool
-	idle   chan struct{}
-}
-
-// enter begins a call, unless the store is closed.
-func (g *gate) enter() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return false
-	}
-	g.calls++
-	return true
-}
-
-func (g *gate) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.calls--; g.closed && g.calls == 0 {
-		close(g.idle)
-	}
-}
-
-// close lets no more calls in. idle is closed when the last one has left; first is false if the gate was closed before.
-func (g *gate) close() (idle <-chan struct{}, first bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return nil, false
-	}
-	g.closed, g.idle = true, make(chan struct{})
-	if g.calls == 0 {
-		close(g.idle)
-	}
-	return g.idle, true
 }

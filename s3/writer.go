@@ -27,7 +27,7 @@ func (s *Store) Create(ctx context.Context, d digest.Digest) (blob.Writer, error
 	if err != nil {
 		return nil, &blob.Error{Op: "create", Digest: d, Err: err}
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	if err := l.mayCreate(d); err != nil {
 		return nil, &blob.Error{Op: "create", Digest: d, Err: err}
 	}
@@ -126,7 +126,7 @@ func (w *writer) Commit() error {
 	defer w.Close()
 	l, err := w.store.enter()
 	if err == nil {
-		defer w.store.calls.leave()
+		defer w.store.calls.Leave()
 		err = w.commit(l)
 	}
 	if err != nil {
@@ -311,7 +311,7 @@ func (s *Store) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) [
 		}
 		return errs
 	}
-	defer s.calls.leave()
+	defer s.calls.Leave()
 	var group sync.WaitGroup
 	first := make(map[digest.Digest]int, len(ds))
 	twin := make([]int, len(ds))
