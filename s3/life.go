@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -355,6 +356,23 @@ func (l *life) gone(name string) bool {
 		}
 	}
 	return false
+}
+
+// undecided reports whether a collection asks for i and has given no verdict on it yet, as far as this session knows.
+func (l *life) undecided(i incarnation) bool {
+	l.door <- struct{}{}
+	defer func() { <-l.door }()
+	asked := len(l.unread) > 0
+	for document, keys := range l.letGo {
+		switch {
+		case !keys[i.name()]:
+		case strings.HasPrefix(document, verdicts):
+			return false
+		default:
+			asked = true
+		}
+	}
+	return asked
 }
 
 // spoil remembers that an object's bytes are damaged.

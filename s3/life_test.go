@@ -3,6 +3,7 @@ package s3
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -227,4 +228,51 @@ func TestDocumentGone(t *testing.T) {
 		t.Errorf("follow = %v", err)
 	}
 	closeStore(t, s)
+}
+
+// TestUndecided: a server that let go of a blob while another one is still asked does not say that it is gone, for that one
+// may keep it. Of a record that is a miss.
+func TestUndecided(t *testing.T) {
+	b := &bucket.Memory{}
+	o := small
+	o.Lookup, o.Lease = true, time.Millisecond
+	one, two := openStore(t, b, o), openStore(t, b, o)
+	d := keepAll(t, two, "root", data(1))[0]
+	key := [32]byte{1}
+	if err := two.Put(t.Context(), key, []byte("value")); err != nil {
+		t.Fatal(err)
+	}
+	if err := check(one, d); err != nil {
+		t.Fatal(err)
+	}
+	l := one.now.Load()
+	p := proposal{force: true}
+	for _, name := range slices.Concat(b.Keys(blobs), b.Keys(records)) {
+		p.entries = append(p.entries, entry{name, ""})
+	}
+	l.letGoOf("p/2-x", p, true)
+	for range 2 {
+		if err := check(one, d); !errors.Is(err, blob.ErrUnavailable) || errors.Is(err, blob.ErrNotFound) {
+			t.Errorf("while the other is asked, Open = %v, want ErrUnavailable", err)
+		}
+		if err := one.Keep(t.Context(), "second", nil, digest.SetOf(d)); !errors.Is(err, blob.ErrUnavailable) {
+			t.Errorf("Keep = %v, want ErrUnavailable", err)
+		}
+		if missing, err := one.Missing(t.Context(), digest.SetOf(d)); err != nil || missing.Len() != 1 {
+			t.Errorf("Missing = %v, %v, want that it is", missing.List(), err)
+		}
+		if _, err := one.Get(t.Context(), key); !errors.Is(err, blob.ErrNotFound) {
+			t.Errorf("Get = %v, want ErrNotFound", err)
+		}
+	}
+	l.letGoOf("d/2-x", p, false)
+	if err := check(one, d); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("when a verdict names it, Open = %v, want ErrNotFound", err)
+	}
+	l.forget(l.heeded+1, nil)
+	if err := check(one, d); err != nil {
+		t.Errorf("when it is over: %v", err)
+	}
+	closeStore(t, one)
+	closeStore(t, two)
 }

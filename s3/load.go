@@ -3,6 +3,7 @@ package s3
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/sarsen-build/sarsen/s3/bucket"
@@ -98,12 +99,17 @@ func (s *Store) listPart(ctx context.Context, l *life, prefix string, pages int,
 	}
 }
 
-// find takes up what lies below a prefix, and reports whether there was anything.
-func (s *Store) find(ctx context.Context, l *life, prefix string) error {
-	_, err := s.listPart(ctx, l, prefix, -1, func(drops uint64, p []bucket.Object) (bool, error) {
-		return !l.take(drops, incarnationsOf(p), false), nil
+// find takes up what lies below a prefix, and reports whether there is something of which a collection has not decided yet
+// whether it goes.
+func (s *Store) find(ctx context.Context, l *life, prefix string) (undecided bool, err error) {
+	_, err = s.listPart(ctx, l, prefix, -1, func(drops uint64, p []bucket.Object) (bool, error) {
+		if !l.take(drops, incarnationsOf(p), false) {
+			return true, nil
+		}
+		undecided = undecided || slices.ContainsFunc(incarnationsOf(p), l.undecided)
+		return false, nil
 	})
-	return err
+	return undecided, err
 }
 
 // Announced takes up an object that another server says it wrote, if it is there.

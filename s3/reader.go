@@ -9,6 +9,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/ledger"
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
@@ -22,14 +23,22 @@ func (s *Store) hold(ctx context.Context, l *life, k ledger.Key, size int64, pre
 	if !s.lookup || s.noRecords && k.Kind == ledger.Record {
 		return h, blob.ErrNotFound
 	}
-	if err := s.find(ctx, l, prefix); err != nil {
+	undecided, err := s.find(ctx, l, prefix)
+	if err != nil {
 		return h, err
 	}
 	if h.take(k, size) {
 		return h, nil
 	}
+	if undecided && k.Kind != ledger.Record && !mutant.UndecidedGone {
+		return h, errUndecided
+	}
 	return h, blob.ErrNotFound
 }
+
+// errUndecided is the answer for a blob that this session let go of while others are still asked. One of them may have
+// promised or kept it. Of a record that is a miss, which does no harm.
+var errUndecided = fmt.Errorf("%w: a collection is about to decide whether it goes", blob.ErrUnavailable)
 
 // A held incarnation can't be condemned, though the ledger may come to name another copy of it.
 type held struct {
@@ -111,7 +120,10 @@ const copies = 3
 // undamaged calls do, and again when that found an object damaged that the bucket has another copy of.
 func (s *Store) undamaged(ctx context.Context, l *life, prefix string, do func() error) (err error) {
 	for range copies {
-		if err = do(); !errors.Is(err, errDropped) || s.find(ctx, l, prefix) != nil {
+		if err = do(); !errors.Is(err, errDropped) {
+			return err
+		}
+		if _, failed := s.find(ctx, l, prefix); failed != nil {
 			return err
 		}
 	}

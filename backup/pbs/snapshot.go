@@ -136,7 +136,7 @@ func (d *datastore) ofGroup(ctx context.Context, g group) (all []*snapshot, err 
 func (d *datastore) patiently(ctx context.Context, fn func() error) error {
 	for end := time.Now().Add(d.Patience); ; {
 		err := fn()
-		if !errors.Is(err, blob.ErrNotFound) || !time.Now().Before(end) {
+		if !errors.Is(err, blob.ErrNotFound) && !errors.Is(err, blob.ErrUnavailable) || !time.Now().Before(end) {
 			return err
 		}
 		select {

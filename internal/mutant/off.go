@@ -148,6 +148,7 @@ const (
 	DeleteFirst       = false
 	KeyReused         = false
 	AdoptBlind        = false
+	UndecidedGone     = false
 	DamageIgnored     = false
 	RedisSaysYes      = false
 	RedisUnhashed     = false

@@ -312,6 +312,8 @@ var (
 	KeyReused = name == "KeyReused"
 	// AdoptBlind takes up what it finds without asking whether it may be deleted.
 	AdoptBlind = name == "AdoptBlind"
+	// UndecidedGone says that a blob is gone of which others are still asked.
+	UndecidedGone = name == "UndecidedGone"
 	// DamageIgnored removes blobs that a root may name which can't be read.
 	DamageIgnored = name == "DamageIgnored"
 	// RedisSaysYes takes what Redis names for what the bucket has.

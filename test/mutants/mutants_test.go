@@ -145,6 +145,7 @@ var caught = []struct {
 	{"RedisUnhashed", "redis", "TestForged", "other bytes"},
 	{"RedisOlder", "redis", "TestOlder", "want the newest"},
 	{"RedisLate", "redis", "TestAcknowledged", "acknowledged, and not announced"},
+	{"UndecidedGone", "s3", "TestUndecided", "ErrUnavailable"},
 	{"AdoptBlind", "redis", "TestCollectedMeanwhile", "YesStands"},
 	{"DeadLeases", "s3", "TestExhaustive/ask_and_crash", "YesStands: the object is gone"},
 	{"ShortFence", "s3", "TestExhaustive/put,_ask,_stopped", "YesStands: the object is gone"},
