@@ -5,6 +5,8 @@ import (
 	"crypto/subtle"
 	"net/http"
 	"strings"
+
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // Access says which repositories there are, and who may do what with them.
@@ -58,7 +60,7 @@ func (a *Access) of(kind, name string, r *http.Request) (rights, error) {
 	if full || ok && (rule.Token == "" || same(token, rule.Token)) {
 		return rights{delete: full || !rule.AppendOnly, quota: rule.Quota}, nil
 	}
-	return rights{}, refuse(http.StatusUnauthorized, "unauthorized: the token of %s/%s is wanted as the password", kind, name)
+	return rights{}, refusal.New(http.StatusUnauthorized, "unauthorized: the token of %s/%s is wanted as the password", kind, name)
 }
 
 // tokenOf returns the password of basic authentication, whoever the user, or a bearer's token.

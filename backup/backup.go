@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // Options say what New serves.
@@ -116,7 +117,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (q *request) serve(rest string) error {
 	if !validName(q.name) {
-		return refuse(http.StatusNotFound, "no such path; /restic/REPOSITORY/ and /casync/STORE/ are served, whose names are letters, digits, dots, dashes and underscores")
+		return refusal.New(http.StatusNotFound, "no such path; /restic/REPOSITORY/ and /casync/STORE/ are served, whose names are letters, digits, dots, dashes and underscores")
 	}
 	var err error
 	if q.rights, err = q.Access.of(q.kind, q.name, q.r); err != nil {
@@ -141,7 +142,7 @@ func validName(name string) bool {
 // not refuses a method.
 func (q *request) not(served string) error {
 	q.w.Header().Set("Allow", served)
-	return refuse(http.StatusMethodNotAllowed, "%s is not served here, only %s", q.r.Method, served)
+	return refusal.New(http.StatusMethodNotAllowed, "%s is not served here, only %s", q.r.Method, served)
 }
 
 // What is taken of a body that was refused: clients send all of it before they look for an answer, and would lose that to the

@@ -17,6 +17,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 	"github.com/sarsen-build/sarsen/internal/zstd"
 )
 
@@ -45,12 +46,12 @@ func (q *request) casync(rest string) error {
 	if id, isChunk := strings.CutSuffix(file, chunkExt); isChunk {
 		var hash [32]byte
 		if n, err := hex.Decode(hash[:], []byte(id[:min(len(id), 64)])); err != nil || n != 32 || len(id) != 64 || strings.ToLower(id) != id || len(parts) != 2 || parts[0] != id[:4] {
-			return refuse(http.StatusNotFound, "%.80q is not a chunk: want xxxx/ID%s, where xxxx begins ID, which has 64 lower-case hexadecimal digits", rest, chunkExt)
+			return refusal.New(http.StatusNotFound, "%.80q is not a chunk: want xxxx/ID%s, where xxxx begins ID, which has 64 lower-case hexadecimal digits", rest, chunkExt)
 		}
 		return q.chunk(hash)
 	}
 	if rest == "" || len(rest) > 512 || path.Clean("/"+rest) != "/"+rest || strings.Contains("/"+rest, "/.") {
-		return refuse(http.StatusNotFound, "no such path: a store has xxxx/ID%s and files", chunkExt)
+		return refusal.New(http.StatusNotFound, "no such path: a store has xxxx/ID%s and files", chunkExt)
 	}
 	return q.index("files/" + rest)
 }
@@ -67,12 +68,12 @@ func (q *request) chunk(id [32]byte) error {
 		if i := s.find(id); i >= 0 {
 			return q.send(s[i].d)
 		}
-		return refuse(http.StatusNotFound, "chunk %x is not here", id)
+		return refusal.New(http.StatusNotFound, "chunk %x is not here", id)
 	case http.MethodPut:
 		return q.putChunk(root, id)
 	case http.MethodDelete:
 		if !q.rights.delete {
-			return refuse(http.StatusForbidden, "%s is append-only: nothing is deleted with this token", q.prefix())
+			return refusal.New(http.StatusForbidden, "%s is append-only: nothing is deleted with this token", q.prefix())
 		}
 		return q.removeChunk(root, id)
 	}
@@ -91,7 +92,7 @@ func (q *request) removeChunk(root string, id [32]byte) error {
 	}
 	i := s.find(id)
 	if i < 0 {
-		return refuse(http.StatusNotFound, "chunk %x is not here", id)
+		return refusal.New(http.StatusNotFound, "chunk %x is not here", id)
 	}
 	return q.keepChunks(root, slices.Delete(s, i, i+1), was, share)
 }
@@ -164,12 +165,12 @@ func verifyChunk(id [32]byte, data []byte) error {
 	defer z.Close()
 	long, short := sha512.New512_256(), sha256.New()
 	if _, err := io.Copy(io.MultiWriter(long, short), z); errors.Is(err, zstd.ErrTooLong) {
-		return refuse(http.StatusRequestEntityTooLarge, "the chunk decompresses to more than the %d bytes that are taken", maxChunk)
+		return refusal.New(http.StatusRequestEntityTooLarge, "the chunk decompresses to more than the %d bytes that are taken", maxChunk)
 	} else if err != nil {
-		return refuse(http.StatusBadRequest, "the chunk does not decompress: %v", err)
+		return refusal.New(http.StatusBadRequest, "the chunk does not decompress: %v", err)
 	}
 	if !bytes.Equal(long.Sum(nil), id[:]) && !bytes.Equal(short.Sum(nil), id[:]) {
-		return refuse(http.StatusBadRequest, "the chunk is %x by SHA-512/256 and %x by SHA-256, not %x", long.Sum(nil), short.Sum(nil), id)
+		return refusal.New(http.StatusBadRequest, "the chunk is %x by SHA-512/256 and %x by SHA-256, not %x", long.Sum(nil), short.Sum(nil), id)
 	}
 	return nil
 }
@@ -285,7 +286,7 @@ func (q *request) index(name string) error {
 		return err
 	}
 	if there && !holds(was, d) && !q.rights.delete {
-		return refuse(http.StatusForbidden, "%s is append-only: %s is there, and nothing is replaced with this token", q.prefix(), name)
+		return refusal.New(http.StatusForbidden, "%s is append-only: %s is there, and nothing is replaced with this token", q.prefix(), name)
 	}
 	if err := q.more(share, d.Size-was.Bytes); err != nil {
 		return err

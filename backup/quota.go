@@ -8,6 +8,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // quotas count what repositories take that have a quota. What is under way counts already.
@@ -84,7 +85,7 @@ func (q *request) more(s *share, n int64) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.bytes+n-s.bytes > q.rights.quota {
-		return refuse(http.StatusInsufficientStorage, "the quota of %s is full: %s of %s are taken, and %s more are wanted",
+		return refusal.New(http.StatusInsufficientStorage, "the quota of %s is full: %s of %s are taken, and %s more are wanted",
 			q.prefix(), humanize.IBytes(uint64(u.bytes)), humanize.IBytes(uint64(q.rights.quota)), humanize.IBytes(uint64(n)))
 	}
 	u.bytes += n - s.bytes

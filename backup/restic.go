@@ -16,6 +16,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // restic's REST back end, https://restic.readthedocs.io/en/stable/100_references.html#rest-backend. Each file is a blob,
@@ -45,7 +46,7 @@ func (q *request) restic(rest string) error {
 	case types[folder]:
 		return q.file(folder, name)
 	}
-	return refuse(http.StatusNotFound, "no such path: a repository has config, data, keys, locks, snapshots and index")
+	return refusal.New(http.StatusNotFound, "no such path: a repository has config, data, keys, locks, snapshots and index")
 }
 
 // create answers POST of the repository, which needs nothing to be there.
@@ -54,7 +55,7 @@ func (q *request) create() error {
 		return q.not("POST")
 	}
 	if q.r.URL.Query().Get("create") != "true" {
-		return refuse(http.StatusBadRequest, "POST of a repository makes one, with ?create=true")
+		return refusal.New(http.StatusBadRequest, "POST of a repository makes one, with ?create=true")
 	}
 	q.w.WriteHeader(http.StatusOK)
 	return nil
@@ -83,7 +84,7 @@ func (q *request) config() error {
 		return err
 	}
 	if there && !holds(was, d) {
-		return refuse(http.StatusForbidden, "the repository has a configuration already")
+		return refusal.New(http.StatusForbidden, "the repository has a configuration already")
 	}
 	s, err := q.take(d.Size - was.Bytes)
 	if err != nil {
@@ -125,13 +126,13 @@ func (r timely) Read(p []byte) (int, error) {
 
 // body returns a small body whole.
 func (q *request) body(most int64) ([]byte, error) {
-	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are taken here", most)
+	tooLarge := refusal.New(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are taken here", most)
 	if q.r.ContentLength > most {
 		return nil, tooLarge
 	}
 	data, err := io.ReadAll(io.LimitReader(timely{q.r.Body, time.Now().Add(bodyTime)}, most+1))
 	if err != nil {
-		return nil, &bodyError{err}
+		return nil, &refusal.BodyError{Err: err}
 	}
 	if int64(len(data)) > most {
 		return nil, tooLarge
@@ -143,7 +144,7 @@ func (q *request) body(most int64) ([]byte, error) {
 func (q *request) file(folder, name string) error {
 	d, err := digest.New(digest.SHA256, name, digest.AnySize)
 	if err != nil {
-		return refuse(http.StatusNotFound, "%.80q is not the name of a file: want its SHA-256, 64 lower-case hexadecimal digits", name)
+		return refusal.New(http.StatusNotFound, "%.80q is not the name of a file: want its SHA-256, 64 lower-case hexadecimal digits", name)
 	}
 	root := q.prefix() + folder + "/" + name
 	switch q.r.Method {
@@ -156,10 +157,10 @@ func (q *request) file(folder, name string) error {
 		return q.not("GET, HEAD, POST, DELETE")
 	}
 	if d.Size = q.r.ContentLength; d.Size < 0 {
-		return refuse(http.StatusLengthRequired, "a Content-Length is wanted")
+		return refusal.New(http.StatusLengthRequired, "a Content-Length is wanted")
 	}
 	if d.Size > q.MaxBlobSize {
-		return refuse(http.StatusRequestEntityTooLarge, "the file has more than the %d bytes that are taken; raise --max-size", q.MaxBlobSize)
+		return refusal.New(http.StatusRequestEntityTooLarge, "the file has more than the %d bytes that are taken; raise --max-size", q.MaxBlobSize)
 	}
 	if d.Size == 0 && !d.IsEmpty() {
 		return blob.Mismatch(d, digest.SHA256.Empty())
@@ -294,7 +295,7 @@ func (q *request) stream(d digest.Digest, body io.Reader) error {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			return w.Commit() // which knows whether that was all
 		} else if err != nil {
-			return &bodyError{err}
+			return &refusal.BodyError{Err: err}
 		}
 	}
 }
@@ -340,7 +341,7 @@ func (q *request) send(d digest.Digest) error {
 // remove answers DELETE: what a root kept is kept no more.
 func (q *request) remove(root string, may bool) error {
 	if !may {
-		return refuse(http.StatusForbidden, "%s is append-only: nothing is deleted with this token", q.prefix())
+		return refusal.New(http.StatusForbidden, "%s is append-only: nothing is deleted with this token", q.prefix())
 	}
 	s, err := q.take(0)
 	if err != nil {

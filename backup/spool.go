@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // A spooled body waits in a file without a name until its digest is known.
@@ -19,7 +20,7 @@ type spooled struct {
 // spool receives the body. All bodies that wait share the room of the largest one.
 func (q *request) spool() (*spooled, error) {
 	if q.r.ContentLength > q.MaxBlobSize {
-		return nil, refuse(http.StatusRequestEntityTooLarge, "the file has more than the %d bytes that are taken; raise --max-size", q.MaxBlobSize)
+		return nil, refusal.New(http.StatusRequestEntityTooLarge, "the file has more than the %d bytes that are taken; raise --max-size", q.MaxBlobSize)
 	}
 	if err := os.MkdirAll(q.SpoolDir, 0o700); err != nil {
 		return nil, err
@@ -49,7 +50,7 @@ func (q *request) spool() (*spooled, error) {
 func (s *spooled) Write(p []byte) (int, error) {
 	s.taken += int64(len(p))
 	if s.h.spoolTaken.Add(int64(len(p))) > s.h.MaxBlobSize {
-		return 0, refuse(http.StatusInsufficientStorage, "uploads that are under way fill the room that they share")
+		return 0, refusal.New(http.StatusInsufficientStorage, "uploads that are under way fill the room that they share")
 	}
 	return s.file.Write(p)
 }
@@ -70,7 +71,7 @@ type bodyReader struct{ io.Reader }
 func (r bodyReader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
 	if err != nil && err != io.EOF {
-		err = &bodyError{err}
+		err = &refusal.BodyError{Err: err}
 	}
 	return n, err
 }

@@ -3,15 +3,17 @@ package httpcache
 import (
 	"io"
 	"net/http"
+
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // backup lets the handler of backups answer. Its reads and writes are counted and bounded like all others.
 func (h *handler) backup(w *response, r *http.Request) error {
 	if h.Backup == nil {
-		return refuse(http.StatusNotFound, routes)
+		return refusal.New(http.StatusNotFound, routes)
 	}
 	if err := crossOrigin.Check(r); err != nil {
-		return refuse(http.StatusForbidden, "%v", err)
+		return refusal.New(http.StatusForbidden, "%v", err)
 	}
 	inner := *r
 	inner.Body = struct {

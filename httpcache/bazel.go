@@ -18,6 +18,7 @@ import (
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 	"github.com/sarsen-build/sarsen/internal/zstd"
 )
 
@@ -36,12 +37,12 @@ func (h *handler) getBlob(w *response, r *http.Request, n name) error {
 			return err
 		}
 		if missing.Len() > 0 {
-			return refuse(http.StatusNotFound, "blob %s is not here", n.digest)
+			return refusal.New(http.StatusNotFound, "blob %s is not here", n.digest)
 		}
 	}
 	b, err := h.Store.Open(r.Context(), n.digest)
 	if errors.Is(err, blob.ErrNotFound) {
-		return refuse(http.StatusNotFound, "blob %s is not here", n.digest)
+		return refusal.New(http.StatusNotFound, "blob %s is not here", n.digest)
 	}
 	if err != nil {
 		return err
@@ -179,7 +180,7 @@ func (h *handler) stream(ctx context.Context, d digest.Digest, body io.Reader) e
 		}
 	}
 	if got != d.Size {
-		return refuse(http.StatusBadRequest, "the body has %d bytes where %d were declared", got, d.Size)
+		return refusal.New(http.StatusBadRequest, "the body has %d bytes where %d were declared", got, d.Size)
 	}
 	return h.advise(d, w.Commit())
 }
@@ -189,7 +190,7 @@ func (h *handler) takeNothing(d digest.Digest, body io.Reader) error {
 	if n, err := fill(body, make([]byte, 1)); err != nil && err != io.EOF {
 		return err
 	} else if n > 0 {
-		return refuse(http.StatusBadRequest, "the body has bytes where none were declared")
+		return refusal.New(http.StatusBadRequest, "the body has bytes where none were declared")
 	}
 	if d.IsEmpty() {
 		return nil
@@ -203,14 +204,14 @@ func (h *handler) advise(d digest.Digest, err error) error {
 	if d.Function != digest.SHA256 || !errors.Is(err, blob.ErrMismatch) {
 		return err
 	}
-	return refuse(http.StatusBadRequest, "%v; a plain hash over HTTP is SHA-256: for BLAKE3 use %s, or PUT /cas/blake3/%s", err, h.grpc(), d.Hex())
+	return refusal.New(http.StatusBadRequest, "%v; a plain hash over HTTP is SHA-256: for BLAKE3 use %s, or PUT /cas/blake3/%s", err, h.grpc(), d.Hex())
 }
 
 // getResult answers GET and HEAD of an action result.
 func (h *handler) getResult(w *response, r *http.Request, n name) error {
 	result, err := h.Actions.Get(r.Context(), n.key())
 	if err == blob.ErrNotFound { // that and no more was said
-		return refuse(http.StatusNotFound, "no result of action %s", n.digest)
+		return refusal.New(http.StatusNotFound, "no result of action %s", n.digest)
 	}
 	if err != nil {
 		return err
@@ -242,7 +243,7 @@ func (h *handler) putResult(w *response, r *http.Request, n name) error {
 		return err
 	}
 	if u.size != digest.AnySize && u.size != int64(len(data)) {
-		return refuse(http.StatusBadRequest, "the body has %d bytes where %d were declared", len(data), u.size)
+		return refusal.New(http.StatusBadRequest, "the body has %d bytes where %d were declared", len(data), u.size)
 	}
 	format, decode := "protobuf; say so if it is JSON, with Content-Type: application/json", proto.Unmarshal
 	if isJSON(r.Header) {
@@ -250,7 +251,7 @@ func (h *handler) putResult(w *response, r *http.Request, n name) error {
 	}
 	result := new(repb.ActionResult)
 	if err := decode(data, result); err != nil {
-		return refuse(http.StatusBadRequest, "the body is not an ActionResult in %s: %v", format, err)
+		return refusal.New(http.StatusBadRequest, "the body is not an ActionResult in %s: %v", format, err)
 	}
 	if err := h.Actions.Put(r.Context(), n.key(), result); err != nil {
 		return explain(err)
@@ -270,10 +271,10 @@ func explain(err error) error {
 		if more := len(i.Blobs) - maxNamed; more > 0 {
 			fmt.Fprintf(&b, "\nand %d more", more)
 		}
-		return refuse(http.StatusPreconditionFailed, "%s", b.String())
+		return refusal.New(http.StatusPreconditionFailed, "%s", b.String())
 	}
 	if f, ok := errors.AsType[*action.FieldError](err); ok && statusOf(err) == http.StatusInternalServerError {
-		return refuse(http.StatusBadRequest, "malformed action result: %v", f)
+		return refusal.New(http.StatusBadRequest, "malformed action result: %v", f)
 	}
 	return err
 }

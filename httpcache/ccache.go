@@ -4,6 +4,8 @@ import (
 	"encoding/base32"
 	"encoding/hex"
 	"net/http"
+
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // ccacheKey is how many digits a ccache key has.
@@ -36,7 +38,7 @@ func serveCcache(x *exchange, rest []string) error {
 	}
 	if body.digest.Size == 0 {
 		body.Close()
-		return refuse(http.StatusBadRequest, "an entry of ccache has some bytes")
+		return refusal.New(http.StatusBadRequest, "an entry of ccache has some bytes")
 	}
 	stored, err := x.commit(key, nil, body)
 	if err != nil {

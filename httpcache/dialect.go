@@ -15,6 +15,7 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // A dialect is how one build tool talks to its cache. All of them keep entries (entry.go); what differs is what a
@@ -95,7 +96,7 @@ type exchange struct {
 // converse answers a request in a dialect.
 func (h *handler) converse(w *response, r *http.Request, n name) error {
 	if err := crossOrigin.Check(r); err != nil {
-		return refuse(http.StatusForbidden, "%v", err)
+		return refusal.New(http.StatusForbidden, "%v", err)
 	}
 	x := &exchange{handler: h, answers: n.dialect.answers, w: w, r: r, space: n.space}
 	var err error
@@ -109,13 +110,13 @@ func (h *handler) converse(w *response, r *http.Request, n name) error {
 
 // unknown refuses a path that the dialect has no meaning for.
 func (x *exchange) unknown() error {
-	return refuse(http.StatusNotFound, "no such path: below /%s/%s there is %s", x.space.route, x.space.namespace, dialects[x.space.route].usage)
+	return refusal.New(http.StatusNotFound, "no such path: below /%s/%s there is %s", x.space.route, x.space.namespace, dialects[x.space.route].usage)
 }
 
 // not refuses a method.
 func (x *exchange) not(served string) error {
 	x.w.Header().Set("Allow", served)
-	return refuse(http.StatusMethodNotAllowed, "%s is not served here, only %s", x.r.Method, served)
+	return refusal.New(http.StatusMethodNotAllowed, "%s is not served here, only %s", x.r.Method, served)
 }
 
 // soften gives the failure err the status that the client bears.
@@ -150,7 +151,7 @@ func (x *exchange) soften(err error) error {
 	if read {
 		code = x.failing
 	}
-	return refuse(code, "%v", err)
+	return refusal.New(code, "%v", err)
 }
 
 // entry answers GET, HEAD, PUT and DELETE of the entry at path.
@@ -202,7 +203,7 @@ func (x *exchange) lookUp(path string) (*opened, error) {
 		return x.open(ctx, x.space, path)
 	}, func(o *opened) { o.Close() })
 	if errors.Is(err, blob.ErrNotFound) {
-		return nil, refuse(http.StatusNotFound, "%s is not here", path)
+		return nil, refusal.New(http.StatusNotFound, "%s is not here", path)
 	}
 	return o, err
 }

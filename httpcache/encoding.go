@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 	"github.com/sarsen-build/sarsen/internal/zstd"
 )
 
@@ -26,7 +27,7 @@ type upload struct {
 // so, with a hint at what sets max. So are parts of bodies. The caller must close the upload.
 func openUpload(w *response, r *http.Request, max int64, hint string) (*upload, error) {
 	if r.Header.Get("Content-Range") != "" {
-		return nil, refuse(http.StatusBadRequest, "a body is taken whole, not in the part that Content-Range names")
+		return nil, refusal.New(http.StatusBadRequest, "a body is taken whole, not in the part that Content-Range names")
 	}
 	encoded, err := isZstd(r.Header)
 	if err != nil {
@@ -36,13 +37,13 @@ func openUpload(w *response, r *http.Request, max int64, hint string) (*upload, 
 	if err != nil {
 		return nil, err
 	}
-	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are taken%s", max, hint)
+	tooLarge := refusal.New(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are taken%s", max, hint)
 	if size > max || encoded && r.ContentLength > zstd.MaxEncoded(max) {
 		return nil, tooLarge
 	}
 	limit, over := max, tooLarge
 	if size != digest.AnySize {
-		limit, over = size, refuse(http.StatusBadRequest, "the body has more than the %d bytes that were declared", size)
+		limit, over = size, refusal.New(http.StatusBadRequest, "the body has more than the %d bytes that were declared", size)
 	}
 	if !encoded {
 		return &upload{&bounded{w.body, limit, over}, size, nothing}, nil
@@ -66,7 +67,7 @@ func isZstd(h http.Header) (bool, error) {
 	case "zstd":
 		return true, nil
 	}
-	return false, refuse(http.StatusUnsupportedMediaType, "content encoding %.40q is not taken, only zstd and identity", encoding)
+	return false, refusal.New(http.StatusUnsupportedMediaType, "content encoding %.40q is not taken, only zstd and identity", encoding)
 }
 
 // declaredSize returns the size of a PUT's body after decoding, or digest.AnySize.
@@ -81,10 +82,10 @@ func declaredSize(r *http.Request, encoded bool) (int64, error) {
 	}
 	n, err := strconv.ParseUint(header, 10, 63)
 	if err != nil {
-		return 0, refuse(http.StatusBadRequest, "%s: %.40q is not a number of bytes", sizeHeader, header)
+		return 0, refusal.New(http.StatusBadRequest, "%s: %.40q is not a number of bytes", sizeHeader, header)
 	}
 	if size >= 0 && size != int64(n) {
-		return 0, refuse(http.StatusBadRequest, "%s says %d bytes, Content-Length %d", sizeHeader, n, size)
+		return 0, refusal.New(http.StatusBadRequest, "%s says %d bytes, Content-Length %d", sizeHeader, n, size)
 	}
 	return int64(n), nil
 }
@@ -135,7 +136,7 @@ func (d *decoding) Read(p []byte) (int, error) {
 	case errors.Is(err, zstd.ErrTooLong):
 		err = d.over
 	default:
-		err = &bodyError{err}
+		err = &refusal.BodyError{Err: err}
 	}
 	return n, err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // maxPath bounds an entry's path, in bytes: it becomes part of its record.
@@ -196,12 +197,12 @@ func (h *handler) remove(ctx context.Context, s space, path string) error {
 func pathOf(segments []string) (string, error) {
 	for _, s := range segments {
 		if s == "." || s == ".." || !utf8.ValidString(s) { // a record's strings are UTF-8
-			return "", refuse(400, "the path has a segment %q", s)
+			return "", refusal.New(400, "the path has a segment %q", s)
 		}
 	}
 	path := strings.Join(segments, "/")
 	if path == "" || len(path) > maxPath {
-		return "", refuse(400, "an entry's path has 1 to %d bytes, this one has %d", maxPath, len(path))
+		return "", refusal.New(400, "an entry's path has 1 to %d bytes, this one has %d", maxPath, len(path))
 	}
 	return path, nil
 }

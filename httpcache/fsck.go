@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // crossOrigin refuses what a web page of somebody else's makes a browser send.
@@ -13,13 +15,13 @@ var crossOrigin http.CrossOriginProtection
 // its client goes.
 func (h *handler) fsck(w *response, r *http.Request) error {
 	if err := crossOrigin.Check(r); err != nil {
-		return refuse(http.StatusForbidden, "%v", err)
+		return refusal.New(http.StatusForbidden, "%v", err)
 	}
 	if h.Fsck == nil {
-		return refuse(http.StatusNotFound, "this store can't be checked")
+		return refusal.New(http.StatusNotFound, "this store can't be checked")
 	}
 	if !h.checking.CompareAndSwap(false, true) {
-		return refuse(http.StatusConflict, "a check is running already; wait for its end, or stop the client that asked for it")
+		return refusal.New(http.StatusConflict, "a check is running already; wait for its end, or stop the client that asked for it")
 	}
 	defer h.checking.Store(false)
 	h.say(w, r, h.Fsck)
@@ -29,10 +31,10 @@ func (h *handler) fsck(w *response, r *http.Request) error {
 // collect answers POST /gc in the same way.
 func (h *handler) collect(w *response, r *http.Request) error {
 	if err := crossOrigin.Check(r); err != nil {
-		return refuse(http.StatusForbidden, "%v", err)
+		return refusal.New(http.StatusForbidden, "%v", err)
 	}
 	if h.Collect == nil {
-		return refuse(http.StatusNotFound, "there is no bucket behind this store")
+		return refusal.New(http.StatusNotFound, "there is no bucket behind this store")
 	}
 	h.say(w, r, func(ctx context.Context, say func(any)) error { return h.Collect(ctx, r.URL.Query(), say) })
 	return nil

@@ -48,6 +48,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // stall is how long one read from a client, or one write to it, may take. A client that is silent
@@ -188,7 +189,7 @@ func (h *handler) dispatch(w *response, r *http.Request, n name) error {
 	put := r.Method == http.MethodPut
 	if !n.serves(r.Method) {
 		w.Header().Set("Allow", methods[n.route])
-		return refuse(http.StatusMethodNotAllowed, "%s is not served here, only %s", r.Method, methods[n.route])
+		return refusal.New(http.StatusMethodNotAllowed, "%s is not served here, only %s", r.Method, methods[n.route])
 	}
 	switch n.route {
 	case routeCAS:

@@ -11,6 +11,7 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // kuraSum is a SHA-256 that an uploader vouches for, and gets back.
@@ -56,7 +57,7 @@ func serveKura(x *exchange, rest []string) error {
 }
 
 func (x *exchange) kuraUnknown() error {
-	return refuse(http.StatusNotFound, "no such path; there is %s", dialects[routeKura].usage)
+	return refusal.New(http.StatusNotFound, "no such path; there is %s", dialects[routeKura].usage)
 }
 
 // kuraForm is how Kura's clients are told that something went wrong.
@@ -71,13 +72,13 @@ func kuraName(query url.Values, keys ...string) (string, error) {
 			return v, kuraSegment(key, v)
 		}
 	}
-	return "", refuse(http.StatusUnprocessableEntity, "the query lacks %s", strings.Join(keys, " or "))
+	return "", refusal.New(http.StatusUnprocessableEntity, "the query lacks %s", strings.Join(keys, " or "))
 }
 
 // kuraSegment refuses what is no segment of a path.
 func kuraSegment(key, v string) error {
 	if v == "." || v == ".." || len(v) > maxKura || strings.ContainsAny(v, "/\\\x00") || !utf8.ValidString(v) {
-		return refuse(http.StatusUnprocessableEntity, "%s must be a name of at most %d bytes of UTF-8 without slashes", key, maxKura)
+		return refusal.New(http.StatusUnprocessableEntity, "%s must be a name of at most %d bytes of UTF-8 without slashes", key, maxKura)
 	}
 	return nil
 }
@@ -105,7 +106,7 @@ func (x *exchange) kuraGradle(key string) error {
 	switch x.r.Method {
 	case http.MethodPut:
 		if x.r.ContentLength < 0 {
-			return refuse(http.StatusUnprocessableEntity, "the request has no Content-Length")
+			return refusal.New(http.StatusUnprocessableEntity, "the request has no Content-Length")
 		}
 		return x.kuraTake("gradle/" + key)
 	case http.MethodGet, http.MethodHead:
@@ -143,14 +144,14 @@ func (x *exchange) kuraTake(path string) error {
 // wellFormedSum refuses what is no SHA-256; none is well-formed.
 func wellFormedSum(sum string) error {
 	if _, err := hex.DecodeString(sum); err != nil || sum != "" && !isHex(sum, 64) {
-		return refuse(http.StatusBadRequest, "the checksum must be a SHA-256 in 64 lower-case hexadecimal digits")
+		return refusal.New(http.StatusBadRequest, "the checksum must be a SHA-256 in 64 lower-case hexadecimal digits")
 	}
 	return nil
 }
 
 func matches(sum string, got digest.Digest) error {
 	if sum != "" && sum != got.Hex() {
-		return refuse(http.StatusUnprocessableEntity, "what came has the checksum %s, declared was %s", got.Hex(), sum)
+		return refusal.New(http.StatusUnprocessableEntity, "what came has the checksum %s, declared was %s", got.Hex(), sum)
 	}
 	return nil
 }
@@ -187,7 +188,7 @@ func (x *exchange) kuraValue(rest []string) error {
 	}
 	var v kuraValues
 	if err := json.Unmarshal(data, &v); err != nil || v.ID == "" || v.Entries == nil {
-		return refuse(http.StatusBadRequest, "the body must be JSON with cas_id and entries")
+		return refusal.New(http.StatusBadRequest, "the body must be JSON with cas_id and entries")
 	}
 	if err := kuraSegment("cas_id", v.ID); err != nil {
 		return err

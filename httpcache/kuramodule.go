@@ -14,6 +14,7 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 const (
@@ -118,7 +119,7 @@ func (x *exchange) upload(query url.Values) (id, path string, err error) {
 func (x *exchange) takePart(query url.Values) error {
 	n, err := strconv.Atoi(query.Get("part_number"))
 	if err != nil || n < 1 || n > maxPartNumber {
-		return refuse(http.StatusBadRequest, "part_number must be a number from 1 to %d", maxPartNumber)
+		return refusal.New(http.StatusBadRequest, "part_number must be a number from 1 to %d", maxPartNumber)
 	}
 	id, _, err := x.upload(query)
 	if err != nil {
@@ -147,7 +148,7 @@ func (x *exchange) completeModule(query url.Values) error {
 		Sum   string `json:"checksum_sha256"`
 	}
 	if err := json.Unmarshal(data, &order); err != nil || len(order.Parts) == 0 {
-		return refuse(http.StatusBadRequest, "the body must be JSON with parts")
+		return refusal.New(http.StatusBadRequest, "the body must be JSON with parts")
 	}
 	if err := wellFormedSum(order.Sum); err != nil {
 		return err
@@ -173,7 +174,7 @@ func (x *exchange) measure(id string, parts []int) error {
 	var size int64
 	for i, n := range parts {
 		if i > 0 && n <= parts[i-1] {
-			return refuse(http.StatusBadRequest, "part %d comes after part %d", n, parts[i-1])
+			return refusal.New(http.StatusBadRequest, "part %d comes after part %d", n, parts[i-1])
 		}
 		o, err := x.openPart(partPath(id, n))
 		if err != nil {
@@ -184,9 +185,9 @@ func (x *exchange) measure(id string, parts []int) error {
 	}
 	switch {
 	case size > maxModule:
-		return refuse(http.StatusUnprocessableEntity, "the parts have more than %d bytes", int64(maxModule))
+		return refusal.New(http.StatusUnprocessableEntity, "the parts have more than %d bytes", int64(maxModule))
 	case size > x.MaxBlobSize:
-		return refuse(http.StatusRequestEntityTooLarge, "the parts have more than the %d bytes that are taken", x.MaxBlobSize)
+		return refusal.New(http.StatusRequestEntityTooLarge, "the parts have more than the %d bytes that are taken", x.MaxBlobSize)
 	}
 	return nil
 }
@@ -214,7 +215,7 @@ func (x *exchange) assemble(id string, parts []int) (*received, error) {
 func (x *exchange) openPart(path string) (*opened, error) {
 	o, err := x.lookUp(path)
 	if err != nil && statusOf(err) == http.StatusNotFound {
-		return nil, refuse(http.StatusBadRequest, "%s is not here", path)
+		return nil, refusal.New(http.StatusBadRequest, "%s is not here", path)
 	}
 	return o, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // nixInfo is nix-cache-info for a cache into which nobody put another.
@@ -62,7 +63,7 @@ func (x *exchange) narinfo(path string) error {
 	}
 	defer o.Close()
 	if o.digest.Size > maxNarinfo {
-		return refuse(http.StatusNotFound, "%s is too large for what it should be", path)
+		return refusal.New(http.StatusNotFound, "%s is too large for what it should be", path)
 	}
 	text, err := io.ReadAll(o)
 	if err != nil {
@@ -73,7 +74,7 @@ func (x *exchange) narinfo(path string) error {
 			return x.find(ctx, x.space, archive)
 		}, func(*entry) {})
 		if errors.Is(err, blob.ErrNotFound) {
-			return refuse(http.StatusNotFound, "the archive that %s names is not here", path)
+			return refusal.New(http.StatusNotFound, "the archive that %s names is not here", path)
 		}
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // A route is what kind of thing a path names. It is a label of the metrics too.
@@ -82,7 +83,7 @@ func parsePath(path string) (name, error) {
 	case n >= 3 && isBazel(route(segments[n-3])):
 		return bazelName(segments[:n-3], route(segments[n-3]), segments[n-2], segments[n-1])
 	}
-	return name{route: routeOther}, refuse(http.StatusNotFound, routes)
+	return name{route: routeOther}, refusal.New(http.StatusNotFound, routes)
 }
 
 func split(path string) []string {
@@ -113,7 +114,7 @@ func dialectName(segments []string) (name, bool) {
 // check refuses namespaces that are none.
 func (s space) check() error {
 	if n := s.namespace; n == "." || n == ".." || len(n) > maxInstance/2 || !utf8.ValidString(n) {
-		return refuse(http.StatusBadRequest, "the namespace must be UTF-8 of at most %d bytes", maxInstance/2)
+		return refusal.New(http.StatusBadRequest, "the namespace must be UTF-8 of at most %d bytes", maxInstance/2)
 	}
 	return nil
 }
@@ -121,11 +122,11 @@ func (s space) check() error {
 func bazelName(instance []string, r route, function, hash string) (name, error) {
 	n := name{route: r, instance: strings.Join(instance, "/")}
 	if len(n.instance) > maxInstance || !utf8.ValidString(n.instance) {
-		return n, refuse(http.StatusBadRequest, "the instance name must be UTF-8 of at most %d bytes", maxInstance)
+		return n, refusal.New(http.StatusBadRequest, "the instance name must be UTF-8 of at most %d bytes", maxInstance)
 	}
 	f, ok := digest.FunctionNamed(function)
 	if !ok {
-		return n, refuse(http.StatusBadRequest, "%.40q is not a digest function that is served: want /%s/HASH or /%s/blake3/HASH", function, r, r)
+		return n, refusal.New(http.StatusBadRequest, "%.40q is not a digest function that is served: want /%s/HASH or /%s/blake3/HASH", function, r, r)
 	}
 	d, err := digest.New(f, hash, digest.AnySize)
 	if err != nil {

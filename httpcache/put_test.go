@@ -16,6 +16,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 	"github.com/sarsen-build/sarsen/internal/zstd"
 )
 
@@ -442,8 +443,8 @@ func TestStatusOf(t *testing.T) {
 		want int
 	}{
 		{&blob.Error{Op: "open", Err: blob.ErrCorrupt}, 500},
-		{&bodyError{io.ErrUnexpectedEOF}, 400},
-		{&bodyError{os.ErrDeadlineExceeded}, 408},
+		{&refusal.BodyError{Err: io.ErrUnexpectedEOF}, 400},
+		{&refusal.BodyError{Err: os.ErrDeadlineExceeded}, 408},
 		{context.Canceled, 499},
 		{context.DeadlineExceeded, 503},
 		{&os.PathError{Op: "write", Err: os.ErrPermission}, 500},
@@ -452,7 +453,7 @@ func TestStatusOf(t *testing.T) {
 			t.Errorf("%v: got %d, want %d", test.err, got, test.want)
 		}
 	}
-	if got := (&bodyError{io.ErrUnexpectedEOF}).Error(); !strings.Contains(got, "reading the body") {
+	if got := (&refusal.BodyError{Err: io.ErrUnexpectedEOF}).Error(); !strings.Contains(got, "reading the body") {
 		t.Errorf("got %q", got)
 	}
 }

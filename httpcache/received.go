@@ -9,6 +9,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // A received body has come whole, and only now its digest is known. A small one waits in memory, a larger one in a
@@ -20,7 +21,7 @@ type received struct {
 	file   *spooled // or nil
 }
 
-var errNoSpool = refuse(http.StatusInsufficientStorage, "uploads that are under way fill the room that they share")
+var errNoSpool = refusal.New(http.StatusInsufficientStorage, "uploads that are under way fill the room that they share")
 
 // receive takes all of u. If it fails, nothing is left of what came.
 func (h *handler) receive(u *upload) (*received, error) {
@@ -64,7 +65,7 @@ func (r *received) checked(u *upload) (*received, error) {
 		return r, nil
 	}
 	r.Close()
-	return nil, refuse(http.StatusBadRequest, "the body has %d bytes where %d were declared", r.digest.Size, u.size)
+	return nil, refusal.New(http.StatusBadRequest, "the body has %d bytes where %d were declared", r.digest.Size, u.size)
 }
 
 // all reads what came.

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"path"
 	"strings"
+
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // sccacheCheck is what sccache reads and writes before its server starts.
@@ -36,7 +38,7 @@ func serveSccache(x *exchange, rest []string) error {
 		}
 	}
 	if directory {
-		return refuse(http.StatusNotFound, "this is a directory")
+		return refusal.New(http.StatusNotFound, "this is a directory")
 	}
 	p, err := pathOf(rest)
 	if err != nil {

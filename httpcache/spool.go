@@ -9,12 +9,13 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // spool stores a body of unknown size as d: a store must know the size before it takes the first
 // byte. The body itself fails when it gets too long.
 func (h *handler) spool(ctx context.Context, d digest.Digest, body io.Reader) error {
-	full := refuse(http.StatusInsufficientStorage, "bodies of unknown size fill the room that they share; send a Content-Length, or %s with a compressed body, and the blob needs none of it", sizeHeader)
+	full := refusal.New(http.StatusInsufficientStorage, "bodies of unknown size fill the room that they share; send a Content-Length, or %s with a compressed body, and the blob needs none of it", sizeHeader)
 	f, err := h.newSpool(full)
 	if err != nil {
 		return err

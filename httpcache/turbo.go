@@ -11,6 +11,7 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // What Turborepo sends with an artifact and wants back: how long the task took in milliseconds, the signature of
@@ -71,7 +72,7 @@ func (x *exchange) turboPut(hash string) error {
 	var kept []*repb.NodeProperty
 	for _, name := range []string{artifactDuration, artifactTag, artifactSHA, artifactDirty} {
 		if v := x.r.Header.Get(name); !utf8.ValidString(v) {
-			return refuse(http.StatusBadRequest, "%s must be UTF-8", name)
+			return refusal.New(http.StatusBadRequest, "%s must be UTF-8", name)
 		} else if v != "" {
 			kept = append(kept, &repb.NodeProperty{Name: name, Value: v})
 		}
@@ -103,10 +104,10 @@ func (x *exchange) turboQuery() error {
 		Hashes []string `json:"hashes"`
 	}
 	if err := json.Unmarshal(data, &query); err != nil {
-		return refuse(http.StatusBadRequest, "the body is not a query in JSON: %v", err)
+		return refusal.New(http.StatusBadRequest, "the body is not a query in JSON: %v", err)
 	}
 	if len(query.Hashes) > maxHashes {
-		return refuse(http.StatusRequestEntityTooLarge, "the query names more than the %d artifacts that are looked up at once", maxHashes)
+		return refusal.New(http.StatusRequestEntityTooLarge, "the query names more than the %d artifacts that are looked up at once", maxHashes)
 	}
 	answer, err := await(x.r.Context(), x.handler, x.patience, func(ctx context.Context) (map[string]*artifact, error) {
 		return x.artifacts(ctx, x.space, query.Hashes)

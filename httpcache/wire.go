@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // A buffer is what bytes are moved through. The size is a compromise: a blob of a few KiB should not
@@ -106,7 +108,7 @@ func (b *body) Read(p []byte) (int, error) {
 		_ = b.response.control.SetReadDeadline(time.Time{})
 	}
 	if err != nil && err != io.EOF {
-		err = &bodyError{err}
+		err = &refusal.BodyError{Err: err}
 	}
 	return n, err
 }

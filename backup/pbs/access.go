@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // Rights are what somebody may do in a datastore or namespace.
@@ -76,10 +78,10 @@ func (a *Account) mayPrune(store, ns, owner string) bool {
 	return a.may(store, ns, Prune) && (a.may(store, ns, Read) || a.owns(owner))
 }
 
-var errNoAuth = refuse(http.StatusUnauthorized, "authentication failed - invalid credentials")
+var errNoAuth = refusal.New(http.StatusUnauthorized, "authentication failed - invalid credentials")
 
 func forbidden(what string) error {
-	return refuse(http.StatusForbidden, "permission check failed - %s is not granted", what)
+	return refusal.New(http.StatusForbidden, "permission check failed - %s is not granted", what)
 }
 
 func (s *Server) account(name string) *Account {
@@ -139,11 +141,11 @@ func (s *Server) authenticate(r *http.Request) (*Account, error) {
 			return nil, errNoAuth
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead && !s.verify("csrf", a.Name, r.Header.Get("CSRFPreventionToken")) {
-			return nil, refuse(http.StatusUnauthorized, "authentication failed - invalid CSRF prevention token")
+			return nil, refusal.New(http.StatusUnauthorized, "authentication failed - invalid CSRF prevention token")
 		}
 		return a, nil
 	}
-	return nil, refuse(http.StatusUnauthorized, "authentication failed - no authentication credentials provided.")
+	return nil, refusal.New(http.StatusUnauthorized, "authentication failed - no authentication credentials provided.")
 }
 
 // ticketLife is how long a ticket is good for. Clients take a new one with the old one as the password.

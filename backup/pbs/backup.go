@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // A backupCalls is the writer's side of the protocol on one connection.
@@ -54,7 +55,7 @@ func (b *backupCalls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		c, ok := b.calls()[name]
 		if !ok {
-			return nil, refuse(http.StatusNotFound, "Path '%s' not found.", name)
+			return nil, refusal.New(http.StatusNotFound, "Path '%s' not found.", name)
 		}
 		if err := b.session.enter(); err != nil {
 			return nil, err

@@ -19,6 +19,7 @@ import (
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
 	"github.com/sarsen-build/sarsen/backup/pbs/pxar"
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // The REST calls that look into archives. What is encrypted only its client can read.
@@ -47,7 +48,7 @@ const maxRecent = 3
 func (d *datastore) openArchive(ctx context.Context, s *snapshot, name string) (*plainArchive, error) {
 	f, ok := s.file(name)
 	if !ok || !strings.HasSuffix(name, ".didx") {
-		return nil, refuse(http.StatusNotFound, "snapshot %s has no archive '%s'", s.moment, name)
+		return nil, refusal.New(http.StatusNotFound, "snapshot %s has no archive '%s'", s.moment, name)
 	}
 	if f.Crypt == "encrypt" {
 		return nil, badRequest("cannot decode '%s' - is encrypted", name)
@@ -182,7 +183,7 @@ func (q *request) catalog(d *datastore) (any, error) {
 			}
 		}
 		if !found {
-			return nil, refuse(http.StatusNotFound, "path '%s' not found in catalog", at)
+			return nil, refusal.New(http.StatusNotFound, "path '%s' not found in catalog", at)
 		}
 	}
 	if err != nil {
@@ -245,9 +246,9 @@ func (q *request) pxarDownload(d *datastore) (any, error) {
 func archiveError(err error) error {
 	switch {
 	case errors.Is(err, pxar.ErrNotFound):
-		return refuse(http.StatusNotFound, "%v", err)
+		return refusal.New(http.StatusNotFound, "%v", err)
 	case errors.Is(err, pxar.ErrSplit):
-		return refuse(http.StatusNotImplemented, "%v; restore with the client instead", err)
+		return refusal.New(http.StatusNotImplemented, "%v; restore with the client instead", err)
 	case errors.Is(err, pxar.ErrFormat):
 		return badRequest("%v", err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
@@ -67,7 +68,7 @@ func (s *session) commit(ctx context.Context) error {
 	sim.Point("finish")
 	err = d.keep(ctx, snap, set) // COMMIT: the snapshot is there
 	if missing, ok := errors.AsType[*blob.MissingError](err); ok {
-		return refuse(http.StatusInternalServerError, "the backup can't be finished: it refers to %v; back up again", missing)
+		return refusal.New(http.StatusInternalServerError, "the backup can't be finished: it refers to %v; back up again", missing)
 	}
 	return err
 }
@@ -100,7 +101,7 @@ func (s *session) claim(ctx context.Context) error {
 		sim.Point("namespace")
 		return s.store.keepGroup(ctx, s.moment.group, groupInfo{Owner: s.owner})
 	case info.Owner != s.owner:
-		return refuse(http.StatusForbidden, "backup owner check failed: the group has gone to %s", info.Owner)
+		return refusal.New(http.StatusForbidden, "backup owner check failed: the group has gone to %s", info.Owner)
 	}
 	return nil
 }

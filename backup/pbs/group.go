@@ -11,6 +11,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // A groupInfo is the value of a group's root. It is there from the first snapshot on, and stays until the group is
@@ -55,7 +56,7 @@ func (d *datastore) changeGroup(ctx context.Context, g group, fn func(*groupInfo
 		return err
 	}
 	if !ok {
-		return refuse(http.StatusNotFound, "group %s does not exist", g)
+		return refusal.New(http.StatusNotFound, "group %s does not exist", g)
 	}
 	if err := fn(&info); err != nil {
 		return err
@@ -145,7 +146,7 @@ func (d *datastore) hasNamespace(ctx context.Context, ns string) (bool, error) {
 func (d *datastore) needNamespace(ctx context.Context, ns string) error {
 	ok, err := d.hasNamespace(ctx, ns)
 	if err == nil && !ok {
-		err = refuse(http.StatusNotFound, "namespace '%s' does not exist", ns)
+		err = refusal.New(http.StatusNotFound, "namespace '%s' does not exist", ns)
 	}
 	return err
 }

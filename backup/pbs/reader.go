@@ -12,6 +12,7 @@ import (
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // A readerCalls is the reader's side of the protocol on one connection: one snapshot, which is held until the
@@ -100,7 +101,7 @@ func (c *readerCalls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case "GET /speedtest":
 			return sent, writeBytes(w, make([]byte, 1<<20))
 		default:
-			return nil, refuse(http.StatusNotFound, "Path '%s' not found.", name)
+			return nil, refusal.New(http.StatusNotFound, "Path '%s' not found.", name)
 		}
 	})
 }
@@ -116,7 +117,7 @@ func (c *readerCalls) download(ctx context.Context, w http.ResponseWriter, r *ht
 	}
 	f, ok := c.snapshot.file(name)
 	if !ok {
-		return nil, refuse(http.StatusNotFound, "no such file: %s", name)
+		return nil, refusal.New(http.StatusNotFound, "no such file: %s", name)
 	}
 	if isIndex(name) {
 		x, _, err := c.store.index(ctx, f)
@@ -143,7 +144,7 @@ func (c *readerCalls) chunk(ctx context.Context, w http.ResponseWriter, r *http.
 	}
 	chunk, coming, ok := c.ahead.take(name)
 	if !ok {
-		return nil, refuse(http.StatusUnauthorized, "download chunk %x not allowed: download an index that refers to it first", name)
+		return nil, refusal.New(http.StatusUnauthorized, "download chunk %x not allowed: download an index that refers to it first", name)
 	}
 	if coming != nil {
 		select {

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // Version is what the server says it is, of Proxmox Backup Server's releases: clients ask what it can do.
@@ -63,7 +65,7 @@ func (s *Server) newRoutes() http.Handler {
 		})
 	}
 	on("/", func(_ context.Context, _ http.ResponseWriter, r *http.Request) (any, error) {
-		return nil, refuse(http.StatusNotFound, "Path '%s %s' not found.", r.Method, r.URL.Path)
+		return nil, refusal.New(http.StatusNotFound, "Path '%s %s' not found.", r.Method, r.URL.Path)
 	})
 	return mux
 }
@@ -125,7 +127,7 @@ func (s *Server) named(name string, a *Account) (*datastore, error) {
 	d := s.stores[name]
 	switch {
 	case d == nil && a != nil && len(a.Grants) > 0:
-		return nil, refuse(http.StatusNotFound, "no such datastore '%s'", name)
+		return nil, refusal.New(http.StatusNotFound, "no such datastore '%s'", name)
 	case d == nil || !a.sees(name):
 		return nil, forbidden("access to datastore '" + name + "'")
 	}
@@ -200,7 +202,7 @@ func (q *request) changer(d *datastore, g group) error {
 	case !q.account.mayPrune(d.Name, g.ns, info.Owner):
 		return forbidden("prune")
 	case !ok:
-		return refuse(http.StatusNotFound, "group %s does not exist", g)
+		return refusal.New(http.StatusNotFound, "group %s does not exist", g)
 	}
 	return nil
 }

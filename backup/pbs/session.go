@@ -10,6 +10,7 @@ import (
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
@@ -85,7 +86,7 @@ func (d *datastore) beginBackup(ctx context.Context, m moment, a *Account, bench
 		s.owner = info.Owner
 	}
 	if !a.owns(s.owner) {
-		return nil, refuse(http.StatusForbidden, "backup owner check failed (%s != %s)", a.Name, s.owner)
+		return nil, refusal.New(http.StatusForbidden, "backup owner check failed (%s != %s)", a.Name, s.owner)
 	}
 	if len(all) > 0 {
 		s.last = all[len(all)-1]

@@ -15,6 +15,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 	"github.com/sarsen-build/sarsen/internal/sim"
 )
 
@@ -89,7 +90,7 @@ func decodeSnapshot(m moment, r blob.Root) (*snapshot, error) {
 func (d *datastore) snapshot(ctx context.Context, m moment) (*snapshot, error) {
 	r, err := blob.KeptRoot(ctx, d.Keeper, m.root(d.Name))
 	if errors.Is(err, blob.ErrNotFound) {
-		return nil, refuse(http.StatusNotFound, "snapshot %s does not exist", m)
+		return nil, refusal.New(http.StatusNotFound, "snapshot %s does not exist", m)
 	}
 	if err != nil {
 		return nil, err
@@ -195,7 +196,7 @@ func (d *datastore) chunks(ctx context.Context, s *snapshot) (format.ChunkList, 
 func (d *datastore) manifest(ctx context.Context, s *snapshot) (*format.Manifest, error) {
 	f, ok := s.file(format.ManifestName)
 	if !ok {
-		return nil, refuse(http.StatusNotFound, "snapshot %s has no manifest", s.moment)
+		return nil, refusal.New(http.StatusNotFound, "snapshot %s has no manifest", s.moment)
 	}
 	b, err := d.load(ctx, f.Blob, format.MaxChunk+format.HeaderSize)
 	if err != nil {
@@ -318,7 +319,7 @@ func (d *datastore) change(ctx context.Context, m moment, fn func(*snapshot, *ho
 		return err
 	case d.Patience > 0 && !mutant.MissingForgotten:
 		// It may be there, and what no root names is collected.
-		return refuse(http.StatusServiceUnavailable, "snapshot %s stays as it is: %v", m, missing)
+		return refusal.New(http.StatusServiceUnavailable, "snapshot %s stays as it is: %v", m, missing)
 	}
 	// A damaged snapshot is still one to describe. It holds what is left, and once somebody uploaded the rest
 	// again, the next verification lets it hold all.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // The REST calls about snapshots and groups.
@@ -385,7 +386,7 @@ func (q *request) download(d *datastore) (any, error) {
 	}
 	f, ok := s.file(name)
 	if !ok {
-		return nil, refuse(http.StatusNotFound, "no such file: %s", name)
+		return nil, refusal.New(http.StatusNotFound, "no such file: %s", name)
 	}
 	b, err := f.Blob.digest()
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // tasks are what was started and goes on by itself. They are forgotten with the process.
@@ -89,7 +91,7 @@ func (q *request) task() (*task, error) {
 			return t, nil
 		}
 	}
-	return nil, refuse(http.StatusNotFound, "no such task")
+	return nil, refusal.New(http.StatusNotFound, "no such task")
 }
 
 type taskItem struct {

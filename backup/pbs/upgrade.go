@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
 // The protocols that a connection is upgraded to.
@@ -41,7 +43,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, name string, be
 		return err
 	}
 	if s.stopping.Err() != nil {
-		return refuse(http.StatusServiceUnavailable, "the server is stopping")
+		return refusal.New(http.StatusServiceUnavailable, "the server is stopping")
 	}
 	proto, err := begin(p, a)
 	if err != nil {

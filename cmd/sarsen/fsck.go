@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -79,7 +76,7 @@ The status is 0 if nothing is damaged and 1 if something is.`,
 // fsck verifies the store that the command line means, and calls say for what there is to say.
 func fsck(ctx context.Context, cmd *cobra.Command, server string, repair bool, say func(fsckLine)) error {
 	if server != "" {
-		return fsckServer(ctx, server, say)
+		return askServer(ctx, server, "fsck", nil, say)
 	}
 	c, err := loadSettings(cmd, cmd.Flag("config").Value.String())
 	if err != nil {
@@ -150,53 +147,6 @@ func explainFsck(dir string, err error) error {
 		return err
 	}
 	return fmt.Errorf("the store in %s can't be checked: %w", dir, err)
-}
-
-// askServer posts to a running server, and returns its answer.
-func askServer(ctx context.Context, server, path string, query url.Values) (io.ReadCloser, error) {
-	u, err := url.Parse(server)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, &usageError{fmt.Errorf("--server %q is not the address of an HTTP port; write http://HOST:PORT, like http://127.0.0.1:8981", server)}
-	}
-	u = u.JoinPath(path)
-	u.RawQuery = query.Encode()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	if answer.StatusCode != http.StatusOK {
-		defer answer.Body.Close()
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10)) // the status says it too
-		return nil, fmt.Errorf("%s answers %s: %s", server, answer.Status, bytes.TrimSpace(text))
-	}
-	return answer.Body, nil
-}
-
-// fsckServer asks a running server to verify itself.
-func fsckServer(ctx context.Context, server string, say func(fsckLine)) error {
-	answer, err := askServer(ctx, server, "fsck", nil)
-	if err != nil {
-		return err
-	}
-	defer answer.Close()
-	whole := false
-	for lines := json.NewDecoder(answer); ; {
-		var l fsckLine
-		if err := lines.Decode(&l); err == io.EOF && whole {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("%s broke off before the end: %w", server, err)
-		}
-		if l.Error != "" {
-			return fmt.Errorf("%s: %s", server, l.Error)
-		}
-		whole = whole || l.Summary != nil
-		say(l)
-	}
 }
 
 // A fsckPrinter prints lines as they come, and keeps the summary.

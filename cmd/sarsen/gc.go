@@ -34,6 +34,8 @@ type gcLine struct {
 	Error    string     `json:"error,omitempty"`  // the last line of one that did not come to its end
 }
 
+func (l gcLine) end() (whole bool, trouble string) { return l.Report != nil, l.Error }
+
 // A gcHow is what is collected. Its zero value is the garbage.
 type gcHow struct {
 	all, dryRun     bool
@@ -77,7 +79,7 @@ that there may be. 'sarsen serve' and 'sarsen up' collect by themselves: see --b
 			defer cancel()
 			p := &gcPrinter{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), json: asJSON, dryRun: how.dryRun}
 			if server != "" {
-				err = gcServer(ctx, server, how, p.line)
+				err = askServer(ctx, server, "gc", how.query(), p.line)
 			} else {
 				err = gcAlone(ctx, cmd, how, p.line)
 			}
@@ -200,29 +202,6 @@ func gcHowOf(q url.Values) (how gcHow, err error) {
 	read("patience", func(t string) (err error) { how.patience, err = config.ParseDuration(t); return err })
 	read("max-size", func(t string) (err error) { how.maxSize, err = config.ParseSize(t); return err })
 	return how, err
-}
-
-// gcServer asks a running server to collect.
-func gcServer(ctx context.Context, server string, how gcHow, say func(gcLine)) error {
-	answer, err := askServer(ctx, server, "gc", how.query())
-	if err != nil {
-		return err
-	}
-	defer answer.Close()
-	whole := false
-	for lines := json.NewDecoder(answer); ; {
-		var l gcLine
-		if err := lines.Decode(&l); err == io.EOF && whole {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("%s broke off before the end: %w", server, err)
-		}
-		if l.Error != "" {
-			return fmt.Errorf("%s: %s", server, l.Error)
-		}
-		whole = whole || l.Report != nil
-		say(l)
-	}
 }
 
 // collect returns what POST /gc does, nil if there is no bucket. It ends when the client goes or the server stops.

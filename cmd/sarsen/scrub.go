@@ -25,6 +25,8 @@ type fsckLine struct {
 	Error    string        `json:"error,omitempty"`   // the last line of one that did not
 }
 
+func (l fsckLine) end() (whole bool, trouble string) { return l.Summary != nil, l.Error }
+
 // A fsckProgress says which segment comes next.
 type fsckProgress struct {
 	Segment  int `json:"segment"` // from 1
