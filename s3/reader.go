@@ -130,14 +130,18 @@ func (s *Store) undamaged(ctx context.Context, l *life, prefix string, do func()
 	return err
 }
 
-// all reads what is held whole, twice if it came damaged: that may have happened on the way.
-func (s *Store) all(ctx context.Context, h *held) (value []byte, err error) {
+// all reads what is held whole, and once more if it came damaged or verify refuses it: that may have happened on the way, or
+// in a cache before the bucket.
+func (s *Store) all(ctx context.Context, h *held, verify func(value []byte) error) (value []byte, err error) {
 	for range 2 {
 		var b []byte
 		if b, err = s.get(ctx, h, 0, -1); err != nil {
 			return nil, err
 		}
 		if value, err = open(h.key, b); err == nil {
+			err = verify(value)
+		}
+		if err == nil {
 			return value, nil
 		}
 	}
@@ -173,10 +177,12 @@ func (s *Store) open(ctx context.Context, l *life, d digest.Digest) (*reader, er
 	r := &reader{store: s, held: h, size: h.size, parts: map[int64]*part{}}
 	r.ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if h.size <= s.packer.block {
-		data, err := s.all(ctx, &r.held)
-		if err == nil && int64(len(data)) != h.size {
-			err = s.drop(&r.held, fmt.Errorf("%w: it has %d bytes", blob.ErrCorrupt, len(data)))
-		}
+		data, err := s.all(ctx, &r.held, func(value []byte) error {
+			if int64(len(value)) != h.size {
+				return fmt.Errorf("%w: it has %d bytes", blob.ErrCorrupt, len(value))
+			}
+			return nil
+		})
 		if err != nil {
 			_ = r.Close()
 			return nil, err
@@ -411,12 +417,10 @@ func (s *Store) getHeld(ctx context.Context, l *life, d digest.Digest) ([]byte, 
 		return nil, err
 	}
 	defer h.pin.Release()
-	data, err := s.all(ctx, &h)
-	if err != nil {
-		return nil, err
-	}
-	if got := d.Function.Of(data); got.Hash != d.Hash {
-		return nil, s.drop(&h, blob.Mismatch(d, got))
-	}
-	return data, nil
+	return s.all(ctx, &h, func(value []byte) error {
+		if got := d.Function.Of(value); got.Hash != d.Hash {
+			return blob.Mismatch(d, got)
+		}
+		return nil
+	})
 }

@@ -22,7 +22,7 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 		return blob.Record{}, err
 	}
 	defer h.pin.Release()
-	value, err := s.all(ctx, &h)
+	value, err := s.all(ctx, &h, func([]byte) error { return nil })
 	if err != nil {
 		return blob.Record{}, err
 	}
