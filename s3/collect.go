@@ -51,8 +51,8 @@ type Report struct {
 	More           bool     `json:"more"`
 }
 
-// ErrBusy says that another session collects.
-var ErrBusy = errors.New("another server is collecting")
+// ErrBusy says that another session collects, or one that may live did not answer.
+var ErrBusy = errors.New("another server is busy")
 
 // Collect removes from the bucket what the policy says, if every session agrees. It may be called by any session at any
 // time; one at a time does it. A BlockedError says how long to wait for a session that ended.
@@ -155,7 +155,7 @@ func (c *collection) own(ctx context.Context) (err error) {
 				return err
 			}
 			if slices.Contains(census.alive, o.Session) {
-				return fmt.Errorf("%w: session %s", ErrBusy, o.Session)
+				return fmt.Errorf("%w: session %s is collecting", ErrBusy, o.Session)
 			}
 		}
 		c.life.saw(c.owner.Epoch, asked)
@@ -261,7 +261,7 @@ func (c *collection) await(ctx context.Context, key string, before census) (answ
 		var wait error
 		for _, id := range now.alive {
 			if !given[id] {
-				wait = fmt.Errorf("%w: session %s has not answered", ErrBusy, id)
+				wait = fmt.Errorf("%w, or was killed: session %s has not answered", ErrBusy, id)
 			}
 		}
 		for id, blocked := range now.ended {
