@@ -45,7 +45,7 @@ type Report struct {
 	Candidates     int64    `json:"candidates"`
 	CandidateBytes int64    `json:"candidate_bytes"`
 	Refused        int      `json:"refused"` // by sessions, or named by a root since
-	Deleted        int      `json:"deleted"` // those of earlier collections included
+	Deleted        int      `json:"deleted"` // of what this collection decided
 	DeletedRoots   int      `json:"deleted_roots"`
 	Sessions       []string `json:"sessions"` // that were asked
 	More           bool     `json:"more"`
@@ -113,7 +113,7 @@ func (c *collection) run(ctx context.Context) error {
 		return err
 	}
 	p, report, err := c.choose(ctx, c.life, c.policy, m, census.date)
-	report.Epoch, report.Deleted, report.DeletedRoots, report.Roots = c.owner.Epoch, c.report.Deleted, c.report.DeletedRoots, len(m.roots)
+	report.Epoch, report.DeletedRoots, report.Roots = c.owner.Epoch, c.report.DeletedRoots, len(m.roots)
 	c.report = report
 	if err != nil || len(p.entries) == 0 {
 		return errors.Join(err, m.err())
@@ -296,7 +296,7 @@ func (c *collection) decide(ctx context.Context, agreed proposal) error {
 	}
 	v := verdict{documentKey(verdicts, c.owner.Epoch, c.life.id), c.life.id}
 	if mutant.DeleteFirst {
-		if err := c.remove(ctx, agreed); err != nil {
+		if _, err := c.remove(ctx, agreed); err != nil {
 			return err
 		}
 	}
@@ -309,5 +309,8 @@ func (c *collection) decide(ctx context.Context, agreed proposal) error {
 	if err := c.write(ctx); err != nil {
 		return err
 	}
-	return c.remove(ctx, agreed)
+	n, err := c.remove(ctx, agreed)
+	c.report.Deleted = n
+	c.counts.deleted.Add(int64(n))
+	return err
 }
