@@ -408,3 +408,65 @@ func TestDropped(t *testing.T) {
 		t.Errorf("Get of what was dropped = %v, want ErrNotFound", err)
 	}
 }
+
+// TestCameSince: what was not in the far store when somebody else asked for it, and was stored and promised while that one
+// waits for the answer, is found.
+func TestCameSince(t *testing.T) {
+	for name, get := range map[string]func(*tier.Store, digest.Digest) error{
+		"Open": func(s *tier.Store, d digest.Digest) error {
+			_, err := blob.Get(ctx, s, d)
+			return err
+		},
+		"GetAll": func(s *tier.Store, d digest.Digest) error {
+			_, errs := s.GetAll(ctx, []digest.Digest{d})
+			return errs[0]
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			far := &lagging{part: newPart(), answer: make(chan struct{})}
+			s := tier.New(newPart(), far, tier.Options{})
+			data := storetest.Bytes(1, 5000)
+			d := digest.SHA256.Of(data)
+			var all sync.WaitGroup
+			all.Go(func() {
+				if err := get(s, d); !errors.Is(err, blob.ErrNotFound) {
+					t.Errorf("%s before it was stored = %v", name, err)
+				}
+			})
+			synctest.Wait()
+			mustPut(t, far.Store, data) // by another server
+			if missing, err := s.Missing(ctx, digest.SetOf(d)); err != nil || missing.Len() > 0 {
+				t.Errorf("Missing = %v, %v", missing, err)
+			}
+			all.Go(func() {
+				if err := get(s, d); err != nil {
+					t.Errorf("YesStands: %s of what is not missing = %v", name, err)
+				}
+			})
+			synctest.Wait()
+			close(far.answer)
+			all.Wait()
+			if err := s.Close(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A lagging store knows at once whether it has a blob, and says so late.
+type lagging struct {
+	*part
+	answer chan struct{}
+}
+
+func (l *lagging) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) {
+	r, err := l.part.Open(ctx, d)
+	<-l.answer
+	return r, err
+}
+
+func (l *lagging) GetAll(ctx context.Context, ds []digest.Digest) ([][]byte, []error) {
+	data, errs := l.part.GetAll(ctx, ds)
+	<-l.answer
+	return data, errs
+}
