@@ -108,7 +108,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 	lookup := blobLookup(d)
 	k := s.client.newCall(s.client.isSmall(d))
 	r, err := s.Shared.Open(k.in(ctx), d)
-	if errors.Is(err, blob.ErrNotFound) {
+	if notHere(err) {
 		if k.from(lookup) != "" {
 			k.distrust(lookup) // it was not even an object
 		}
@@ -129,6 +129,10 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 	k.distrust(lookup)
 	return s.Shared.Open(k.in(ctx), d) // from the bucket: a call takes bytes from Redis once
 }
+
+// notHere reports whether another copy than the one that was looked at is worth looking for: there was none, or a collection
+// has not decided whether it goes.
+func notHere(err error) bool { return errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrUnavailable) }
 
 func (c *Client) isSmall(d digest.Digest) bool {
 	return d.Size == digest.AnySize || d.Size <= c.o.MaxBlob
@@ -179,7 +183,7 @@ func (s *Store) findAll(ctx context.Context, k *call, ds []digest.Digest, errs [
 	var places []int
 	var of []string
 	for i, err := range errs {
-		if errors.Is(err, blob.ErrNotFound) {
+		if notHere(err) {
 			places, of = append(places, i), append(of, blobLookup(ds[i]))
 		}
 	}
