@@ -132,10 +132,15 @@ func (s *Store) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) [
 	errs := s.near.PutAll(ctx, ds, data)
 	var direct []int
 	tries := map[int]*try{}
+	var full error // for which one blob of them waited long enough
 	for i, err := range errs {
 		switch {
+		case err == nil && !ds[i].IsEmpty() && full != nil:
+			errs[i] = full
 		case err == nil && !ds[i].IsEmpty():
-			tries[i], errs[i] = s.acknowledge(ctx, ds[i])
+			if tries[i], errs[i] = s.acknowledge(ctx, ds[i]); errors.Is(errs[i], blob.ErrUnavailable) {
+				full = errs[i]
+			}
 		case roomless(err):
 			direct = append(direct, i)
 		}
