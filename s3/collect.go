@@ -73,10 +73,7 @@ func (s *Store) Collect(ctx context.Context, policy Policy) (Report, error) {
 	}
 	c := &collection{Store: s, life: l, policy: policy, until: s.clock() + policy.Patience}
 	err = c.run(ctx)
-	if l.lost.Swap(false) {
-		err = errors.Join(err, s.list(ctx, l, false))
-	}
-	return c.report, err
+	return c.report, errors.Join(err, s.regain(ctx, l))
 }
 
 // A collection is one run of the collector.
