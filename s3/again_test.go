@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
@@ -192,4 +193,28 @@ func TestDamagedUnlisted(t *testing.T) {
 		t.Error(err)
 	}
 	closeStore(t, s)
+}
+
+// TestLongLoad: a server that begins anew and loads for longer than a heartbeat is back when it has loaded.
+func TestLongLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bucket.Memory{}
+		o := small
+		o.Heartbeat, o.manual, o.Uncompressed = time.Minute, false, true
+		s := openStore(t, b, o)
+		b.Before = func(op, key string) {
+			if op == "list" && key == blobs {
+				time.Sleep(5 * time.Minute)
+			}
+		}
+		s.now.Load().end()
+		time.Sleep(6 * time.Minute)
+		if err := blob.Put(t.Context(), s, digest.SHA256.Of(data(1)), data(1)); err != nil {
+			t.Errorf("Put = %v", err)
+		}
+		if got := s.Stats().Sessions; got != 2 {
+			t.Errorf("%d sessions, want 2", got)
+		}
+		closeStore(t, s)
+	})
 }

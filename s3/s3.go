@@ -248,8 +248,8 @@ func (s *Store) beatOnce(ctx context.Context, l *life) (*life, error) {
 	if err != nil {
 		return l, err
 	}
-	if err := s.load(ctx, next); err != nil {
-		return l, errors.Join(err, s.forsake(ctx, next))
+	if err := s.loadAlive(ctx, next); err != nil {
+		return l, errors.Join(err, s.forsake(context.WithoutCancel(ctx), next))
 	}
 	s.counts.lives.Add(1)
 	s.log.Warn("this server was not heard of for too long and began a new session", "session", next.id, "before", l.id)
