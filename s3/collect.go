@@ -118,7 +118,10 @@ func (c *collection) run(ctx context.Context) error {
 	c.report.More = len(p.entries) >= c.policy.limit()
 	agreed, err := c.ask(ctx, p, m, census)
 	if err != nil {
-		return errors.Join(err, c.withdraw(context.WithoutCancel(ctx)))
+		// Whoever collects next makes it void, too.
+		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.heartbeat)
+		defer cancel()
+		return errors.Join(err, c.withdraw(wait))
 	}
 	return errors.Join(c.decide(ctx, agreed), m.err())
 }

@@ -191,13 +191,16 @@ func newStore(b bucket.Bucket, o Options) *Store {
 	return s
 }
 
-// Close ends the session. What it told others stands for its lease nevertheless. Open Readers stay readable.
+// Close ends the session. What it told others stands for its lease nevertheless. Open Readers stay readable. Uploads that
+// the bucket does not take in a quarter of a heartbeat are given up.
 func (s *Store) Close() error {
 	idle, first := s.calls.Close()
 	if !first {
 		return nil
 	}
+	cut := time.AfterFunc(s.heartbeat/4, s.stop)
 	<-idle
+	cut.Stop()
 	s.stop()
 	s.beats.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), s.heartbeat)
