@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -25,6 +26,9 @@ type Repository struct {
 	MaintenanceToken string // whose owner may; "" is nobody
 	Quota            int64  // bytes; 0 is none
 }
+
+// repositoryName is what the paths of the HTTP port take.
+var repositoryName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$`)
 
 // repositoryFields are what may be said of a repository.
 var repositoryFields = map[string]func(r *Repository, text string) error{
@@ -55,7 +59,7 @@ func setToken(dst *string, text string) error {
 func LoadBackups(path string) (*Backups, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("can't read the repositories for backups: %w", err)
+		return nil, fmt.Errorf("can't read the file of backups (--backups): %w", err)
 	}
 	loader, err := yaml.NewLoader(strings.NewReader(string(text)))
 	if err != nil {
@@ -77,6 +81,9 @@ func LoadBackups(path string) (*Backups, error) {
 			if kind == "pbs" {
 				b.PBS[name] = d.pbsAccount(name, fields)
 				return
+			}
+			if !repositoryName.MatchString(name) {
+				d.fail(fields, kind, "%q is no name of a repository; it has letters, digits, dots, dashes and underscores, and does not begin with a dot", clip(name))
 			}
 			r := d.repository(kind+"."+name, fields)
 			if kind == "restic" {

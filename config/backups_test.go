@@ -45,6 +45,8 @@ func TestLoadBackupsErrors(t *testing.T) {
 		"restic: {a: {append-only: on}}":                          `F:1: restic.a.append-only: "on" is neither true nor false`,
 		"restic: {a: {quota: lots}}":                              `F:1: restic.a.quota: "lots" is not a size; write a number and a unit, like 50GB or 16MiB`,
 		"restic: {a: {quota: }}":                                  "F:1: restic.a.quota: want a value, got nothing",
+		"casync: {a/b: {}}":                                       `F:1: casync: "a/b" is no name of a repository; it has letters, digits, dots, dashes and underscores, and does not begin with a dot`,
+		"restic: {.a: }":                                          `F:1: restic: ".a" is no name of a repository; it has letters, digits, dots, dashes and underscores, and does not begin with a dot`,
 		"restic: [a]":                                             "F:1: restic: want NAME: VALUE lines, got a list",
 		"restic:\n  a:\n  a:":                                     "F:3: restic.a: set twice; keep one",
 		"restic: {[a]: b}":                                        "F:1: restic: want a name, got a list",

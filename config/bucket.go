@@ -216,9 +216,12 @@ func formatPeriod(d time.Duration) string {
 	return FormatDuration(d)
 }
 
-// needsBucket returns an error if something is said about a bucket that is not named.
+// needsBucket returns an error if something is said about a bucket that is not named, or if its keys are said twice.
 func (c *Config) needsBucket() []*Error {
 	if c.Bucket.Name != "" {
+		if from := c.origins["bucket.profile"]; c.Bucket.Profile != "" && c.Bucket.Credentials != "" {
+			return []*Error{{from, "bucket.profile", "bucket.credentials is set too; leave out one of them"}}
+		}
 		return nil
 	}
 	for _, f := range bucketFields {
@@ -237,7 +240,7 @@ type BucketKeys struct {
 // LoadBucketKeys reads the file at path, strictly. The error joins all *Error that were found.
 func LoadBucketKeys(path string) (k BucketKeys, err error) {
 	fields := map[string]*string{"access-key": &k.AccessKey, "secret-key": &k.SecretKey, "session-token": &k.SessionToken}
-	err = loadSecrets(path, "the bucket's credentials", []string{"access-key", "secret-key", "session-token"}, fields)
+	err = loadSecrets(path, "bucket.credentials", []string{"access-key", "secret-key", "session-token"}, fields)
 	if err == nil && (k.AccessKey == "" || k.SecretKey == "") {
 		err = &Error{Origin{File: path, Line: 1}, "", "it needs access-key and secret-key"}
 	}

@@ -166,7 +166,7 @@ type RedisCredentials struct {
 
 // LoadRedisCredentials reads the file at path, strictly. The error joins all *Error that were found.
 func LoadRedisCredentials(path string) (k RedisCredentials, err error) {
-	err = loadSecrets(path, "Redis's credentials", []string{"username", "password"}, map[string]*string{"username": &k.Username, "password": &k.Password})
+	err = loadSecrets(path, "redis.credentials", []string{"username", "password"}, map[string]*string{"username": &k.Username, "password": &k.Password})
 	if err == nil && k.Password == "" {
 		err = &Error{Origin{File: path, Line: 1}, "", "it needs password"}
 	}

@@ -45,14 +45,14 @@ type Report struct {
 	Candidates     int64    `json:"candidates"`
 	CandidateBytes int64    `json:"candidate_bytes"`
 	Refused        int      `json:"refused"` // by sessions, or named by a root since
-	Deleted        int      `json:"deleted"` // those of earlier collections included
+	Deleted        int      `json:"deleted"` // of what this collection decided
 	DeletedRoots   int      `json:"deleted_roots"`
 	Sessions       []string `json:"sessions"` // that were asked
 	More           bool     `json:"more"`
 }
 
-// ErrBusy says that another session collects.
-var ErrBusy = errors.New("another server is collecting")
+// ErrBusy says that another session collects, or one that may live did not answer.
+var ErrBusy = errors.New("another server is busy")
 
 // Collect removes from the bucket what the policy says, if every session agrees. It may be called by any session at any
 // time; one at a time does it. A BlockedError says how long to wait for a session that ended.
@@ -110,7 +110,7 @@ func (c *collection) run(ctx context.Context) error {
 		return err
 	}
 	p, report, err := c.choose(ctx, c.life, c.policy, m, census.date)
-	report.Epoch, report.Deleted, report.DeletedRoots, report.Roots = c.owner.Epoch, c.report.Deleted, c.report.DeletedRoots, len(m.roots)
+	report.Epoch, report.DeletedRoots, report.Roots = c.owner.Epoch, c.report.DeletedRoots, len(m.roots)
 	c.report = report
 	if err != nil || len(p.entries) == 0 {
 		return errors.Join(err, m.err())
@@ -155,7 +155,7 @@ func (c *collection) own(ctx context.Context) (err error) {
 				return err
 			}
 			if slices.Contains(census.alive, o.Session) {
-				return fmt.Errorf("%w: session %s", ErrBusy, o.Session)
+				return fmt.Errorf("%w: session %s is collecting", ErrBusy, o.Session)
 			}
 		}
 		c.life.saw(c.owner.Epoch, asked)
@@ -261,7 +261,7 @@ func (c *collection) await(ctx context.Context, key string, before census) (answ
 		var wait error
 		for _, id := range now.alive {
 			if !given[id] {
-				wait = fmt.Errorf("%w: session %s has not answered", ErrBusy, id)
+				wait = fmt.Errorf("%w, or was killed: session %s has not answered", ErrBusy, id)
 			}
 		}
 		for id, blocked := range now.ended {
@@ -296,7 +296,7 @@ func (c *collection) decide(ctx context.Context, agreed proposal) error {
 	}
 	v := verdict{documentKey(verdicts, c.owner.Epoch, c.life.id), c.life.id}
 	if mutant.DeleteFirst {
-		if err := c.remove(ctx, agreed); err != nil {
+		if _, err := c.remove(ctx, agreed); err != nil {
 			return err
 		}
 	}
@@ -309,5 +309,8 @@ func (c *collection) decide(ctx context.Context, agreed proposal) error {
 	if err := c.write(ctx); err != nil {
 		return err
 	}
-	return c.remove(ctx, agreed)
+	n, err := c.remove(ctx, agreed)
+	c.report.Deleted = n
+	c.counts.deleted.Add(int64(n))
+	return err
 }

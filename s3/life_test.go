@@ -118,6 +118,28 @@ func TestSilent(t *testing.T) {
 	}
 }
 
+// TestUnanswered: a collection that waits for a session says so, which may be that of a server that was killed just now.
+func TestUnanswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bucket.Memory{}
+		o := small
+		o.Heartbeat, o.Uncompressed = time.Hour, true
+		openStore(t, b, o).stop()
+		s := openStore(t, b, o)
+		keepAll(t, s, "root", []byte("garbage"))
+		if err := s.Release(t.Context(), "root"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * o.Lease)
+		s.now.Load().renewed = s.clock()
+		_, err := s.Collect(t.Context(), Policy{All: true, Patience: time.Second})
+		if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "was killed: session") || strings.Contains(err.Error(), "collecting") {
+			t.Errorf("Collect = %v, want that a server is busy or was killed", err)
+		}
+		closeStore(t, s)
+	})
+}
+
 // A timeless bucket does not say what time it is.
 type timeless struct{ *bucket.Memory }
 

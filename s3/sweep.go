@@ -16,16 +16,13 @@ import (
 const sweepers = 4
 
 // remove deletes what a verdict names. The requests come to nothing if this process is stopped here for so long that
-// another one may have finished the verdict.
-func (c *collection) remove(ctx context.Context, p proposal) error {
+// another one may have finished the verdict. It returns how many of them are gone, those included that went before.
+func (c *collection) remove(ctx context.Context, p proposal) (int, error) {
 	keys := make([]string, len(p.entries))
 	for i, e := range p.entries {
 		keys[i] = e.key
 	}
-	n, err := c.removeKeys(ctx, keys)
-	c.report.Deleted += n
-	c.counts.deleted.Add(int64(n))
-	return err
+	return c.removeKeys(ctx, keys)
 }
 
 func (c *collection) removeKeys(ctx context.Context, keys []string) (n int, err error) {
@@ -75,7 +72,7 @@ func (c *collection) carryOut(ctx context.Context, now census) error {
 		if err != nil {
 			return err
 		}
-		if err := c.remove(ctx, p); err != nil {
+		if _, err := c.remove(ctx, p); err != nil {
 			if len(c.owner.Verdicts) >= maxVerdicts {
 				return err
 			}

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"syscall"
 )
 
 // A line is what a server says while it works on something. The last one says that all was done, or what went wrong.
@@ -53,7 +55,7 @@ func post(ctx context.Context, server, path string, query url.Values) (io.ReadCl
 	}
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return nil, err
+		return nil, explainSilence(server, err)
 	}
 	if answer.StatusCode != http.StatusOK {
 		defer answer.Body.Close()
@@ -61,4 +63,18 @@ func post(ctx context.Context, server, path string, query url.Values) (io.ReadCl
 		return nil, fmt.Errorf("%s answers %s: %s", server, answer.Status, bytes.TrimSpace(text))
 	}
 	return answer.Body, nil
+}
+
+// explainSilence says what to do where no server answers at an HTTP address.
+func explainSilence(server string, err error) error {
+	var down *url.Error
+	if errors.As(err, &down) {
+		err = down.Err
+	}
+	cause := err.Error()
+	var refused syscall.Errno
+	if errors.As(err, &refused) {
+		cause = refused.Error()
+	}
+	return fmt.Errorf("%s does not answer (%s); start a server with 'sarsen up' or name the HTTP port of another with --server", server, cause)
 }

@@ -35,7 +35,7 @@ counts for no other rule. The room comes back by eviction. With --id, exactly th
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if within != "" {
 				if policy.Within, err = config.ParseDuration(within); err != nil {
-					return &usageError{err}
+					return &usageError{fmt.Errorf("--keep-within: %w", err)}
 				}
 			}
 			if r := policy.Rules; min(r.Last, r.Hourly, r.Daily, r.Weekly, r.Monthly, r.Yearly) < 0 {

@@ -50,6 +50,9 @@ The status is 0 if nothing is damaged and 1 if something is.`,
 			if cmd.Flags().Changed("bucket") {
 				return fsckBucket(ctx, cmd, quick, asJSON)
 			}
+			if quick {
+				return &usageError{errors.New("--quick is for a bucket; name it with --bucket")}
+			}
 			p := &fsckPrinter{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), json: asJSON}
 			err := fsck(ctx, cmd, server, repair, p.line)
 			if ctx.Err() != nil {
@@ -60,7 +63,7 @@ The status is 0 if nothing is damaged and 1 if something is.`,
 	}
 	cmd.Flags().StringVar(&server, "server", "", "the HTTP address of a running server, http://HOST:PORT")
 	cmd.Flags().BoolVar(&repair, "repair", false, "quarantine what is damaged (a server always does)")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object a line: each has one of progress, damage, result, summary")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object a line: each has one of progress, damage, result, summary; of a bucket one object of all that was found")
 	cmd.Flags().BoolVar(&quick, "quick", false, "of a bucket, look at the listing and the roots only")
 	addConfigFile(cmd)
 	addSettings(cmd, append([]string{"dir", "lease"}, bucketFlags...)...)

@@ -61,18 +61,7 @@ that there may be. 'sarsen serve' and 'sarsen up' collect by themselves: see --b
 		Example: "  sarsen gc --server http://127.0.0.1:8981 --dry-run\n  sarsen gc --config sarsen.yaml --max-size 500GB",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if how.grace, err = config.ParseDuration(grace); err == nil {
-				how.patience, err = config.ParseDuration(patience)
-			}
-			if err == nil && maxSize != "none" {
-				if how.maxSize, err = config.ParseSize(maxSize); err == nil && how.maxSize == 0 {
-					err = errors.New("--max-size 0 would be no limit; write none for that, or --all to leave nothing")
-				}
-			}
-			if err == nil && (how.grace < 0 || how.patience < 0) {
-				err = errors.New("--grace and --patience are not negative")
-			}
-			if err != nil {
+			if err := how.parse(grace, patience, maxSize); err != nil {
 				return &usageError{err}
 			}
 			ctx, cancel := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
@@ -100,10 +89,34 @@ that there may be. 'sarsen serve' and 'sarsen up' collect by themselves: see --b
 	f.BoolVar(&asJSON, "json", false, "print a JSON object a line: each has progress or report")
 	addConfigFile(cmd)
 	addSettings(cmd, bucketFlags...)
+	cmd.MarkFlagsMutuallyExclusive("all", "max-size")
 	for _, flag := range append([]string{"config"}, bucketFlags...) {
 		cmd.MarkFlagsMutuallyExclusive("server", flag)
 	}
 	return cmd
+}
+
+// parse reads what the command line says.
+func (how *gcHow) parse(grace, patience, maxSize string) (err error) {
+	if how.grace, err = config.ParseDuration(grace); err != nil {
+		return fmt.Errorf("--grace: %w", err)
+	}
+	if how.patience, err = config.ParseDuration(patience); err != nil {
+		return fmt.Errorf("--patience: %w", err)
+	}
+	if how.grace < 0 || how.patience < 0 {
+		return errors.New("--grace and --patience are not negative")
+	}
+	if maxSize == "none" {
+		return nil
+	}
+	if how.maxSize, err = config.ParseSize(maxSize); err != nil {
+		return fmt.Errorf("--max-size: %w", err)
+	}
+	if how.maxSize == 0 {
+		return errors.New("--max-size 0 would be no limit; write none for that, or --all to leave nothing")
+	}
+	return nil
 }
 
 // policy returns the collection's policy, which tells say how far it is, now and then.
@@ -171,7 +184,7 @@ func explainCollect(c config.Bucket, err error) error {
 	case errors.As(err, &blocked):
 		return fmt.Errorf("nothing was collected: %w; try again then", blocked)
 	case errors.Is(err, s3.ErrBusy):
-		return fmt.Errorf("nothing was collected: %w; try again later", err)
+		return fmt.Errorf("nothing was collected: %w; try again later, or with more --patience", err)
 	case errors.Is(err, context.Canceled):
 		return err
 	}

@@ -140,7 +140,7 @@ var redisNumbers = []number[redis.Stats]{
 
 func newCheckRedisCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "redis [--redis HOST:PORT,... | --config FILE]",
+		Use:   "redis [--redis HOST:PORT,... --bucket NAME | --config FILE]",
 		Short: "Check whether a Redis takes what Sarsen asks of it",
 		Long: `Run each command that Sarsen uses, on a key of its own, and show which servers there are and what they do when
 they are full. The status is 1 if it can't be reached or refuses anything. A server would go on without it.`,

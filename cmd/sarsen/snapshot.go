@@ -326,7 +326,11 @@ those that differ only the chunks that do. What has other names stays. Zeros bec
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Counts = new(snapshot.Counts)
-			return s.each(cmd, args[:1], "wrote", o.Counts, func(ctx context.Context, c *client.Client, root digest.Digest) error {
+			verb := "wrote"
+			if o.Dry {
+				verb = "would write"
+			}
+			return s.each(cmd, args[:1], verb, o.Counts, func(ctx context.Context, c *client.Client, root digest.Digest) error {
 				return snapshot.Restore(ctx, c, root, args[1], o)
 			})
 		},

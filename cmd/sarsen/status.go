@@ -45,7 +45,7 @@ func printStatus(ctx context.Context, server string, out io.Writer) error {
 	}
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return err
+		return explainSilence(server, err)
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))

@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -46,6 +48,7 @@ func Check(ctx context.Context, b Bucket, prefix string) ([]Finding, error) {
 	note("parts of an object can be read", true, c.ranges(ctx))
 	note("requests that are too old are refused", true, c.old(ctx))
 	note("a batch of objects is deleted, and not listed any more", true, c.deleted(ctx))
+	note("bytes that were damaged on the way are refused", false, c.damaged(ctx))
 	note("the server says what time it is, and when an object was written", true, dated(page))
 	note("the server's clock and this machine's agree within a minute", false, clocks(page.Date, began))
 	_, err = b.Delete(context.WithoutCancel(ctx), c.keys()...)
@@ -69,13 +72,18 @@ func (c *checker) keys() (keys []string) {
 	return keys
 }
 
-func (c *checker) put(ctx context.Context, name, value string, when Condition) (Object, error) {
+// mine has an object removed in the end.
+func (c *checker) mine(name string) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.made == nil {
 		c.made = map[string]bool{}
 	}
 	c.made[c.prefix+name] = true
-	c.mu.Unlock()
+}
+
+func (c *checker) put(ctx context.Context, name, value string, when Condition) (Object, error) {
+	c.mine(name)
 	return c.Put(ctx, c.prefix+name, bytes.NewReader([]byte(value)), int64(len(value)), when)
 }
 
@@ -103,8 +111,11 @@ func (c *checker) overwritten(ctx context.Context) error {
 			return err
 		}
 		got, _, err := c.Get(ctx, c.prefix+"again", 0, -1)
-		if err != nil || string(got) != want {
-			return fmt.Errorf("%q was written, and %q read: %w", want, got, err)
+		if err != nil {
+			return err
+		}
+		if string(got) != want {
+			return fmt.Errorf("%q was written, and %q read", want, got)
 		}
 	}
 	return nil
@@ -149,8 +160,12 @@ func (c *checker) matchGone(ctx context.Context) error {
 	if _, err := c.Delete(ctx, c.prefix+"gone"); err != nil {
 		return err
 	}
-	if _, err := c.put(ctx, "gone", "new", Condition{ETag: o.ETag}); !errors.Is(err, ErrCondition) {
-		return fmt.Errorf("the write got %w", err)
+	_, err = c.put(ctx, "gone", "new", Condition{ETag: o.ETag})
+	switch {
+	case err == nil:
+		return errors.New("it was carried out")
+	case !errors.Is(err, ErrCondition):
+		return err
 	}
 	return nil
 }
@@ -160,8 +175,11 @@ func (c *checker) ranges(ctx context.Context) error {
 		return err
 	}
 	got, o, err := c.Get(ctx, c.prefix+"range", 3, 4)
-	if err != nil || string(got) != "3456" || o.Size != 10 {
-		return fmt.Errorf("got %q of %d bytes: %w", got, o.Size, err)
+	if err != nil {
+		return err
+	}
+	if string(got) != "3456" || o.Size != 10 {
+		return fmt.Errorf("got %q of %d bytes, want \"3456\" of 10", got, o.Size)
 	}
 	return nil
 }
@@ -177,9 +195,47 @@ func (c *checker) old(ctx context.Context) error {
 	return nil
 }
 
+// A changing body is read as it should be once, which is when its checksum is made, and as something else from then on.
+type changing struct{ reads atomic.Int64 }
+
+const asIntended, asSent = "intended", "on a way"
+
+// ReadAt implements io.ReaderAt.
+func (b *changing) ReadAt(p []byte, at int64) (int, error) {
+	text := asIntended
+	if at == 0 && b.reads.Add(1) > 1 || at > 0 && b.reads.Load() > 1 {
+		text = asSent
+	}
+	return strings.NewReader(text).ReadAt(p, at)
+}
+
+func (c *checker) damaged(ctx context.Context) error {
+	c.mine("damaged")
+	_, err := c.Put(ctx, c.prefix+"damaged", new(changing), int64(len(asIntended)), Condition{})
+	if errors.Is(err, ErrDamaged) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// Where bytes have no way, they were read once.
+	got, _, err := c.Get(ctx, c.prefix+"damaged", 0, -1)
+	if err != nil {
+		return err
+	}
+	if string(got) != asIntended {
+		return fmt.Errorf("%q was to be written, and %q is there", asIntended, got)
+	}
+	return nil
+}
+
 func (c *checker) deleted(ctx context.Context) error {
-	if left, err := c.Delete(ctx, c.prefix+"list/00", c.prefix+"list/01", c.prefix+"list/none"); err != nil || len(left) > 0 {
-		return fmt.Errorf("%v are left: %w", left, err)
+	left, err := c.Delete(ctx, c.prefix+"list/00", c.prefix+"list/01", c.prefix+"list/none")
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%v are left", left)
 	}
 	p, err := c.List(ctx, c.prefix+"list/", "")
 	if err != nil {

@@ -3,6 +3,7 @@ package bucket_test
 import (
 	"context"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,6 +68,9 @@ func TestCheckFinds(t *testing.T) {
 			if f.Err != nil && f.Must {
 				bad++
 			}
+			if f.Err != nil && strings.Contains(f.Err.Error(), "%!") {
+				t.Errorf("%s: %s: %v", name, f.What, f.Err)
+			}
 		}
 		if err != nil || bad == 0 {
 			t.Errorf("%s: Check = %v, %v, want a finding", name, found, err)
@@ -74,6 +78,31 @@ func TestCheckFinds(t *testing.T) {
 	}
 	if _, err := bucket.Check(t.Context(), &bucket.Memory{Fault: func(string, string) bucket.Fault { return bucket.Refuse }}, ""); err == nil {
 		t.Error("Check of a bucket that refuses = nil")
+	}
+}
+
+// A deaf bucket compares no checksum: what comes is written.
+type deaf struct{ *bucket.Memory }
+
+func (d deaf) Put(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+	_, err := io.ReadAll(io.NewSectionReader(body, 0, size)) // as who makes the checksum does
+	if err != nil {
+		return bucket.Object{}, err
+	}
+	return d.Memory.Put(ctx, key, body, size, when)
+}
+
+// TestCheckChecksum: that a bucket takes bytes that were damaged on the way is found, and forbids nothing.
+func TestCheckChecksum(t *testing.T) {
+	found, err := bucket.Check(t.Context(), deaf{&bucket.Memory{}}, "")
+	var got []bucket.Finding
+	for _, f := range found {
+		if f.Err != nil {
+			got = append(got, f)
+		}
+	}
+	if err != nil || len(got) != 1 || got[0].Must || !strings.Contains(got[0].What, "damaged on the way") {
+		t.Errorf("Check = %v, %v, want that damage on the way is not noticed", got, err)
 	}
 }
 

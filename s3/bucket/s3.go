@@ -168,7 +168,7 @@ func (b *S3) failed(op, key string, err error, effect bool) error {
 	switch {
 	case status == http.StatusPreconditionFailed, code == "PreconditionFailed":
 		e.Err = ErrCondition
-	case code == "NoSuchBucket":
+	case code == "NoSuchBucket", code == "InvalidBucketName":
 		e.Err, e.Hint = ErrNoBucket, fmt.Sprintf("bucket %q of %s: create it, or see the name, the endpoint and path_style", *b.bucket, b.where())
 	case code == "RequestTimeTooSkewed", code == "RequestExpired":
 		e.Err, e.Hint = ErrClock, "set this machine's clock (NTP)"

@@ -63,6 +63,8 @@ for digest in sha512-256 sha256; do
 	rm -rf "$work/out.image"
 	must desync --digest $digest extract -s "$base/" "$base/$digest/image.caibx" /tmp/out.image
 	cmp "$work/image" "$work/out.image" || fail "$digest: desync extracted another file"
+	must desync --digest $digest verify-index "$base/$digest/image.caibx" /tmp/image
+	mustnot desync --digest $digest verify-index "$base/$digest/image.caibx" /tmp/tree/large
 	# Every chunk of the index is in the store, and right.
 	curl -sSf -o "$work/image.caibx" "$base/$digest/image.caibx"
 	must desync --digest $digest chop -s "$base/" /tmp/image.caibx /tmp/image

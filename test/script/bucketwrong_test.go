@@ -45,6 +45,9 @@ func TestCheckSays(t *testing.T) {
 		want  []string
 	}{
 		"bucket":      {[]string{"--bucket", "nosuch"}, []string{"there is no such bucket", `"nosuch"`, "bucket.name"}},
+		"name":        {[]string{"--bucket", "Bad_Name"}, []string{`"Bad_Name"`, "bucket.name"}},
+		"keys twice":  {[]string{"--bucket-profile", "builds"}, []string{"--bucket-profile: bucket.credentials is set too"}},
+		"no file":     {[]string{"--bucket-credentials", "nosuch.yaml"}, []string{"can't read bucket.credentials", "nosuch.yaml"}},
 		"secret":      {[]string{"--bucket-credentials", wrong}, []string{"refuses the credentials", "bucket.credentials, " + wrong, "get, put and delete"}},
 		"port":        {[]string{"--bucket-endpoint", "http://127.0.0.1:1"}, []string{"can't be reached", "connection refused", "bucket.endpoint"}},
 		"host":        {[]string{"--bucket-endpoint", "http://nosuch.invalid:9000"}, []string{"nosuch.invalid", "not known here", "bucket.endpoint"}},
@@ -154,10 +157,13 @@ func TestGC(t *testing.T) {
 	}{
 		{nil, 2, "which bucket?"},
 		{[]string{"--config", f.config, "--max-size", "0"}, 2, "--all"},
-		{[]string{"--config", f.config, "--max-size", "much"}, 2, "is not a size"},
+		{[]string{"--config", f.config, "--max-size", "much"}, 2, `--max-size: "much" is not a size`},
+		{[]string{"--config", f.config, "--grace", "5x"}, 2, `--grace: "5x" is not a duration`},
+		{[]string{"--config", f.config, "--patience", "5x"}, 2, `--patience: "5x" is not a duration`},
+		{[]string{"--config", f.config, "--all", "--max-size", "1TB"}, 2, "all max-size"},
 		{[]string{"--config", f.config, "--grace", "-1h"}, 2, "not negative"},
 		{[]string{"--config", f.config, "--server", "http://127.0.0.1:1"}, 2, "server"},
-		{[]string{"--server", "http://127.0.0.1:1"}, 1, "127.0.0.1:1"},
+		{[]string{"--server", "http://127.0.0.1:1"}, 1, "http://127.0.0.1:1 does not answer (connection refused)"},
 		{[]string{"--config", f.config, "--bucket", "nosuch"}, 1, "bucket.name"},
 	} {
 		out, err := f.run(append([]string{"gc"}, test.args...)...)

@@ -208,7 +208,7 @@ func TestRedisWrong(t *testing.T) {
 		{[]string{"--redis-credentials", secrets("guessed.yaml", "password: guessed")}, "it refuses the user or the password"},
 		{[]string{"--redis-credentials", secrets("reader.yaml", "username: reader\npassword: pass")}, "the user may not do all that is needed"},
 		{[]string{"--redis-credentials", secrets("typo.yaml", "passwort: guessed")}, "typo.yaml:1: passwort: unknown field; known are username, password"},
-		{[]string{"--redis-credentials", filepath.Join(f.dir, "none.yaml")}, "can't read Redis's credentials"},
+		{[]string{"--redis-credentials", filepath.Join(f.dir, "none.yaml")}, "can't read redis.credentials"},
 		{[]string{"--redis", "127.0.0.1:1"}, "it can't be reached; see redis.address"},
 		{[]string{"--redis", "redis.invalid:6379"}, "its host is not known here"},
 		{[]string{"--redis", plain.Address, "--redis-tls", "on"}, "as one that does not speak TLS where redis.tls is on"},
