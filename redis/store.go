@@ -132,7 +132,9 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 
 // notHere reports whether another copy than the one that was looked at is worth looking for: there was none, or a collection
 // has not decided whether it goes.
-func notHere(err error) bool { return errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrUnavailable) }
+func notHere(err error) bool {
+	return errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrUnavailable)
+}
 
 func (c *Client) isSmall(d digest.Digest) bool {
 	return d.Size == digest.AnySize || d.Size <= c.o.MaxBlob

@@ -73,10 +73,7 @@ func (s *Store) Collect(ctx context.Context, policy Policy) (Report, error) {
 	}
 	c := &collection{Store: s, life: l, policy: policy, until: s.clock() + policy.Patience}
 	err = c.run(ctx)
-	if l.lost.Swap(false) {
-		err = errors.Join(err, s.list(ctx, l, false))
-	}
-	return c.report, err
+	return c.report, errors.Join(err, s.regain(ctx, l))
 }
 
 // A collection is one run of the collector.
@@ -121,7 +118,10 @@ func (c *collection) run(ctx context.Context) error {
 	c.report.More = len(p.entries) >= c.policy.limit()
 	agreed, err := c.ask(ctx, p, m, census)
 	if err != nil {
-		return errors.Join(err, c.withdraw(context.WithoutCancel(ctx)))
+		// Whoever collects next makes it void, too.
+		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.heartbeat)
+		defer cancel()
+		return errors.Join(err, c.withdraw(wait))
 	}
 	return errors.Join(c.decide(ctx, agreed), m.err())
 }

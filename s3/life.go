@@ -57,6 +57,7 @@ type life struct {
 	unread map[string]bool            // documents that are damaged: what they name is not known, so nothing is taken up
 	spoilt map[string]bool            // keys whose bytes were found damaged: they are not taken up again, nor for a survivor
 	drops  uint64                     // how often a set was dropped from letGo
+	adds   uint64                     // how often one was added
 	epoch  int                        // the greatest that the register was seen to have
 	floor  ledger.Quarter             // of that epoch's collection
 	before ledger.Quarter             // when that epoch was seen last
@@ -380,6 +381,13 @@ func (l *life) spoil(name string) {
 	l.door <- struct{}{}
 	defer func() { <-l.door }()
 	l.spoilt[name] = true
+}
+
+// changeCount returns how often sets were dropped and added.
+func (l *life) changeCount() uint64 {
+	l.door <- struct{}{}
+	defer func() { <-l.door }()
+	return l.drops + l.adds
 }
 
 // dropCount returns how often sets were dropped.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
@@ -16,6 +17,36 @@ func (s *Store) load(ctx context.Context, l *life) error {
 		return err
 	}
 	return s.list(ctx, l, true)
+}
+
+// loadAlive is load, with renewals meanwhile: it may take longer than a heartbeat.
+func (s *Store) loadAlive(ctx context.Context, l *life) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var renewals sync.WaitGroup
+	defer renewals.Wait()
+	defer cancel()
+	renewals.Go(func() {
+		tick := time.NewTicker(s.heartbeat / 4)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			wait, cancel := context.WithTimeout(ctx, s.heartbeat/2)
+			if err := s.renew(wait, l); err != nil && ctx.Err() == nil {
+				s.log.Warn("the bucket does not answer", "error", err)
+			} else if err == nil {
+				_ = s.answer(wait, l) // the next beat tries again
+			}
+			cancel()
+		}
+	})
+	if err := s.load(ctx, l); err != nil {
+		return err
+	}
+	return l.yes()
 }
 
 // list takes up what is in the bucket.

@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ func (s *Store) mark(ctx context.Context, m *marks) error {
 			continue
 		}
 		ds, err := s.listOf(ctx, r.Root)
-		if errors.Is(err, blob.ErrCorrupt) || errors.Is(err, blob.ErrNotFound) {
+		if known(err) {
 			m.damaged = append(m.damaged, Problem{r.key, fmt.Sprintf("its list %v: %v", r.List, err)})
 			s.disown(r.List, err)
 			continue
@@ -133,16 +134,16 @@ func (s *Store) rawBlob(ctx context.Context, d digest.Digest) (data []byte, err 
 	err = blob.ErrNotFound
 	_, err2 := bucket.All(ctx, s.bucket, blobPrefix(keyOf(d))+"-", func(page []bucket.Object) error {
 		for _, o := range page {
-			b, err2 := s.receive(ctx, o.Key, 0, -1)
-			if err2 == nil {
-				data, err2 = open(keyOf(d), b)
-			}
-			if err2 == nil && d.Function.Of(data) != d {
-				err2 = blob.ErrCorrupt
-			}
-			if err = err2; err == nil {
+			var err2 error
+			if data, err2 = s.rawObject(ctx, o.Key, d); err2 == nil {
+				err = nil
 				return errFound
 			}
+			// One that could not be had may be sound, whatever the others are.
+			if !known(err) {
+				continue
+			}
+			err = err2
 		}
 		return nil
 	})
@@ -150,6 +151,25 @@ func (s *Store) rawBlob(ctx context.Context, d digest.Digest) (data []byte, err 
 		return nil, err2
 	}
 	return data, err
+}
+
+// known reports whether an error says what is wrong with an object.
+func known(err error) bool {
+	return errors.Is(err, blob.ErrCorrupt) || errors.Is(err, blob.ErrNotFound)
+}
+
+// rawObject reads a blob from an object, once more if it came damaged.
+func (s *Store) rawObject(ctx context.Context, key string, d digest.Digest) (data []byte, err error) {
+	for range tries {
+		var b []byte
+		if b, err = s.receive(ctx, key, 0, -1); err != nil {
+			return nil, err
+		}
+		if data, err = open(keyOf(d), b); err == nil && d.Function.Of(data) == d {
+			return data, nil
+		}
+	}
+	return nil, cmp.Or(err, blob.ErrCorrupt)
 }
 
 var errFound = errors.New("found")

@@ -272,6 +272,7 @@ func (l *life) takeNothing(document string) {
 	l.door <- struct{}{}
 	defer func() { <-l.door }()
 	l.unread[document] = true
+	l.adds++
 }
 
 // forget drops what was let go for documents that are not open any more, unless something newer was heeded already.
@@ -285,9 +286,7 @@ func (l *life) forget(serial int, open map[string]bool) {
 	var over []*answer
 	for key := range l.unread {
 		if !open[key] {
-			delete(l.unread, key)
-			l.drops++
-			l.lost.Store(true)
+			l.readAgain(key)
 		}
 	}
 	for key := range l.letGo {
@@ -311,6 +310,13 @@ func (l *life) forget(serial int, open map[string]bool) {
 			}
 		}
 	}
+}
+
+// readAgain ends what takeNothing began. The caller holds the door.
+func (l *life) readAgain(document string) {
+	delete(l.unread, document)
+	l.drops++
+	l.lost.Store(true)
 }
 
 // saw notes that the register had an epoch when it was asked, or later. A collection reads roots only when its epoch has
@@ -355,6 +361,10 @@ func (l *life) letGoOf(document string, p proposal, ask bool) {
 		}
 	}
 	l.letGo[document] = keys
+	l.adds++
+	if l.unread[document] { // it came damaged, and is not
+		l.readAgain(document)
+	}
 	if ask {
 		l.mu.Lock()
 		defer l.mu.Unlock()

@@ -16,5 +16,12 @@ func (s *Store) Pin(ctx context.Context, ds digest.Set) (release func(), err err
 		return nil, err
 	}
 	defer s.calls.Leave()
-	return s.pinAll(ctx, l, ds.List())
+	if release, err = s.pinAll(ctx, l, ds.List()); err != nil {
+		return nil, err
+	}
+	if err := l.yes(); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }

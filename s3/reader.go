@@ -10,6 +10,7 @@ import (
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/mutant"
+	"github.com/sarsen-build/sarsen/internal/sim"
 	"github.com/sarsen-build/sarsen/ledger"
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
@@ -23,17 +24,23 @@ func (s *Store) hold(ctx context.Context, l *life, k ledger.Key, size int64, pre
 	if !s.lookup || s.noRecords && k.Kind == ledger.Record {
 		return h, blob.ErrNotFound
 	}
-	undecided, err := s.find(ctx, l, prefix)
-	if err != nil {
-		return h, err
+	for {
+		before := l.changeCount()
+		undecided, err := s.find(ctx, l, prefix)
+		if err != nil {
+			return h, err
+		}
+		sim.Point("looked")
+		switch {
+		case h.take(k, size):
+			return h, nil
+		case l.changeCount() != before: // what was found may have been let go of, or been free to be taken up, since
+		case undecided && k.Kind != ledger.Record && !mutant.UndecidedGone:
+			return h, errUndecided
+		default:
+			return h, blob.ErrNotFound
+		}
 	}
-	if h.take(k, size) {
-		return h, nil
-	}
-	if undecided && k.Kind != ledger.Record && !mutant.UndecidedGone {
-		return h, errUndecided
-	}
-	return h, blob.ErrNotFound
 }
 
 // errUndecided is the answer for a blob that this session let go of while others are still asked. One of them may have
@@ -124,16 +131,19 @@ func (s *Store) undamaged(ctx context.Context, l *life, prefix string, do func()
 			return err
 		}
 		if _, failed := s.find(ctx, l, prefix); failed != nil {
-			return err
+			l.lost.Store(true) // so that another copy is found when the bucket can be listed
+			return failed
 		}
 	}
 	return err
 }
 
-// all reads what is held whole, and once more if it came damaged or verify refuses it: that may have happened on the way, or
-// in a cache before the bucket.
+// tries is how often bytes are read that come damaged: that may have happened on the way, or in a cache before the bucket.
+const tries = 2
+
+// all reads what is held whole, and once more if it came damaged or verify refuses it.
 func (s *Store) all(ctx context.Context, h *held, verify func(value []byte) error) (value []byte, err error) {
-	for range 2 {
+	for range tries {
 		var b []byte
 		if b, err = s.get(ctx, h, 0, -1); err != nil {
 			return nil, err
@@ -228,27 +238,32 @@ const keptParts = 4
 // begin reads the frame.
 func (r *reader) begin(ctx context.Context) error {
 	n := frameSize(r.size, r.store.packer.block)
-	for range 2 {
+	longer := false
+	for damaged := 0; ; {
 		b, err := r.store.get(ctx, &r.held, 0, n)
 		if err != nil {
 			return err
 		}
 		f, err := decodeFrame(b)
-		if errors.Is(err, errShort) && int64(len(b)) == n {
+		if errors.Is(err, errShort) && int64(len(b)) == n && !longer {
 			// Written with another block size than ours.
-			n = 2*n + headerSize
+			n, longer = 2*n+headerSize, true
 			continue
+		}
+		if errors.Is(err, errShort) {
+			err = fmt.Errorf("%w: it ends within its frame", blob.ErrCorrupt)
 		}
 		if err == nil && (f.key != r.held.key || f.size != r.size) {
 			err = fmt.Errorf("%w: it holds something else", blob.ErrCorrupt)
 		}
-		if err != nil {
+		if err == nil {
+			r.frame = f
+			return nil
+		}
+		if damaged++; damaged == tries {
 			return r.store.drop(&r.held, err)
 		}
-		r.frame = f
-		return nil
 	}
-	return r.store.drop(&r.held, blob.ErrCorrupt)
 }
 
 // Size implements blob.Reader.
@@ -334,8 +349,8 @@ func (r *reader) fetch(h held, f *frame, i int64, p *part) {
 func (r *reader) fetchFrom(ctx context.Context, h *held, f *frame, i int64) ([]byte, error) {
 	before := h.place
 	first := i * r.store.chunk
-	last := min(first+r.store.chunk, int64(len(f.blocks))) - 1
-	for range 2 {
+	for damaged := 0; ; {
+		last := min(first+r.store.chunk, int64(len(f.blocks))) - 1
 		off := f.blocks[first].off
 		n := f.blocks[last].off + int64(f.blocks[last].length) - off
 		stored, err := r.store.get(ctx, h, off, n)
@@ -348,7 +363,7 @@ func (r *reader) fetchFrom(ctx context.Context, h *held, f *frame, i int64) ([]b
 			if err := other.begin(ctx); err != nil {
 				return nil, err
 			}
-			f, before = other.frame, other.held.place
+			*h, f, before, damaged = other.held, other.frame, other.held.place, 0
 			continue
 		}
 		from, _ := f.bounds(first)
@@ -363,8 +378,10 @@ func (r *reader) fetchFrom(ctx context.Context, h *held, f *frame, i int64) ([]b
 		if !errors.Is(err, blob.ErrCorrupt) {
 			return nil, err
 		}
+		if damaged++; damaged == tries {
+			return nil, r.store.drop(h, err)
+		}
 	}
-	return nil, r.store.drop(h, blob.ErrCorrupt)
 }
 
 // Close implements io.Closer. It may be called again, to no effect.

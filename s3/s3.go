@@ -191,13 +191,16 @@ func newStore(b bucket.Bucket, o Options) *Store {
 	return s
 }
 
-// Close ends the session. What it told others stands for its lease nevertheless. Open Readers stay readable.
+// Close ends the session. What it told others stands for its lease nevertheless. Open Readers stay readable. Uploads that
+// the bucket does not take in a quarter of a heartbeat are given up.
 func (s *Store) Close() error {
 	idle, first := s.calls.Close()
 	if !first {
 		return nil
 	}
+	cut := time.AfterFunc(s.heartbeat/4, s.stop)
 	<-idle
+	cut.Stop()
 	s.stop()
 	s.beats.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), s.heartbeat)
@@ -248,8 +251,8 @@ func (s *Store) beatOnce(ctx context.Context, l *life) (*life, error) {
 	if err != nil {
 		return l, err
 	}
-	if err := s.load(ctx, next); err != nil {
-		return l, errors.Join(err, s.forsake(ctx, next))
+	if err := s.loadAlive(ctx, next); err != nil {
+		return l, errors.Join(err, s.forsake(context.WithoutCancel(ctx), next))
 	}
 	s.counts.lives.Add(1)
 	s.log.Warn("this server was not heard of for too long and began a new session", "session", next.id, "before", l.id)

@@ -23,12 +23,13 @@ func (s *Store) GetAll(ctx context.Context, ds []digest.Digest) ([][]byte, []err
 	for i := range places {
 		places[i] = i
 	}
-	// What somebody else fails to get is got once more in the same way: a leader that went away leaves no herd.
-	for range 2 {
+	// What somebody else fails to get is got once more in the same way: a leader that went away leaves no herd. What was not
+	// there for that one may have come since, and be promised by now; the second load was begun after this call.
+	for _, gone := range []error{nil, blob.ErrNotFound} {
 		if places = getFrom(ctx, s.near, ds, places, data, errs); len(places) == 0 || ctx.Err() != nil {
 			return data, errs
 		}
-		if places = s.loadAll(ctx, ds, places, data, errs); len(places) == 0 || ctx.Err() != nil {
+		if places = s.loadAll(ctx, ds, places, data, errs, gone); len(places) == 0 || ctx.Err() != nil {
 			return data, errs
 		}
 	}
@@ -48,8 +49,8 @@ func getFrom(ctx context.Context, from blob.Batcher, ds []digest.Digest, places 
 }
 
 // loadAll gets the blobs at places from the far store. What somebody else is getting is waited for; what comes to nothing
-// there is returned.
-func (s *Store) loadAll(ctx context.Context, ds []digest.Digest, places []int, data [][]byte, errs []error) (again []int) {
+// there is returned, unless it is with the error gone.
+func (s *Store) loadAll(ctx context.Context, ds []digest.Digest, places []int, data [][]byte, errs []error, gone error) (again []int) {
 	var mine, theirs []int
 	loads := make(map[int]*load, len(places))
 	for _, i := range places {
@@ -69,7 +70,7 @@ func (s *Store) loadAll(ctx context.Context, ds []digest.Digest, places []int, d
 			errs[i] = &blob.Error{Op: "get", Digest: ds[i], Err: ctx.Err()}
 			continue
 		}
-		if loads[i].err != nil && !errors.Is(loads[i].err, blob.ErrNotFound) && !mutant.LeaderPoisons {
+		if loads[i].err != nil && (gone == nil || !errors.Is(loads[i].err, gone)) && !mutant.LeaderPoisons {
 			again = append(again, i)
 		}
 	}
@@ -131,10 +132,15 @@ func (s *Store) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) [
 	errs := s.near.PutAll(ctx, ds, data)
 	var direct []int
 	tries := map[int]*try{}
+	var full error // for which one blob of them waited long enough
 	for i, err := range errs {
 		switch {
+		case err == nil && !ds[i].IsEmpty() && full != nil:
+			errs[i] = full
 		case err == nil && !ds[i].IsEmpty():
-			tries[i], errs[i] = s.acknowledge(ctx, ds[i])
+			if tries[i], errs[i] = s.acknowledge(ctx, ds[i]); errors.Is(errs[i], blob.ErrUnavailable) {
+				full = errs[i]
+			}
 		case roomless(err):
 			direct = append(direct, i)
 		}

@@ -20,6 +20,8 @@ const (
 	windowPieces = 16
 	// waitAtMost is how long a reader waits for a fetch that has its turn. Then it reads from the far store itself.
 	waitAtMost = 10 * time.Second
+	// turnAtMost is how long it waits for one that has not: those before it may take hours.
+	turnAtMost = 30 * time.Second
 	// ahead is how far before the fetch a reader may be to wait for it. One that is further ahead wants a
 	// part, and reads that from the far store.
 	ahead = 4 << 20
@@ -175,12 +177,11 @@ func (s *Store) fill(ctx context.Context, f *fetch) error {
 	return w.Commit()
 }
 
-// begin lets the time run that readers wait.
+// begin shortens the time that readers wait.
 func (f *fetch) begin() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.begun = true
-	f.moved.Broadcast()
 }
 
 // push shows piece to the readers.
@@ -207,8 +208,12 @@ func (f *fetch) read(p []byte, off int64, wait bool) (int, state) {
 		if off > f.end+ahead || late {
 			return 0, failed
 		}
-		if timer == nil && f.begun {
-			timer = time.AfterFunc(waitAtMost, func() {
+		if timer == nil {
+			limit := turnAtMost
+			if f.begun {
+				limit = waitAtMost
+			}
+			timer = time.AfterFunc(limit, func() {
 				f.mu.Lock()
 				defer f.mu.Unlock()
 				late = true

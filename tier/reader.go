@@ -18,27 +18,40 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 	if err == nil || ctx.Err() != nil {
 		return r, err
 	}
-	f, leads := s.fetch(d)
-	select {
-	case <-f.opened:
-	case <-ctx.Done():
-		f.release()
-		return nil, &blob.Error{Op: "open", Digest: d, Err: ctx.Err()}
+	leads := false
+	// What was not there for somebody else may have come since that one asked, and be promised by now. The second fetch was
+	// begun after this call.
+	for try := 0; try == 0 || try == 1 && !leads && errors.Is(err, blob.ErrNotFound); try++ {
+		if r, leads, err = s.share(ctx, d); err == nil || ctx.Err() != nil {
+			return r, err
+		}
 	}
-	if f.err == nil && d.Fits(f.d.Size) {
-		return &reader{store: s, d: f.d, fetch: f}, nil
-	}
-	err = f.err
-	f.release()
 	switch {
-	case err == nil:
-		return nil, &blob.Error{Op: "open", Digest: d, Err: blob.ErrNotFound}
 	case errors.Is(err, blob.ErrNotFound):
 		return s.near.Open(ctx, d) // it may have been evicted far, after it came near
 	case leads || mutant.LeaderPoisons:
 		return nil, err
 	}
 	return s.far.Open(ctx, d)
+}
+
+// share opens d with all others who want it from the far store. leads says that nobody else had begun.
+func (s *Store) share(ctx context.Context, d digest.Digest) (r blob.Reader, leads bool, err error) {
+	f, leads := s.fetch(d)
+	select {
+	case <-f.opened:
+	case <-ctx.Done():
+		f.release()
+		return nil, leads, &blob.Error{Op: "open", Digest: d, Err: ctx.Err()}
+	}
+	if f.err == nil && d.Fits(f.d.Size) {
+		return &reader{store: s, d: f.d, fetch: f}, leads, nil
+	}
+	if err = f.err; err == nil {
+		err, leads = &blob.Error{Op: "open", Digest: d, Err: blob.ErrNotFound}, true // that can't change
+	}
+	f.release()
+	return nil, leads, err
 }
 
 // sized is d with the size that r has.

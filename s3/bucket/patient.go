@@ -9,8 +9,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 )
 
-// A patient client gives up a try whose answer does not begin in time, so that the next try finds a connection that
-// works. How long a body may take, the request's own context says.
+// A patient client gives up a try whose answer does not begin in time, or whose body takes longer than its length asks
+// for, so that the next try finds a connection that works. How long a body of unknown length may take, the request's own
+// context says.
 type patient struct {
 	next  aws.HTTPClient
 	limit time.Duration
@@ -32,7 +33,11 @@ func (p patient) Do(r *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	res.Body = ending{res.Body, cancel}
+	e := ending{ReadCloser: res.Body, ctx: ctx, cancel: cancel}
+	if res.ContentLength > 0 {
+		e.late = time.AfterFunc(p.limit+transfer(res.ContentLength), func() { cancel(silence{}) })
+	}
+	res.Body = e
 	return res, nil
 }
 
@@ -47,16 +52,30 @@ func (silence) Timeout() bool { return true }
 // An ending body ends its request's context when it is closed.
 type ending struct {
 	io.ReadCloser
+	ctx    context.Context
 	cancel context.CancelCauseFunc
+	late   *time.Timer // nil if nobody knows when that is
+}
+
+// Read implements io.Reader.
+func (e ending) Read(p []byte) (int, error) {
+	n, err := e.ReadCloser.Read(p)
+	if silent, ok := context.Cause(e.ctx).(silence); ok && err != nil && err != io.EOF {
+		err = silent
+	}
+	return n, err
 }
 
 // Close implements io.Closer.
 func (e ending) Close() error {
+	if e.late != nil {
+		e.late.Stop()
+	}
 	defer e.cancel(nil)
 	return e.ReadCloser.Close()
 }
 
-// tryLimit is for how long one try waits for the beginning of an answer: a server may have to delete a thousand objects.
+// tryLimit is for how long one try waits for the beginning of an answer, and longer than its bytes take for its end: a server may have to delete a thousand objects.
 const tryLimit = 20 * time.Second
 
 // timeout returns for how long all tries of a request with n bytes may take together.

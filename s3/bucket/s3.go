@@ -38,7 +38,8 @@ type Options struct {
 	// Attempts is how often a request is tried; 0 is 5. All requests together have a budget, so that a bucket that is
 	// down is not asked five times as often.
 	Attempts int
-	// TryLimit is for how long one try waits until its answer begins, beside the time that its own bytes take; 0 is 20 s.
+	// TryLimit is for how long one try waits until its answer begins, and then until that ends, beside the time that the
+	// bytes take; 0 is 20 s.
 	TryLimit time.Duration
 	// PartSize is from what size on an object is written in parts, and how large those are; 0 is 64 MiB.
 	PartSize int64
