@@ -13,6 +13,7 @@ import (
 // TestBucketSnapshot keeps two versions of a directory, kills the server, loses its disk, collects all that may go with no
 // grace, and restores. When both are forgotten nothing is left in the bucket.
 func TestBucketSnapshot(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	for _, write := range []string{"through", "back"} {
 		t.Run(write, func(t *testing.T) {
 			if testing.Short() && write == "back" {

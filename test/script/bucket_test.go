@@ -263,6 +263,7 @@ func random(r *rand.ChaCha8, n int) []byte {
 
 // TestBucket: two servers share a bucket.
 func TestBucket(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	f := newFleet(t, "  refresh: 1s\n  collect: never\n")
 	f.mustRun("check", "s3", "--config", f.config)
 	r := rand.NewChaCha8([32]byte{1})
@@ -315,6 +316,7 @@ func TestBucket(t *testing.T) {
 
 // TestBucketBack: what a killed server acknowledged from its disk goes to the bucket when it starts again.
 func TestBucketBack(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	f := newFleet(t, "  write: back\n  collect: never\n")
 	a := f.start("a")
 	r := rand.NewChaCha8([32]byte{2})
@@ -347,6 +349,7 @@ func TestBucketBack(t *testing.T) {
 
 // TestBucketAway: what is on the disk is served while the bucket is away.
 func TestBucketAway(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	f := newFleet(t, "  collect: never\n")
 	a := f.start("a")
 	data := random(rand.NewChaCha8([32]byte{3}), 5000)
@@ -364,6 +367,7 @@ func TestBucketAway(t *testing.T) {
 
 // TestBucketBackAgain: what was written back while the bucket is away goes there when it is back, in a new session.
 func TestBucketBackAgain(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	f := newFleet(t, "  write: back\n  collect: never\n")
 	a := f.start("a")
 	before, err := a.session()
@@ -436,6 +440,7 @@ func TestBucketWrong(t *testing.T) {
 // TestBucketKills: servers are killed while they write and are collected with no grace. What a server acknowledged
 // within the last lease can be read from it; when all is quiet two collections leave nothing in the bucket.
 func TestBucketKills(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	f := newFleet(t, "  refresh: 1s\n  collect: never\n")
 	rounds := 3
 	if testing.Short() {

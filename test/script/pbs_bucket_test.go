@@ -96,6 +96,7 @@ func (f *fleet) keepCollecting(m *member, stop chan struct{}) (times int) {
 // time. One server is killed amid a backup and comes back, and then loses its disk. What was finished is restored by either.
 // What a backup was told on the other server stays, though that snapshot is forgotten and the first server starts again meanwhile.
 func TestBucketBackups(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	f := newFleet(t, "  refresh: 1s\n  collect: never\n")
 	a, toA := f.startPBS("a")
 	b, toB := f.startPBS("b")

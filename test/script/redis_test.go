@@ -95,6 +95,7 @@ func (m *member) await(t *testing.T, name string, want float64) {
 // TestRedis: two servers see one another's writes at once by Redis. One is killed; Redis stops, comes back empty, and
 // is full; a server starts while it is away.
 func TestRedis(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	f, node := newSharing(t, "  timeout: 500ms\n")
 	if out := f.mustRun("check", "redis", "--config", f.config); !strings.Contains(out, "one server; every command is answered") {
 		t.Errorf("check redis: %s", out)
@@ -238,6 +239,7 @@ func TestRedisWrong(t *testing.T) {
 // TestRedisCluster: a node of a cluster of three stops in the middle, and comes back empty. The others' entries are used
 // on, nothing fails, and no answer is wrong.
 func TestRedisCluster(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	nodes := redisserver.Cluster(t)
 	f := newFleet(t, fmt.Sprintf("  refresh: never\n  collect: never\nredis:\n  address: %s,%s\n  timeout: 500ms\n", nodes[0].Address, nodes[2].Address))
 	if out := f.mustRun("check", "redis", "--config", f.config); !strings.Contains(out, "a cluster of 3 servers") {

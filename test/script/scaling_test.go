@@ -23,6 +23,7 @@ var (
 // TestScaling starts a server of every configuration in docs/scaling.md, as it stands there, but for where its disk, its
 // ports, its bucket and its Redis are. What begins with a comment that is a path is a file that others name.
 func TestScaling(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	text, err := os.ReadFile("../../docs/scaling.md")
 	if err != nil {
 		t.Fatal(err)
