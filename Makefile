@@ -46,9 +46,9 @@ explore: ## a million schedules of the store (SCHEDULES of each of five scenario
 	$(EXHAUSTIVE) -skip '^TestExhaustive$$/^put_put_rotate' & $(EXHAUSTIVE) -run '^TestExhaustive$$/^put_put_rotate' && wait $$!
 	SARSEN_SHARD=0/2 $(SEEDED) & SARSEN_SHARD=1/2 $(SEEDED) && wait $$!
 
-FAULTS ?= -short
-faults: ## every file operation fails, every crash image, every structure damaged; FAULTS= for six errors and 16 images each
-	$(GO) test -count=1 -v -timeout 24h ./segment -run '^(TestEvery|TestFlip|TestCuts)' $(FAULTS)
+FAULTS ?=
+faults: ## every file operation fails, every crash image, every structure damaged; FAULTS=all for six errors and 16 images each
+	SARSEN_FAULTS=$(FAULTS) $(GO) test -count=1 -v -timeout 24h ./segment -run '^(TestEvery|TestFlip|TestCuts)'
 
 clients: ## Bazel, buildbox, BuildStream, Go, ccache, Gradle and many more against the real binary (root; 60 s and 1.5 GB of packages the first time)
 	$(GO) test -tags clients -count=1 -v -timeout 75m ./test/clients

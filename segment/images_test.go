@@ -58,9 +58,9 @@ type crasher struct {
 }
 
 func newCrasher(t *testing.T, scenario string) *crasher {
-	random := 16
-	if testing.Short() {
-		random = 2
+	random := 2
+	if allFaults() {
+		random = 16
 	}
 	return &crasher{
 		scenario: scenario, random: number(t, "SARSEN_IMAGES", random), k: -1,
@@ -88,7 +88,7 @@ func (x *crasher) before(op, name string) {
 		x.images++
 		if err := x.crash(image); err != nil {
 			x.Errorf("crash before operation %d, %s %s, image %d (-1 is a kill, 0 nothing, 1 all): %v", x.k, op, name, image, err)
-			x.Logf("replay: SARSEN_K=%d SARSEN_SEED=%d go test ./segment -run '^TestEveryCrashImage$/^%s$'", x.k, max(image, 0), x.scenario)
+			x.Logf("replay: SARSEN_FAULTS=all SARSEN_K=%d SARSEN_SEED=%d go test ./segment -run '^TestEveryCrashImage$/^%s$'", x.k, max(image, 0), x.scenario)
 			return
 		}
 	}
