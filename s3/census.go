@@ -67,6 +67,20 @@ type census struct {
 	date  time.Time                // by the server's clock
 }
 
+// blocked returns the last of the promises that still stand of sessions that ended and gave no answer.
+func (c census) blocked(given map[string]bool) error {
+	var last *BlockedError
+	for id, b := range c.ended {
+		if !given[id] && (last == nil || b.Until.After(last.Until)) {
+			last = b
+		}
+	}
+	if last == nil {
+		return nil
+	}
+	return last
+}
+
 // count lists the sessions. It declares dead those that were silent for too long, and removes the records of those
 // whose promises have run out.
 func (s *Store) count(ctx context.Context, l *life) (c census, err error) {

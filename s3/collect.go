@@ -71,9 +71,15 @@ func (s *Store) Collect(ctx context.Context, policy Policy) (Report, error) {
 	if policy.Patience == 0 {
 		policy.Patience = 10 * time.Minute
 	}
-	c := &collection{Store: s, life: l, policy: policy, until: s.clock() + policy.Patience}
-	err = c.run(ctx)
-	return c.report, errors.Join(err, s.regain(ctx, l))
+	until := s.clock() + policy.Patience
+	for {
+		c := &collection{Store: s, life: l, policy: policy, until: until}
+		err := c.run(ctx)
+		var blocked *BlockedError
+		if !errors.As(err, &blocked) || s.clock() >= until {
+			return c.report, errors.Join(err, s.regain(ctx, l))
+		}
+	}
 }
 
 // A collection is one run of the collector.
@@ -186,10 +192,13 @@ func (c *collection) withdraw(ctx context.Context) error {
 	return c.write(ctx)
 }
 
-// ask proposes, waits until every session that lives has answered and the promises of those that ended have run out, and
-// returns what nobody refused and no root names. The roots are read again after the answers: a session's answer is the
-// moment from which it can't keep what it let go of, so a root that names it was there before.
+// ask waits until the promises of sessions that ended have run out, proposes, waits until every session that lives has
+// answered, and returns what nobody refused and no root names. The roots are read again after the answers: a session's
+// answer is the moment from which it can't keep what it let go of, so a root that names it was there before.
 func (c *collection) ask(ctx context.Context, p proposal, m *marks, before census) (agreed proposal, err error) {
+	if err := c.quiet(ctx); err != nil {
+		return agreed, err
+	}
 	key := documentKey(proposals, c.owner.Epoch, c.life.id)
 	if err := c.writeLines(ctx, key, p.encode()); err != nil {
 		return agreed, err
@@ -239,8 +248,37 @@ func (c *collection) ask(ctx context.Context, p proposal, m *marks, before censu
 	return agreed, nil
 }
 
+// quiet waits until no promise of a session that ended stands. While a proposal is open, nobody can say of what it names
+// whether it stays; so the long wait comes before it.
+func (c *collection) quiet(ctx context.Context) error {
+	for {
+		now, err := c.count(ctx, c.life)
+		if err != nil {
+			return err
+		}
+		if err = now.blocked(nil); err == nil || c.clock() >= c.until {
+			return err
+		}
+		if err := c.pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits a little.
+func (c *collection) pause(ctx context.Context) error {
+	pause := time.NewTimer(c.heartbeat / 4)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // await waits for the answers of all sessions that live now that the proposal is out: one that is not among them began
-// later, and saw it.
+// later, and saw it. One that ends instead has to be waited for without a proposal.
 func (c *collection) await(ctx context.Context, key string, before census) (answered []string, err error) {
 	for {
 		now := before
@@ -264,10 +302,8 @@ func (c *collection) await(ctx context.Context, key string, before census) (answ
 				wait = fmt.Errorf("%w, or was killed: session %s has not answered", ErrBusy, id)
 			}
 		}
-		for id, blocked := range now.ended {
-			if !given[id] {
-				wait = blocked
-			}
+		if err := now.blocked(given); err != nil {
+			return nil, err
 		}
 		if wait == nil {
 			for id := range given {
@@ -279,12 +315,8 @@ func (c *collection) await(ctx context.Context, key string, before census) (answ
 		if c.clock() >= c.until {
 			return nil, wait
 		}
-		pause := time.NewTimer(c.heartbeat / 4)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-			return nil, ctx.Err()
+		if err := c.pause(ctx); err != nil {
+			return nil, err
 		}
 	}
 }

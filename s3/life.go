@@ -75,6 +75,8 @@ type life struct {
 	uploading map[string]bool       // keys that are not in the ledger yet, and will be
 	flights   map[ledger.Key]*flight
 	answers   map[string]*answer // by proposal
+	open      string             // the proposal that the register names
+	openSince time.Duration      // when that was seen first
 }
 
 // newSession returns a name that no other session ever has. Later ones compare greater, as far as clocks agree.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -297,4 +298,89 @@ func TestUndecided(t *testing.T) {
 	}
 	closeStore(t, one)
 	closeStore(t, two)
+}
+
+// TestDeadCollector: a proposal whose collector was killed, or could not take it back, is made void by a server that lives,
+// and what it names is there again.
+func TestDeadCollector(t *testing.T) {
+	for _, killed := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &bucket.Memory{}
+			o := small
+			o.Heartbeat, o.Uncompressed, o.Lookup, o.manual = time.Minute, true, true, false
+			one, two := openStore(t, b, o), openStore(t, b, o)
+			d := keepAll(t, one, "root", data(1))[0]
+			if err := two.Refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * o.Lease)
+			c := &collection{Store: one, life: one.now.Load(), policy: Policy{All: true}}
+			if err := c.own(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			key := documentKey(proposals, c.owner.Epoch, c.life.id)
+			if err := c.writeLines(t.Context(), key, proposal{force: true, entries: []entry{{b.Keys(blobs)[0], ""}}}.encode()); err != nil {
+				t.Fatal(err)
+			}
+			c.owner.Proposal = key
+			if err := c.write(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if killed {
+				one.stop()
+			}
+			time.Sleep(o.Heartbeat / 2)
+			if err := check(two, d); !errors.Is(err, blob.ErrUnavailable) {
+				t.Errorf("while one is about to decide, Open = %v, want ErrUnavailable", err)
+			}
+			time.Sleep(5 * o.Heartbeat)
+			if err := check(two, d); err != nil {
+				t.Errorf("killed: %v: when nobody decides any more, Open = %v", killed, err)
+			}
+			if now, _, err := two.readOwner(t.Context()); err != nil || now.Proposal != "" || now.Session != c.life.id {
+				t.Errorf("the register is %+v, %v, want no proposal in it", now, err)
+			}
+			closeStore(t, two)
+			if !killed {
+				closeStore(t, one)
+			}
+		})
+	}
+}
+
+// TestQuiet: nothing is proposed while the promises of a server that was killed stand: until it is decided, nobody could
+// read what is proposed.
+func TestQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var proposed atomic.Int64
+		b := &bucket.Memory{Before: func(op, key string) {
+			if op == "put" && strings.HasPrefix(key, proposals) {
+				proposed.Add(1)
+			}
+		}}
+		o := small
+		o.Heartbeat, o.Uncompressed, o.manual = time.Minute, true, false
+		openStore(t, b, o).stop()
+		s := openStore(t, b, o)
+		keepAll(t, s, "root", []byte("garbage"))
+		if err := s.Release(t.Context(), "root"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		var blocked *BlockedError
+		if _, err := s.Collect(t.Context(), Policy{All: true, Patience: 10 * time.Minute}); !errors.As(err, &blocked) {
+			t.Errorf("Collect = %v, want a BlockedError", err)
+		}
+		// The first time, the one that was killed seems to live; it was asked, and the proposal taken back.
+		if n := proposed.Load(); n > 1 {
+			t.Errorf("%d times something was proposed while a promise stood, want once at most", n)
+		}
+		if r, err := s.Collect(t.Context(), Policy{All: true, Patience: 3 * time.Hour}); err != nil || len(r.Sessions) != 1 {
+			t.Errorf("Collect = %+v, %v, want one that went on when the promise was over", r, err)
+		}
+		if now, _, err := s.readOwner(t.Context()); err != nil || now.Proposal != "" {
+			t.Errorf("the register is %+v, %v, want no proposal in it", now, err)
+		}
+		closeStore(t, s)
+	})
 }

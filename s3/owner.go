@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -186,10 +187,11 @@ func (s *Store) regain(ctx context.Context, l *life) error {
 // answer reads the register, and answers the proposal that it names.
 func (s *Store) answer(ctx context.Context, l *life) error {
 	var o owner
+	var etag string
 	for before := -1; ; before = o.Serial {
 		asked := l.ledger.Now()
 		var err error
-		if o, _, err = s.readOwner(ctx); err != nil {
+		if o, etag, err = s.readOwner(ctx); err != nil {
 			return err
 		}
 		err = s.heed(ctx, l, o, asked)
@@ -203,7 +205,7 @@ func (s *Store) answer(ctx context.Context, l *life) error {
 	}
 	a := l.answerTo(o.Proposal)
 	if a == nil || a.sent || o.Session == l.id {
-		return nil
+		return s.void(ctx, l, o, etag)
 	}
 	if err := s.writeLines(ctx, answerKey(o.Proposal, l.id), []byte(strings.Join(a.refused, "\n"))); err != nil {
 		return err
@@ -212,6 +214,44 @@ func (s *Store) answer(ctx context.Context, l *life) error {
 	defer l.mu.Unlock()
 	a.sent = true
 	return nil
+}
+
+// void makes a proposal void whose collector can't decide any more: it ended, or gave up and could not say so. While it is
+// open, nobody can say of what it names whether it stays.
+func (s *Store) void(ctx context.Context, l *life, o owner, etag string) error {
+	if !l.stale(o.Proposal) {
+		return nil
+	}
+	if o.Session == l.id {
+		select {
+		case s.collecting <- struct{}{}:
+			defer func() { <-s.collecting }()
+		default:
+			return nil
+		}
+	} else if c, err := s.count(ctx, l); err != nil || slices.Contains(c.alive, o.Session) {
+		return err
+	}
+	asked := l.ledger.Now()
+	o.Proposal = ""
+	_, err := s.writeOwner(ctx, etag, &o)
+	if errors.Is(err, errOvertaken) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.heed(ctx, l, o, asked)
+}
+
+// stale reports whether a proposal has been open for longer than sessions that live take to answer.
+func (l *life) stale(proposal string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open != proposal {
+		l.open, l.openSince = proposal, l.clock()
+	}
+	return proposal != "" && l.clock()-l.openSince > l.heartbeat
 }
 
 // answerKey returns where a session's answer lies. It is not below the proposal: where keys are files, nothing can lie

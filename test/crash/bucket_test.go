@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -63,11 +64,13 @@ type fleet struct {
 	rand    *rand.Rand
 	began   time.Time
 	runs    int
+	emptied int               // disks
 	kept    map[string][]byte // by name; each was acknowledged
 	ctx     context.Context   // of what goes on in the background
 	cancel  context.CancelFunc
 
 	background sync.WaitGroup
+	collecting sync.Mutex // held while a collection may be open
 
 	mu        sync.Mutex
 	base      string               // of a server that collects
@@ -171,6 +174,13 @@ func (f *fleet) round() {
 	f.keep(f.members[f.rand.IntN(len(f.members))])
 	// Collections have to wait for what the last one promised.
 	time.Sleep(bucketLease + time.Duration(f.rand.Int64N(int64(bucketLease))))
+	empty := f.through && f.rand.IntN(2) == 0
+	if empty {
+		// While a collection is open, a server with an empty disk can't say whether what another one promised stays.
+		f.collecting.Lock()
+		defer f.collecting.Unlock()
+		empty = !f.proposed()
+	}
 	if f.rand.IntN(3) == 0 {
 		f.gate.Stop()
 		time.Sleep(time.Duration(f.rand.IntN(1500)) * time.Millisecond)
@@ -186,7 +196,8 @@ func (f *fleet) round() {
 	m.stopLoad()
 	f.runs++
 	m.ran()
-	if f.through && f.rand.IntN(2) == 0 {
+	if empty {
+		f.emptied++
 		if err := os.RemoveAll(m.host.dir); err != nil {
 			f.t.Fatal(err)
 		}
@@ -194,9 +205,19 @@ func (f *fleet) round() {
 	f.startMember(m)
 	f.checkKept()
 	if broken := m.broken(); broken > 0 {
-		f.t.Errorf("%d losses in %d kills", broken, f.runs)
+		f.t.Errorf("%d losses in %d kills, the disk of the last was emptied: %v", broken, f.runs, empty)
 	}
 	m.load.start(m.server.conn)
+}
+
+// proposed reports whether a collection is open, or may be.
+func (f *fleet) proposed() bool {
+	var register struct{ Proposal string }
+	text, _, err := f.bucket.Get(f.ctx, "owner", 0, -1)
+	if errors.Is(err, bucket.ErrNotFound) {
+		return false
+	}
+	return err != nil || json.Unmarshal(text, &register) != nil || register.Proposal != ""
 }
 
 // keep puts a file that is kept for ever.
@@ -212,12 +233,20 @@ func (f *fleet) keep(m *member) {
 	f.kept[name] = data
 }
 
+// undecided is how long a server may refuse to say whether a blob stays: until the collector is given up that was killed.
+const undecided = time.Minute
+
 // checkKept wants what is kept from every server.
 func (f *fleet) checkKept() {
 	f.t.Helper()
 	for name, data := range f.kept {
 		for i, m := range f.members {
-			if got, err := f.get(m, "/restic/crash/data/"+name); err != nil || !bytes.Equal(got, data) {
+			got, err := f.get(m, "/restic/crash/data/"+name)
+			for began := time.Now(); errors.Is(err, errAway) && time.Since(began) < undecided; {
+				time.Sleep(200 * time.Millisecond)
+				got, err = f.get(m, "/restic/crash/data/"+name)
+			}
+			if err != nil || !bytes.Equal(got, data) {
 				f.t.Errorf("kill %d: server %d: what is kept: %d bytes of %d, %v", f.runs, i, len(got), len(data), err)
 			}
 		}
@@ -233,6 +262,9 @@ func (f *fleet) post(m *member, path string, body []byte) error {
 	return err
 }
 
+// errAway is a server's answer that something it depends on is away, or undecided, and may be asked again.
+var errAway = errors.New("503 Service Unavailable")
+
 func (f *fleet) do(m *member, method, path string, body []byte) ([]byte, error) {
 	request, err := http.NewRequest(method, m.base()+path, bytes.NewReader(body))
 	if err != nil {
@@ -244,6 +276,9 @@ func (f *fleet) do(m *member, method, path string, body []byte) ([]byte, error) 
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode == http.StatusServiceUnavailable {
+		return nil, fmt.Errorf("%w: %s", errAway, text)
+	}
 	if err == nil && answer.StatusCode != http.StatusOK {
 		err = fmt.Errorf("%s: %s", answer.Status, text)
 	}
@@ -275,7 +310,10 @@ func (f *fleet) collectAlways(ctx context.Context) {
 		base := f.base
 		f.mu.Unlock()
 		// It fails when its server, or the bucket's, is killed, and while promises stand.
-		if _, err := f.sarsen(ctx, "gc", "--server", base, "--all", "--patience", "30s"); err == nil {
+		f.collecting.Lock()
+		_, err := f.sarsen(ctx, "gc", "--server", base, "--all", "--patience", "30s")
+		f.collecting.Unlock()
+		if err == nil {
 			f.mu.Lock()
 			f.collected++
 			f.mu.Unlock()
@@ -374,7 +412,7 @@ func (f *fleet) finish() {
 	f.mu.Lock()
 	collected := f.collected
 	f.mu.Unlock()
-	t.Logf("%d kills, %d acknowledged, %d kept, %d collections; at the end %d objects with %d bytes", f.runs, acknowledged, len(f.kept), collected, r.Objects, r.Bytes)
+	t.Logf("%d kills, %d emptied disks, %d acknowledged, %d kept, %d collections; at the end %d objects with %d bytes", f.runs, f.emptied, acknowledged, len(f.kept), collected, r.Objects, r.Bytes)
 	if collected == 0 || acknowledged < int64(20*f.runs) {
 		t.Errorf("that is too little to say anything")
 	}
