@@ -165,6 +165,13 @@ var scenarios = map[string]func(*world){
 		w.s.Go("poll", a.poll)
 		w.s.Go("collect", func() { a.collect(long) })
 	},
+	"keep and crash, collector stopped": func(w *world) { // until what the one that crashed promised has run out
+		w.cold(data(1))
+		a, b := w.serve("a"), w.serve("b")
+		w.s.Go("keep", func() { _ = b.keep("root", data(1)); b.link.crash() })
+		w.s.Go("stop", func() { a.stopFor(long) })
+		w.s.Go("collect", func() { a.collect(long) })
+	},
 	"put, ask, stopped": func(w *world) {
 		w.cold(data(1))
 		a, b := w.serve("a"), w.serve("b")

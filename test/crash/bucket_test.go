@@ -119,14 +119,14 @@ func newFleet(t *testing.T, mode string) *fleet {
 	v.command = command("exec {sarsen} serve --config " + f.config + " --dir {dir} --grpc 127.0.0.1:{grpc} --http 127.0.0.1:{http} --log-level warn")
 	for i := range f.members {
 		m := &member{trial: newTrial(t, "kill", v)}
-		m.load.away, m.load.plain = true, f.through
+		m.load.away, m.load.plain, m.load.salt = true, f.through, byte(i)
 		disk := filepath.Join(dir, string(rune('a'+i)))
 		if err := os.Mkdir(disk, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		m.host = newHost(t, v, disk, dir)
 		f.members[i] = m
-		f.startMember(m)
+		f.startMember(m, false)
 		m.load.start(m.server.conn)
 	}
 	if err := f.post(f.members[0], "/restic/crash/?create=true", nil); err != nil {
@@ -137,8 +137,9 @@ func newFleet(t *testing.T, mode string) *fleet {
 
 func (m *member) base() string { return fmt.Sprintf("http://127.0.0.1:%d", m.host.http) }
 
-// startMember starts a server, which now and then dies as it starts, and asks for all that it had acknowledged.
-func (f *fleet) startMember(m *member) {
+// startMember starts a server, which now and then dies as it starts, and asks for all that it had acknowledged. While a
+// collection is open, what only the bucket has may be undecided.
+func (f *fleet) startMember(m *member, undecided bool) {
 	f.t.Helper()
 	if f.rand.IntN(6) == 0 {
 		s := m.host.spawn(f.t)
@@ -146,7 +147,7 @@ func (f *fleet) startMember(m *member) {
 		s.kill()
 	}
 	m.server = m.host.start(f.t)
-	m.ask(&check{conn: m.server.conn, oracle: m.oracle}, m.oracle.promised())
+	m.ask(&check{conn: m.server.conn, oracle: m.oracle, undecided: undecided}, m.oracle.promised())
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.base = m.base()
@@ -174,13 +175,13 @@ func (f *fleet) round() {
 	f.keep(f.members[f.rand.IntN(len(f.members))])
 	// Collections have to wait for what the last one promised.
 	time.Sleep(bucketLease + time.Duration(f.rand.Int64N(int64(bucketLease))))
-	empty := f.through && f.rand.IntN(2) == 0
-	if empty {
-		// While a collection is open, a server with an empty disk can't say whether what another one promised stays.
+	quiet := f.rand.IntN(2) == 0
+	if quiet {
 		f.collecting.Lock()
 		defer f.collecting.Unlock()
-		empty = !f.proposed()
+		quiet = !f.proposed()
 	}
+	empty := f.through && quiet && f.rand.IntN(4) > 0
 	if f.rand.IntN(3) == 0 {
 		f.gate.Stop()
 		time.Sleep(time.Duration(f.rand.IntN(1500)) * time.Millisecond)
@@ -202,7 +203,7 @@ func (f *fleet) round() {
 			f.t.Fatal(err)
 		}
 	}
-	f.startMember(m)
+	f.startMember(m, f.through && !quiet)
 	f.checkKept()
 	if broken := m.broken(); broken > 0 {
 		f.t.Errorf("%d losses in %d kills, the disk of the last was emptied: %v", broken, f.runs, empty)
@@ -233,8 +234,8 @@ func (f *fleet) keep(m *member) {
 	f.kept[name] = data
 }
 
-// undecided is how long a server may refuse to say whether a blob stays: until the collector is given up that was killed.
-const undecided = time.Minute
+// decidedWithin is how long a server may refuse to say whether a blob stays: until the collector is given up that was killed.
+const decidedWithin = time.Minute
 
 // checkKept wants what is kept from every server.
 func (f *fleet) checkKept() {
@@ -242,7 +243,7 @@ func (f *fleet) checkKept() {
 	for name, data := range f.kept {
 		for i, m := range f.members {
 			got, err := f.get(m, "/restic/crash/data/"+name)
-			for began := time.Now(); errors.Is(err, errAway) && time.Since(began) < undecided; {
+			for began := time.Now(); errors.Is(err, errAway) && time.Since(began) < decidedWithin; {
 				time.Sleep(200 * time.Millisecond)
 				got, err = f.get(m, "/restic/crash/data/"+name)
 			}

@@ -50,6 +50,10 @@ type check struct {
 	// What to do with a yes, and with a loss; nil on a clone, of whose server the oracle knows nothing.
 	oracle *oracle
 
+	// A collection of a shared bucket may be open. What nobody decided yet may be called missing, and is UNAVAILABLE then, not
+	// NOT_FOUND; a result is a miss.
+	undecided bool
+
 	mu    sync.Mutex
 	tally tally
 	err   error
@@ -122,7 +126,7 @@ func (c *check) askResults(ctx context.Context, records []record, questions map[
 		result, err := c.conn.result(ctx, r.action)
 		answered := time.Now()
 		if status.Code(err) == codes.NotFound {
-			if answered.Before(r.until) {
+			if !c.undecided && answered.Before(r.until) {
 				c.lostResult(r, "not found")
 			}
 			return nil
@@ -220,7 +224,11 @@ func (c *check) find(ctx context.Context, qs []*question) error {
 			q.gone = true
 			if answered.Before(q.until) {
 				due++
-				c.lostBlob(q, false, "missing")
+				if !c.undecided {
+					c.lostBlob(q, false, "missing")
+				} else if _, err := c.conn.read(ctx, q.digest); status.Code(err) == codes.NotFound && time.Now().Before(q.until) {
+					c.lostBlob(q, false, "missing, and not found")
+				}
 			}
 			continue
 		}

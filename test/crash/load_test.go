@@ -40,6 +40,7 @@ type load struct {
 	pace   int64 // bytes a second that the writers send together
 	away   bool  // the server may say that what it depends on is away
 	plain  bool  // nobody asks for, or sends again, what is not acknowledged yet
+	salt   byte  // what its actions differ in from those of other loads, which have the same blobs
 
 	writers [writers]*writer
 	looking [looking]*rand.Rand
@@ -260,7 +261,7 @@ func (w *writer) result(ctx context.Context) error {
 	if len(w.actions) > 0 && w.rand.IntN(3) == 0 {
 		action = w.actions[w.rand.IntN(len(w.actions))]
 	} else {
-		action = digest.SHA256.Of(binary.LittleEndian.AppendUint64([]byte("action "), w.rand.Uint64()))
+		action = digest.SHA256.Of(binary.LittleEndian.AppendUint64([]byte{'a', 'c', 't', w.load.salt}, w.rand.Uint64()))
 		if len(w.actions) >= 64 {
 			w.actions = append(w.actions[:0], w.actions[32:]...)
 		}

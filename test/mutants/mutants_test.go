@@ -135,7 +135,7 @@ var caught = []struct {
 	{"WaitersFail", "s3", "TestExhaustive/put_put_fails", "HandOver: "},
 	{"RefusalsIgnored", "s3", "TestExhaustive/ask,_other_collects", "YesStands: the object is gone"},
 	{"KeepUnpinned", "s3", "TestExhaustive/keep", "CollectorSpares: root"},
-	{"RootsOnce", "s3", "TestExhaustive/keep_and_crash", "CollectorSpares: root"},
+	{"RootsOnce", "s3", "TestExhaustive/keep_and_crash,_collector_stopped", "CollectorSpares: root"},
 	{"RootUnfenced", "s3", "TestExhaustive/keep,_stopped", "CollectorSpares: root"},
 	{"OneListing", "s3", "TestExhaustive/begin", "YesStands: the object is gone"},
 	{"DamageIgnored", "s3", "TestDamagedRoot/flipped", "CollectorSpares: "},
