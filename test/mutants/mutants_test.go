@@ -239,6 +239,9 @@ func run(binary, pkg, mutant, test string, limit time.Duration, more ...string) 
 	cmd := exec.Command(binary, append(more, "-test.run", test, "-test.timeout", limit.String())...)
 	cmd.Dir = "../../" + pkg
 	cmd.Env = append(os.Environ(), "SARSEN_MUTANT="+mutant)
+	if mutant != "" {
+		cmd.Env = append(cmd.Env, "SARSEN_FAULTS=all") // two crash images may miss it
+	}
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
