@@ -176,11 +176,18 @@ func (c *collection) own(ctx context.Context) (err error) {
 
 // write changes the register, and heeds it as every session does.
 func (c *collection) write(ctx context.Context) (err error) {
-	asked := c.life.ledger.Now()
-	if c.etag, err = c.writeOwner(ctx, c.etag, &c.owner); err != nil {
-		return err
+	c.etag, err = c.change(ctx, c.life, c.etag, &c.owner)
+	return err
+}
+
+// propose asks all sessions to let go of what p names, and returns where that is written.
+func (c *collection) propose(ctx context.Context, p proposal) (key string, err error) {
+	key = documentKey(proposals, c.owner.Epoch, c.life.id)
+	if err := c.writeLines(ctx, key, p.encode()); err != nil {
+		return "", err
 	}
-	return c.heed(ctx, c.life, c.owner, asked)
+	c.owner.Proposal = key
+	return key, c.write(ctx)
 }
 
 // withdraw makes the proposal void.
@@ -199,12 +206,8 @@ func (c *collection) ask(ctx context.Context, p proposal, m *marks, before censu
 	if err := c.quiet(ctx); err != nil {
 		return agreed, err
 	}
-	key := documentKey(proposals, c.owner.Epoch, c.life.id)
-	if err := c.writeLines(ctx, key, p.encode()); err != nil {
-		return agreed, err
-	}
-	c.owner.Proposal = key
-	if err := c.write(ctx); err != nil {
+	key, err := c.propose(ctx, p)
+	if err != nil {
 		return agreed, err
 	}
 	answered, err := c.await(ctx, key, before)

@@ -318,12 +318,7 @@ func TestDeadCollector(t *testing.T) {
 			if err := c.own(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			key := documentKey(proposals, c.owner.Epoch, c.life.id)
-			if err := c.writeLines(t.Context(), key, proposal{force: true, entries: []entry{{b.Keys(blobs)[0], ""}}}.encode()); err != nil {
-				t.Fatal(err)
-			}
-			c.owner.Proposal = key
-			if err := c.write(t.Context()); err != nil {
+			if _, err := c.propose(t.Context(), proposal{force: true, entries: []entry{{b.Keys(blobs)[0], ""}}}); err != nil {
 				t.Fatal(err)
 			}
 			if killed {

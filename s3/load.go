@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
@@ -26,14 +25,7 @@ func (s *Store) loadAlive(ctx context.Context, l *life) error {
 	defer renewals.Wait()
 	defer cancel()
 	renewals.Go(func() {
-		tick := time.NewTicker(s.heartbeat / 4)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
+		s.eachBeat(ctx, func() {
 			wait, cancel := context.WithTimeout(ctx, s.heartbeat/2)
 			if err := s.renew(wait, l); err != nil && ctx.Err() == nil {
 				s.log.Warn("the bucket does not answer", "error", err)
@@ -41,7 +33,7 @@ func (s *Store) loadAlive(ctx context.Context, l *life) error {
 				_ = s.answer(wait, l) // the next beat tries again
 			}
 			cancel()
-		}
+		})
 	})
 	if err := s.load(ctx, l); err != nil {
 		return err

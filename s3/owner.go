@@ -76,6 +76,16 @@ func (s *Store) writeOwner(ctx context.Context, etag string, o *owner) (string, 
 	return "", fmt.Errorf("decide: %w", last)
 }
 
+// change changes the register, and heeds it as every session does.
+func (s *Store) change(ctx context.Context, l *life, etag string, o *owner) (string, error) {
+	asked := l.ledger.Now()
+	etag, err := s.writeOwner(ctx, etag, o)
+	if err != nil {
+		return "", err
+	}
+	return etag, s.heed(ctx, l, *o, asked)
+}
+
 // decisions is how often a change of the register is tried.
 const decisions = 3
 
@@ -232,16 +242,11 @@ func (s *Store) void(ctx context.Context, l *life, o owner, etag string) error {
 	} else if c, err := s.count(ctx, l); err != nil || slices.Contains(c.alive, o.Session) {
 		return err
 	}
-	asked := l.ledger.Now()
 	o.Proposal = ""
-	_, err := s.writeOwner(ctx, etag, &o)
-	if errors.Is(err, errOvertaken) {
-		return nil
-	}
-	if err != nil {
+	if _, err := s.change(ctx, l, etag, &o); !errors.Is(err, errOvertaken) {
 		return err
 	}
-	return s.heed(ctx, l, o, asked)
+	return nil
 }
 
 // stale reports whether a proposal has been open for longer than sessions that live take to answer.

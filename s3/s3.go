@@ -211,19 +211,26 @@ func (s *Store) Close() error {
 // beat renews the session's record and follows the register until the store is closed. When the session is over it
 // begins another one.
 func (s *Store) beat(l *life) {
-	tick := time.NewTicker(s.heartbeat / 4)
-	defer tick.Stop()
-	for {
-		select {
-		case <-s.ctx.Done():
-			return
-		case <-tick.C:
-		}
+	s.eachBeat(s.ctx, func() {
 		next, err := s.beatOnce(s.ctx, l)
 		if err != nil && s.ctx.Err() == nil {
 			s.log.Warn("the bucket does not answer", "error", err)
 		}
 		l = next
+	})
+}
+
+// eachBeat does something four times in a heartbeat, until ctx ends.
+func (s *Store) eachBeat(ctx context.Context, do func()) {
+	tick := time.NewTicker(s.heartbeat / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		do()
 	}
 }
 

@@ -110,13 +110,21 @@ func (c *checker) overwritten(ctx context.Context) error {
 		if _, err := c.put(ctx, "again", want, Condition{}); err != nil {
 			return err
 		}
-		got, _, err := c.Get(ctx, c.prefix+"again", 0, -1)
-		if err != nil {
+		if err := c.holds(ctx, "again", want); err != nil {
 			return err
 		}
-		if string(got) != want {
-			return fmt.Errorf("%q was written, and %q read", want, got)
-		}
+	}
+	return nil
+}
+
+// holds wants an object to have these bytes.
+func (c *checker) holds(ctx context.Context, name, want string) error {
+	got, _, err := c.Get(ctx, c.prefix+name, 0, -1)
+	if err != nil {
+		return err
+	}
+	if string(got) != want {
+		return fmt.Errorf("%q was to be written, and %q is there", want, got)
 	}
 	return nil
 }
@@ -219,14 +227,7 @@ func (c *checker) damaged(ctx context.Context) error {
 		return err
 	}
 	// Where bytes have no way, they were read once.
-	got, _, err := c.Get(ctx, c.prefix+"damaged", 0, -1)
-	if err != nil {
-		return err
-	}
-	if string(got) != asIntended {
-		return fmt.Errorf("%q was to be written, and %q is there", asIntended, got)
-	}
-	return nil
+	return c.holds(ctx, "damaged", asIntended)
 }
 
 func (c *checker) deleted(ctx context.Context) error {
