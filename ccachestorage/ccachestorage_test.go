@@ -145,7 +145,7 @@ func (c *client) read(n int) []byte {
 	c.t.Helper()
 	b := make([]byte, n)
 	if _, err := io.ReadFull(c.in, b); err != nil {
-		c.t.Fatalf("reading an answer: %v", err)
+		c.t.Fatalf("the server hung up: %v", err)
 	}
 	return b
 }
@@ -153,7 +153,7 @@ func (c *client) read(n int) []byte {
 func (c *client) send(b ...byte) {
 	c.t.Helper()
 	if _, err := c.conn.Write(b); err != nil {
-		c.t.Fatal(err)
+		c.t.Fatalf("the server hung up: %v", err)
 	}
 }
 
