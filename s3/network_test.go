@@ -59,7 +59,7 @@ type host struct {
 func (n *network) open(transport http.RoundTripper) bucket.Bucket {
 	b, err := bucket.Open(n.Context(), bucket.Options{
 		Endpoint: n.gate.Endpoint, Bucket: n.gate.Bucket, Prefix: n.prefix, PathStyle: true, AccessKey: n.gate.AccessKey, SecretKey: n.gate.SecretKey,
-		Transport: transport, Attempts: 1 + int(n.seed%3), PartSize: 5 << 20,
+		Transport: transport, Attempts: 1 + int(n.seed%3), PartSize: bucket.MinPart,
 	})
 	if err != nil {
 		n.Fatal(err)

@@ -72,8 +72,9 @@ func newCheckCommand() *cobra.Command {
 	s3 := &cobra.Command{
 		Use:   "s3 [--bucket NAME | --config FILE]",
 		Short: "Check whether a bucket keeps what Sarsen relies on",
-		Long: `Write, read, list and delete some small objects in a bucket, and see whether its server keeps what Sarsen relies
-on: conditional writes of which one wins, listings that are up to date, refusal of requests that are too old.
+		Long: `Write, read, list and delete some small objects in a bucket, and one of 5 MiB, and see whether its server keeps
+what Sarsen relies on: conditional writes of which one wins, listings that are up to date, refusal of requests that
+are too old, uploads in parts, deletes of a thousand objects.
 Do this before a server of another kind or version is trusted with data. The status is 1 if anything is missing.`,
 		Example: "  sarsen check s3 --bucket builds --bucket-endpoint https://minio.example:9000",
 		Args:    cobra.NoArgs,
@@ -89,7 +90,7 @@ Do this before a server of another kind or version is trusted with data. The sta
 			if err != nil {
 				return err
 			}
-			found, err := bucket.Check(cmd.Context(), b, "check/")
+			found, err := bucket.Check(cmd.Context(), b.WithPartSize(bucket.MinPart), "check/")
 			if err != nil {
 				return explainBucket(c.Bucket, err)
 			}

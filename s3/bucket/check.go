@@ -24,8 +24,8 @@ type Finding struct {
 // racers is how many Puts on one condition Check makes at once.
 const racers = 16
 
-// Check finds out whether a bucket does what a store relies on. It writes some small objects below prefix, and removes
-// them. It returns an error if it could not find out.
+// Check finds out whether a bucket does what a store relies on. It writes some small objects below prefix, and one of
+// MinPart+1 bytes, and removes them. It returns an error if it could not find out.
 func Check(ctx context.Context, b Bucket, prefix string) ([]Finding, error) {
 	var unique [8]byte
 	_, _ = rand.Read(unique[:]) // never fails
@@ -46,9 +46,11 @@ func Check(ctx context.Context, b Bucket, prefix string) ([]Finding, error) {
 	note("If-Match: of writes that race, one replaces the object", true, c.replace(ctx))
 	note("If-Match refuses when the object is gone", true, c.matchGone(ctx))
 	note("parts of an object can be read", true, c.ranges(ctx))
+	note("a large object is written in parts, and read whole", true, c.large(ctx))
 	note("requests that are too old are refused", true, c.old(ctx))
-	note("a batch of objects is deleted, and not listed any more", true, c.deleted(ctx))
+	note("a thousand objects are deleted at once, and not listed any more", true, c.deleted(ctx))
 	note("bytes that were damaged on the way are refused", false, c.damaged(ctx))
+	note("uploads that nobody ended can be found", false, c.unended(ctx))
 	note("the server says what time it is, and when an object was written", true, dated(page))
 	note("the server's clock and this machine's agree within a minute", false, clocks(page.Date, began))
 	_, err = b.Delete(context.WithoutCancel(ctx), c.keys()...)
@@ -192,6 +194,28 @@ func (c *checker) ranges(ctx context.Context) error {
 	return nil
 }
 
+// large writes what has two parts, if parts are no larger than they may be at least.
+func (c *checker) large(ctx context.Context) error {
+	want := strings.Repeat("0123456789abcdef", MinPart/16) + "."
+	if _, err := c.put(ctx, "large", want, Condition{}); err != nil {
+		return err
+	}
+	got, _, err := c.Get(ctx, c.prefix+"large", 0, -1)
+	if err != nil {
+		return err
+	}
+	if string(got) != want {
+		return fmt.Errorf("%d bytes were written, and %d bytes that are not the same read", len(want), len(got))
+	}
+	return nil
+}
+
+// unended asks for uploads, and ends none.
+func (c *checker) unended(ctx context.Context) error {
+	_, err := c.Sweep(ctx, c.prefix, time.Time{})
+	return err
+}
+
 func (c *checker) old(ctx context.Context) error {
 	_, err := c.put(WithIssued(ctx, time.Now().Add(-MaxAge-time.Second)), "late", "x", Condition{})
 	if err == nil {
@@ -231,7 +255,11 @@ func (c *checker) damaged(ctx context.Context) error {
 }
 
 func (c *checker) deleted(ctx context.Context) error {
-	left, err := c.Delete(ctx, c.prefix+"list/00", c.prefix+"list/01", c.prefix+"list/none")
+	names := []string{c.prefix + "list/00", c.prefix + "list/01"}
+	for len(names) < MaxDelete {
+		names = append(names, fmt.Sprintf("%slist/none%d", c.prefix, len(names)))
+	}
+	left, err := c.Delete(ctx, names...)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package bucket_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -12,7 +13,7 @@ import (
 
 func TestCheck(t *testing.T) {
 	memory := &bucket.Memory{}
-	for name, b := range map[string]bucket.Bucket{"memory": memory, "versitygw": real(t, nil)} {
+	for name, b := range map[string]bucket.Bucket{"memory": memory, "versitygw": real(t, nil).WithPartSize(bucket.MinPart)} {
 		found, err := bucket.Check(t.Context(), b, "check/")
 		if err != nil || len(found) < 8 {
 			t.Errorf("%s: Check = %v, %v", name, found, err)
@@ -54,6 +55,23 @@ func (b blind) Put(_ context.Context, key string, body io.ReaderAt, size int64, 
 	return b.Memory.Put(context.Background(), key, body, size, when)
 }
 
+// A small bucket loses the last part of what has several.
+type small struct{ *bucket.Memory }
+
+func (s small) Put(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+	return s.Memory.Put(ctx, key, body, min(size, bucket.MinPart), when)
+}
+
+// A bucket of few takes no thousand keys at once.
+type few struct{ *bucket.Memory }
+
+func (f few) Delete(ctx context.Context, keys ...string) ([]string, error) {
+	if len(keys) >= bucket.MaxDelete {
+		return keys, errors.New("MalformedXML")
+	}
+	return f.Memory.Delete(ctx, keys...)
+}
+
 // TestCheckFinds: what a bucket does not do is found.
 func TestCheckFinds(t *testing.T) {
 	for name, b := range map[string]bucket.Bucket{
@@ -61,6 +79,8 @@ func TestCheckFinds(t *testing.T) {
 		"listing":    eager{&bucket.Memory{}, &bucket.Page{}},
 		"age":        blind{&bucket.Memory{}},
 		"time":       timeless{&bucket.Memory{}},
+		"parts":      small{&bucket.Memory{}},
+		"batches":    few{&bucket.Memory{}},
 	} {
 		found, err := bucket.Check(t.Context(), b, "")
 		bad := 0

@@ -41,7 +41,7 @@ type Options struct {
 	// TryLimit is for how long one try waits until its answer begins, and then until that ends, beside the time that the
 	// bytes take; 0 is 20 s.
 	TryLimit time.Duration
-	// PartSize is from what size on an object is written in parts, and how large those are; 0 is 64 MiB.
+	// PartSize is from what size on an object is written in parts, and how large those are; at least MinPart, 0 is 64 MiB.
 	PartSize int64
 	// Parallel is how many parts of one object are written at once; 0 is 4.
 	Parallel int
@@ -58,6 +58,10 @@ type S3 struct {
 }
 
 var _ Bucket = (*S3)(nil)
+
+// MinPart is how large all parts of an upload but its last must be at least
+// (docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
+const MinPart = 5 << 20
 
 // Open returns the bucket that the options describe. It asks for credentials where they come from elsewhere, and
 // nothing else: Probe says whether the bucket can be reached.
@@ -143,6 +147,13 @@ func (s issuedSigner) SignHTTP(ctx context.Context, c aws.Credentials, r *http.R
 		at = at.Add(-max(time.Since(issued), time.Now().Round(0).Sub(issued.Round(0))))
 	}
 	return s.Signer.SignHTTP(ctx, c, r, payloadHash, service, region, at, options...)
+}
+
+// WithPartSize returns the same bucket with another Options.PartSize.
+func (b *S3) WithPartSize(size int64) *S3 {
+	other := *b
+	other.partSize = size
+	return &other
 }
 
 // Probe reads and lists nothing much, so that what is wrong with the configuration is said at once.

@@ -45,7 +45,7 @@ func TestContract(t *testing.T) {
 	t.Run("memory", func(t *testing.T) { contract(t, &bucket.Memory{}) })
 	t.Run("versitygw", func(t *testing.T) { contract(t, real(t, nil)) })
 	t.Run("versitygw in parts", func(t *testing.T) {
-		contract(t, real(t, func(o *bucket.Options) { o.PartSize = 5 << 20 }))
+		contract(t, real(t, func(o *bucket.Options) { o.PartSize = bucket.MinPart }))
 	})
 }
 
