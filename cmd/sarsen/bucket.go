@@ -289,3 +289,18 @@ func (h *behind) close(ctx context.Context) error {
 	h.redis.close()
 	return err
 }
+
+// A bucketStatus is what /status shows of the bucket.
+type bucketStatus struct {
+	Name    string     `json:"name"`
+	Session s3.Stats   `json:"session"`
+	Climb   tier.Stats `json:"climb"`
+}
+
+// status returns nil if there is no bucket.
+func (h *behind) status() *bucketStatus {
+	if h == nil {
+		return nil
+	}
+	return &bucketStatus{h.config.Name + "/" + h.config.Prefix, h.far.Stats(), h.tier.Stats()}
+}

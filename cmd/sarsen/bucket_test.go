@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,29 +19,6 @@ import (
 	"github.com/sarsen-build/sarsen/segment"
 	"github.com/sarsen-build/sarsen/tier"
 )
-
-// TestAfter: when a bucket is collected again.
-func TestAfter(t *testing.T) {
-	now := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
-	h := &behind{config: config.Bucket{Collect: 24 * time.Hour}, log: slog.New(slog.DiscardHandler)}
-	for _, test := range []struct {
-		name string
-		r    s3.Report
-		err  error
-		want schedule
-	}{
-		{"all is done", s3.Report{Candidates: 5, Deleted: 5}, nil, schedule{24 * time.Hour, false}},
-		{"there is more", s3.Report{Candidates: 5, More: true}, nil, schedule{0, true}},
-		{"there is more, and all of it was refused", s3.Report{Candidates: 5, Refused: 5, More: true}, nil, schedule{24 * time.Hour, false}},
-		{"a promise stands", s3.Report{}, &s3.BlockedError{Until: now.Add(time.Hour)}, schedule{time.Hour, true}},
-		{"another one collects", s3.Report{}, s3.ErrBusy, schedule{time.Hour, false}},
-		{"the bucket is away", s3.Report{}, errors.New("away"), schedule{time.Hour, true}},
-	} {
-		if got := h.after(test.r, test.err, now); got != test.want {
-			t.Errorf("%s: got %+v, want %+v", test.name, got, test.want)
-		}
-	}
-}
 
 // TestExplainClock: a real server's answer to a clock that is wrong names the clock.
 func TestExplainClock(t *testing.T) {

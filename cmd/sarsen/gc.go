@@ -21,7 +21,6 @@ import (
 
 	"github.com/sarsen-build/sarsen/config"
 	"github.com/sarsen-build/sarsen/s3"
-	"github.com/sarsen-build/sarsen/tier"
 )
 
 // bucketFlags are the settings that say where the bucket is.
@@ -137,20 +136,21 @@ func (how gcHow) policy(say func(gcLine)) s3.Policy {
 	}
 }
 
-// gc collects until there is no more to do, and says what it did.
+// gc collects until there is no more to do, and says what it did, also where damaged roots let blobs stay.
 func gc(ctx context.Context, how gcHow, say func(gcLine), collect func(context.Context, s3.Policy) (s3.Report, error)) error {
 	var sum s3.Report
 	for {
 		r, err := collect(ctx, how.policy(say))
 		r.Deleted += sum.Deleted
 		r.DeletedRoots += sum.DeletedRoots
-		if err != nil {
+		var damaged *s3.DamagedError
+		if err != nil && !errors.As(err, &damaged) {
 			return err
 		}
 		// Where all was refused, the next round would be too.
 		if done := r.Candidates - int64(r.Refused); !r.More || how.dryRun || done <= 0 {
 			say(gcLine{Report: &r})
-			return nil
+			return err
 		}
 		sum = r
 	}
@@ -178,9 +178,12 @@ func gcAlone(ctx context.Context, cmd *cobra.Command, how gcHow, say func(gcLine
 
 func explainCollect(c config.Bucket, err error) error {
 	var blocked *s3.BlockedError
+	var damaged *s3.DamagedError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &damaged):
+		return damaged
 	case errors.As(err, &blocked):
 		return fmt.Errorf("nothing was collected: %w; try again then", blocked)
 	case errors.Is(err, s3.ErrBusy):
@@ -236,79 +239,6 @@ func (s *services) collect(stopping context.Context) func(context.Context, url.V
 		}
 		return err
 	}
-}
-
-// collect collects once.
-func (h *behind) collect(ctx context.Context, policy s3.Policy) (s3.Report, error) {
-	r, err := h.far.Collect(ctx, policy)
-	return r, explainCollect(h.config, err)
-}
-
-// collectAgain collects when the last collection, of whichever server, is long enough ago.
-func (h *behind) collectAgain(ctx context.Context) {
-	next := schedule{wait: min(h.config.Collect, time.Minute)}
-	for sleep(ctx, next.wait) {
-		last, now, err := h.far.Collected(ctx)
-		if ago := now.Sub(last); err == nil && ago < h.config.Collect && !next.goesOn {
-			next.wait = h.config.Collect - ago
-			continue
-		}
-		var r s3.Report
-		if err == nil {
-			r, err = h.far.Collect(ctx, s3.Policy{MaxSize: h.config.MaxSize, Patience: 4 * h.config.Heartbeat})
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		next = h.after(r, err, now)
-	}
-}
-
-// A schedule is when to collect next.
-type schedule struct {
-	wait   time.Duration
-	goesOn bool // what the last one began, which is thus no reason to wait
-}
-
-// again is how soon what came to nothing is tried again. Each try lists the bucket, which costs money.
-const again = time.Hour
-
-// after says what a collection did, and when the next one is due.
-func (h *behind) after(r s3.Report, err error, now time.Time) schedule {
-	soon := min(h.config.Collect, again)
-	var ended *s3.BlockedError
-	switch {
-	case errors.As(err, &ended):
-		h.log.Info("the bucket can't be collected yet", "err", err)
-		return schedule{max(ended.Until.Sub(now), time.Minute), true}
-	case errors.Is(err, s3.ErrBusy):
-		h.log.Info("the bucket is not collected by this server now", "err", err)
-		return schedule{soon, false} // somebody else may have done it by then
-	case err != nil:
-		h.log.Warn("the bucket could not be collected", "err", err)
-		return schedule{soon, true}
-	}
-	h.log.Info("bucket collected", "objects", r.Objects, "size", humanize.Bytes(uint64(r.Bytes)), "deleted", r.Deleted, "refused", r.Refused, "more", r.More)
-	// Where all was refused, the next one would be too.
-	if r.More && r.Candidates > int64(r.Refused) {
-		return schedule{0, true}
-	}
-	return schedule{h.config.Collect, false}
-}
-
-// A bucketStatus is what /status shows of the bucket.
-type bucketStatus struct {
-	Name    string     `json:"name"`
-	Session s3.Stats   `json:"session"`
-	Climb   tier.Stats `json:"climb"`
-}
-
-// status returns nil if there is no bucket.
-func (h *behind) status() *bucketStatus {
-	if h == nil {
-		return nil
-	}
-	return &bucketStatus{h.config.Name + "/" + h.config.Prefix, h.far.Stats(), h.tier.Stats()}
 }
 
 // A gcPrinter prints lines as they come.
