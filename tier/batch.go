@@ -96,7 +96,7 @@ func (s *Store) lead(ctx context.Context, ds []digest.Digest, places []int, load
 	for n, i := range places {
 		loads[i].data, loads[i].err = data[n], errs[n]
 		if errs[n] == nil && !wanted[n].IsEmpty() {
-			filled, bytes = append(filled, s.whole(wanted[n], data[n])), append(bytes, data[n])
+			filled, bytes = append(filled, whole(wanted[n], data[n])), append(bytes, data[n])
 		}
 	}
 	s.counts.fetched.Add(int64(len(filled)))
@@ -111,12 +111,6 @@ func (s *Store) lead(ctx context.Context, ds []digest.Digest, places []int, load
 		s.loads.land(ds[i])
 		close(loads[i].done)
 	}
-}
-
-// whole is d with the size of data.
-func (s *Store) whole(d digest.Digest, data []byte) digest.Digest {
-	d.Size = int64(len(data))
-	return d
 }
 
 func pick(ds []digest.Digest, places []int) []digest.Digest {
@@ -156,7 +150,7 @@ func (s *Store) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) [
 	}
 	for i, t := range tries {
 		if t != nil {
-			errs[i] = s.landed(ctx, ds[i], t)
+			errs[i] = s.await(ctx, ds[i], t)
 		}
 	}
 	return errs

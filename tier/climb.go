@@ -123,12 +123,10 @@ func (s *Store) acknowledge(ctx context.Context, d digest.Digest) (*try, error) 
 	return t, nil
 }
 
-// landed waits for t. If it was begun by somebody else and failed, this caller tries by itself.
-func (s *Store) landed(ctx context.Context, d digest.Digest, t *try) error {
+// await waits for t. If it was begun by somebody else and failed, this caller tries by itself.
+func (s *Store) await(ctx context.Context, d digest.Digest, t *try) error {
 	for n := 0; ; n++ {
-		select {
-		case <-t.done:
-		case <-ctx.Done():
+		if !t.wait(ctx) {
 			return &blob.Error{Op: "commit", Digest: d, Err: ctx.Err()}
 		}
 		if t.err == nil || n == 1 {

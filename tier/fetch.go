@@ -39,14 +39,14 @@ type fetch struct {
 	d      digest.Digest
 	err    error
 
-	mu     sync.Mutex
-	users  int // the fetch itself, and its readers; the last one closes far
-	moved  sync.Cond
-	begun  bool  // it has its turn
-	first  int64 // the offset of window[0]
-	window [][]byte
-	end    int64 // the offset behind the window
-	state  state
+	mu      sync.Mutex
+	users   int // the fetch itself, and its readers; the last one closes far
+	moved   sync.Cond
+	hasTurn bool
+	first   int64 // the offset of window[0]
+	window  [][]byte
+	end     int64 // the offset behind the window
+	state   state
 }
 
 type state uint8
@@ -74,7 +74,7 @@ func (s *Store) fetch(d digest.Digest) (f *fetch, leads bool) {
 		}
 		// Nobody's own context: who began it may go while others read along.
 		go func() {
-			defer s.fetches.running.Done()
+			defer s.fetches.done()
 			s.run(s.ctx, d, f)
 			s.fetches.forget(d) // before it may be closed
 			f.release()
@@ -138,7 +138,7 @@ func (s *Store) fill(ctx context.Context, f *fetch) error {
 			return ctx.Err()
 		}
 	}
-	f.begin()
+	f.takeTurn()
 	var first []byte
 	if f.d.Size <= smallSize {
 		// Readers need not wait for room in the near store.
@@ -177,11 +177,11 @@ func (s *Store) fill(ctx context.Context, f *fetch) error {
 	return w.Commit()
 }
 
-// begin shortens the time that readers wait.
-func (f *fetch) begin() {
+// takeTurn notes that the fetch has its turn: from here on readers wait for waitAtMost at most.
+func (f *fetch) takeTurn() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.begun = true
+	f.hasTurn = true
 }
 
 // push shows piece to the readers.
@@ -210,7 +210,7 @@ func (f *fetch) read(p []byte, off int64, wait bool) (int, state) {
 		}
 		if timer == nil {
 			limit := turnAtMost
-			if f.begun {
+			if f.hasTurn {
 				limit = waitAtMost
 			}
 			timer = time.AfterFunc(limit, func() {

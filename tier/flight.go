@@ -13,7 +13,7 @@ type flights[T any] struct {
 	running sync.WaitGroup
 }
 
-// join returns what is under way for d, or begins it with fly, which must call land.
+// join returns what is under way for d, or what begin makes, which the caller leads then: it must land it.
 func (f *flights[T]) join(d digest.Digest, begin func() *T) (flight *T, leads bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -39,7 +39,10 @@ func (f *flights[T]) forget(d digest.Digest) {
 // land ends what is under way for d.
 func (f *flights[T]) land(d digest.Digest) {
 	f.forget(d)
-	f.running.Done()
+	f.done()
 }
+
+// done ends what was forgotten before.
+func (f *flights[T]) done() { f.running.Done() }
 
 func (f *flights[T]) wait() { f.running.Wait() }

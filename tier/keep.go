@@ -36,7 +36,7 @@ func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs diges
 		return &blob.MissingError{Blobs: missing.List()}
 	}
 	for d, t := range tries {
-		if err := s.landed(ctx, d, t); err != nil {
+		if err := s.await(ctx, d, t); err != nil {
 			return err
 		}
 	}

@@ -36,6 +36,16 @@ type try struct {
 
 func newTry() *try { return &try{done: make(chan struct{})} }
 
+// wait waits for the end of t, and reports whether it came before that of ctx.
+func (t *try) wait(ctx context.Context) bool {
+	select {
+	case <-t.done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 const (
 	// roomWithin is how long a write waits for room in the queue. Clients give up after about a minute.
 	roomWithin = 30 * time.Second

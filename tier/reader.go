@@ -60,6 +60,12 @@ func sized(d digest.Digest, r blob.Reader) digest.Digest {
 	return d
 }
 
+// whole is d with the size of data.
+func whole(d digest.Digest, data []byte) digest.Digest {
+	d.Size = int64(len(data))
+	return d
+}
+
 // A reader reads along with a fetch, then from the near store, or from the far one if there is no other way. Until
 // Close it holds the fetch's pin of the far store.
 type reader struct {

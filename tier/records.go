@@ -65,12 +65,10 @@ func (s *Store) Put(ctx context.Context, key [32]byte, value []byte) error {
 	if err != nil || s.writeBack {
 		return err
 	}
-	select {
-	case <-t.done:
-		return t.err
-	case <-ctx.Done():
+	if !t.wait(ctx) {
 		return ctx.Err()
 	}
+	return t.err
 }
 
 // climbRecord returns the try that brings the newest value of key to the far store. There is one a key, so

@@ -36,5 +36,5 @@ func (w *writer) Commit() error {
 	if t == nil {
 		return err
 	}
-	return w.store.landed(w.ctx, w.d, t)
+	return w.store.await(w.ctx, w.d, t)
 }

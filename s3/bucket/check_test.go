@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,108 +30,176 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// A lax bucket ignores conditions, as some servers do.
-type lax struct{ *bucket.Memory }
-
-func (l lax) Put(ctx context.Context, key string, body io.ReaderAt, size int64, _ bucket.Condition) (bucket.Object, error) {
-	return l.Memory.Put(ctx, key, body, size, bucket.Condition{})
-}
-
-// An eager bucket lists what was there a request ago.
-type eager struct {
+// A bent bucket does one verb in a way of its own.
+type bent struct {
 	*bucket.Memory
-	last *bucket.Page
+	get    func(key string, off, n int64) ([]byte, bucket.Object, error)
+	put    func(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error)
+	delete func(keys []string) ([]string, error)
+	list   func(prefix string) (bucket.Page, error)
+	sweep  error
 }
 
-func (e eager) List(ctx context.Context, prefix, after string) (bucket.Page, error) {
-	p, err := e.Memory.List(ctx, prefix, after)
-	*e.last, p = p, *e.last
-	return p, err
-}
-
-// A blind bucket does not look at a request's age.
-type blind struct{ *bucket.Memory }
-
-func (b blind) Put(_ context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
-	return b.Memory.Put(context.Background(), key, body, size, when)
-}
-
-// A small bucket loses the last part of what has several.
-type small struct{ *bucket.Memory }
-
-func (s small) Put(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
-	return s.Memory.Put(ctx, key, body, min(size, bucket.MinPart), when)
-}
-
-// A bucket of few takes no thousand keys at once.
-type few struct{ *bucket.Memory }
-
-func (f few) Delete(ctx context.Context, keys ...string) ([]string, error) {
-	if len(keys) >= bucket.MaxDelete {
-		return keys, errors.New("MalformedXML")
+func (b bent) Get(ctx context.Context, key string, off, n int64) ([]byte, bucket.Object, error) {
+	if b.get != nil {
+		return b.get(key, off, n)
 	}
-	return f.Memory.Delete(ctx, keys...)
+	return b.Memory.Get(ctx, key, off, n)
 }
 
-// TestCheckFinds: what a bucket does not do is found.
+func (b bent) Put(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+	if b.put != nil {
+		return b.put(ctx, key, body, size, when)
+	}
+	return b.Memory.Put(ctx, key, body, size, when)
+}
+
+func (b bent) Delete(ctx context.Context, keys ...string) ([]string, error) {
+	if b.delete != nil {
+		return b.delete(keys)
+	}
+	return b.Memory.Delete(ctx, keys...)
+}
+
+func (b bent) List(ctx context.Context, prefix, after string) (bucket.Page, error) {
+	if b.list != nil {
+		return b.list(prefix)
+	}
+	return b.Memory.List(ctx, prefix, after)
+}
+
+func (b bent) Sweep(context.Context, string, time.Time) (int, error) { return 0, b.sweep }
+
+// TestCheckFinds: what a bucket does not do is found, and nothing else is.
 func TestCheckFinds(t *testing.T) {
-	for name, b := range map[string]bucket.Bucket{
-		"conditions": lax{&bucket.Memory{}},
-		"listing":    eager{&bucket.Memory{}, &bucket.Page{}},
-		"age":        blind{&bucket.Memory{}},
-		"time":       timeless{&bucket.Memory{}},
-		"parts":      small{&bucket.Memory{}},
-		"batches":    few{&bucket.Memory{}},
+	ctx := t.Context()
+	for _, test := range []struct {
+		name string
+		bend func(m *bucket.Memory, b *bent)
+		want []string // words of the findings
+	}{
+		{"the listing is a request late", func(m *bucket.Memory, b *bent) {
+			last := map[string]bucket.Page{}
+			b.list = func(prefix string) (bucket.Page, error) {
+				p, err := m.List(ctx, prefix, "")
+				was := last[prefix]
+				last[prefix] = p
+				if was.Date.IsZero() {
+					was.Date = p.Date
+				}
+				return was, err
+			}
+		}, []string{"listed right after", "deleted at once"}},
+		{"reads are of the first write", func(m *bucket.Memory, b *bent) {
+			b.put = func(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+				if strings.HasSuffix(key, "/again") && m.Value(key) != nil {
+					return bucket.Object{}, nil
+				}
+				return m.Put(ctx, key, body, size, when)
+			}
+		}, []string{"as it was written last"}},
+		{"If-None-Match is ignored", func(m *bucket.Memory, b *bent) {
+			b.put = func(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+				when.Absent = false
+				return m.Put(ctx, key, body, size, when)
+			}
+		}, []string{"If-None-Match"}},
+		{"If-Match is ignored", func(m *bucket.Memory, b *bent) {
+			b.put = func(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+				when.ETag = ""
+				return m.Put(ctx, key, body, size, when)
+			}
+		}, []string{"If-Match: of writes", "If-Match refuses when"}},
+		{"If-Match is ignored where nothing is", func(m *bucket.Memory, b *bent) {
+			b.put = func(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+				if m.Value(key) == nil {
+					when.ETag = ""
+				}
+				return m.Put(ctx, key, body, size, when)
+			}
+		}, []string{"If-Match refuses when"}},
+		{"ranges are ignored", func(m *bucket.Memory, b *bent) {
+			b.get = func(key string, _, _ int64) ([]byte, bucket.Object, error) { return m.Get(ctx, key, 0, -1) }
+		}, []string{"parts of an object"}},
+		{"the last part is lost", func(m *bucket.Memory, b *bent) {
+			b.put = func(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+				return m.Put(ctx, key, body, min(size, bucket.MinPart), when)
+			}
+		}, []string{"a large object"}},
+		{"a request's age is not looked at", func(m *bucket.Memory, b *bent) {
+			b.put = func(_ context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+				return m.Put(ctx, key, body, size, when)
+			}
+		}, []string{"too old"}},
+		{"no thousand keys", func(m *bucket.Memory, b *bent) {
+			b.delete = func(keys []string) ([]string, error) {
+				if len(keys) >= bucket.MaxDelete {
+					return keys, errors.New("MalformedXML")
+				}
+				return m.Delete(ctx, keys...)
+			}
+		}, []string{"deleted at once"}},
+		{"damage is not noticed", func(m *bucket.Memory, b *bent) {
+			b.put = func(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
+				if _, err := io.ReadAll(io.NewSectionReader(body, 0, size)); err != nil { // as who makes the checksum does
+					return bucket.Object{}, err
+				}
+				return m.Put(ctx, key, body, size, when)
+			}
+		}, []string{"damaged on the way"}},
+		{"uploads are not listed", func(_ *bucket.Memory, b *bent) { b.sweep = errors.New("NotImplemented") }, []string{"nobody ended"}},
+		{"no Date", func(m *bucket.Memory, b *bent) {
+			b.list = func(prefix string) (bucket.Page, error) {
+				p, err := m.List(ctx, prefix, "")
+				p.Date = time.Time{}
+				return p, err
+			}
+		}, []string{"what time it is", "clock"}},
 	} {
-		found, err := bucket.Check(t.Context(), b, "")
-		bad := 0
-		for _, f := range found {
-			if f.Err != nil && f.Must {
-				bad++
+		t.Run(test.name, func(t *testing.T) {
+			b := bent{Memory: &bucket.Memory{}}
+			test.bend(b.Memory, &b)
+			found, err := bucket.Check(ctx, b, "")
+			if err != nil {
+				t.Fatal(err)
 			}
-			if f.Err != nil && strings.Contains(f.Err.Error(), "%!") {
-				t.Errorf("%s: %s: %v", name, f.What, f.Err)
+			want := test.want
+			for _, f := range found {
+				if f.Err == nil {
+					continue
+				}
+				if len(want) == 0 || !strings.Contains(f.What, want[0]) || strings.Contains(f.Err.Error(), "%!") {
+					t.Fatalf("found %q: %v, want next %q", f.What, f.Err, want)
+				}
+				want = want[1:]
 			}
-		}
-		if err != nil || bad == 0 {
-			t.Errorf("%s: Check = %v, %v, want a finding", name, found, err)
-		}
+			if len(want) > 0 {
+				t.Errorf("not found: %q", want)
+			}
+		})
 	}
-	if _, err := bucket.Check(t.Context(), &bucket.Memory{Fault: func(string, string) bucket.Fault { return bucket.Refuse }}, ""); err == nil {
+	if _, err := bucket.Check(ctx, &bucket.Memory{Fault: func(string, string) bucket.Fault { return bucket.Refuse }}, ""); err == nil {
 		t.Error("Check of a bucket that refuses = nil")
 	}
 }
 
-// A deaf bucket compares no checksum: what comes is written.
-type deaf struct{ *bucket.Memory }
-
-func (d deaf) Put(ctx context.Context, key string, body io.ReaderAt, size int64, when bucket.Condition) (bucket.Object, error) {
-	_, err := io.ReadAll(io.NewSectionReader(body, 0, size)) // as who makes the checksum does
+// TestCheckForbids: what data would be lost without forbids the bucket; three things may be missing.
+func TestCheckForbids(t *testing.T) {
+	found, err := bucket.Check(t.Context(), &bucket.Memory{}, "")
 	if err != nil {
-		return bucket.Object{}, err
+		t.Fatal(err)
 	}
-	return d.Memory.Put(ctx, key, body, size, when)
-}
-
-// TestCheckChecksum: that a bucket takes bytes that were damaged on the way is found, and forbids nothing.
-func TestCheckChecksum(t *testing.T) {
-	found, err := bucket.Check(t.Context(), deaf{&bucket.Memory{}}, "")
-	var got []bucket.Finding
+	var got []string
 	for _, f := range found {
-		if f.Err != nil {
-			got = append(got, f)
+		if !f.Must {
+			got = append(got, f.What)
 		}
 	}
-	if err != nil || len(got) != 1 || got[0].Must || !strings.Contains(got[0].What, "damaged on the way") {
-		t.Errorf("Check = %v, %v, want that damage on the way is not noticed", got, err)
+	want := []string{
+		"bytes that were damaged on the way are refused", "uploads that nobody ended can be found",
+		"the server's clock and this machine's agree within a minute",
 	}
-}
-
-// A timeless bucket does not say what time it is.
-type timeless struct{ *bucket.Memory }
-
-func (b timeless) List(ctx context.Context, prefix, after string) (bucket.Page, error) {
-	p, err := b.Memory.List(ctx, prefix, after)
-	p.Date = time.Time{}
-	return p, err
+	if !slices.Equal(got, want) {
+		t.Errorf("may be missing: %q, want %q", got, want)
+	}
 }
