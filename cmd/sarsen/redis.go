@@ -101,7 +101,7 @@ func (s *sharing) register(with *prometheus.Registry) {
 	}
 }
 
-// status is what /status shows of Redis, nil if there is none.
+// redisStatus is what /status shows of Redis, nil if there is none.
 func (h *behind) redisStatus() *redis.Stats {
 	if h == nil || h.redis == nil {
 		return nil
@@ -111,7 +111,7 @@ func (h *behind) redisStatus() *redis.Stats {
 }
 
 var redisNumbers = []number[redis.Stats]{
-	gauge("redis_away", "1 while Redis, or a part of a cluster, is gone without, since it did not answer, refused or was slow.", func(s redis.Stats) float64 {
+	gauge("redis_away", "1 while this server does without Redis, or a part of its cluster, because it did not answer, refused or was slow.", func(s redis.Stats) float64 {
 		if s.Away {
 			return 1
 		}

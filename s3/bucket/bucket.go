@@ -96,7 +96,7 @@ const MaxDelete = 1000
 
 // An Error is what a request failed with.
 type Error struct {
-	Op   string // the verb: "get", "put", "delete", "list"
+	Op   string // "get", "head", "put", "delete", "list", "list uploads", "end upload of", "open", "probe"
 	Key  string
 	Hint string // what to do about it, or ""
 	Err  error
@@ -120,8 +120,8 @@ func WithIssued(ctx context.Context, at time.Time) context.Context {
 	return context.WithValue(ctx, issuedKey{}, at)
 }
 
-// Issued returns when requests under the context were issued.
-func Issued(ctx context.Context) (at time.Time, ok bool) {
+// issued returns when requests under the context were issued.
+func issued(ctx context.Context) (at time.Time, ok bool) {
 	at, ok = ctx.Value(issuedKey{}).(time.Time)
 	return at, ok
 }

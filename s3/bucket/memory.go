@@ -57,18 +57,18 @@ type request struct {
 }
 
 func (m *Memory) do(ctx context.Context, op, key string, act func() error) (Fault, error) {
-	issued, pinned := Issued(ctx)
+	at, fixed := issued(ctx)
 	if m.Before != nil {
 		m.Before(op, key)
 	}
-	if !pinned {
-		issued = time.Now() // a request is signed when it is sent
+	if !fixed {
+		at = time.Now() // a request is signed when it is sent
 	}
 	f := None
 	if m.Fault != nil {
 		f = m.Fault(op, key)
 	}
-	r := &request{op, key, issued, act}
+	r := &request{op, key, at, act}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.count == nil {

@@ -75,7 +75,7 @@ func (e ending) Close() error {
 	return e.ReadCloser.Close()
 }
 
-// tryLimit is for how long one try waits for the beginning of an answer, and longer than its bytes take for its end: a server may have to delete a thousand objects.
+// tryLimit is the usual Options.TryLimit: a server may have to delete a thousand objects before it answers.
 const tryLimit = 20 * time.Second
 
 // timeout returns for how long all tries of a request with n bytes may take together.

@@ -38,8 +38,8 @@ type Options struct {
 	// Attempts is how often a request is tried; 0 is 5. All requests together have a budget, so that a bucket that is
 	// down is not asked five times as often.
 	Attempts int
-	// TryLimit is for how long one try waits until its answer begins, and then until that ends, beside the time that the
-	// bytes take; 0 is 20 s.
+	// TryLimit is how long one try waits for its answer to begin, and then for it to end, each on top of the time that
+	// its bytes take at 128 KiB/s; 0 is 20 s.
 	TryLimit time.Duration
 	// PartSize is from what size on an object is written in parts, and how large those are; at least MinPart, 0 is 64 MiB.
 	PartSize int64
@@ -142,9 +142,9 @@ type issuedSigner struct{ *v4.Signer }
 
 // SignHTTP implements s3.HTTPSignerV4.
 func (s issuedSigner) SignHTTP(ctx context.Context, c aws.Credentials, r *http.Request, payloadHash, service, region string, at time.Time, options ...func(*v4.SignerOptions)) error {
-	if issued, ok := Issued(ctx); ok {
+	if from, ok := issued(ctx); ok {
 		// at knows how far this clock is off the server's. The clock that stands still while the machine sleeps won't do.
-		at = at.Add(-max(time.Since(issued), time.Now().Round(0).Sub(issued.Round(0))))
+		at = at.Add(-max(time.Since(from), time.Now().Round(0).Sub(from.Round(0))))
 	}
 	return s.Signer.SignHTTP(ctx, c, r, payloadHash, service, region, at, options...)
 }
@@ -156,7 +156,7 @@ func (b *S3) WithPartSize(size int64) *S3 {
 	return &other
 }
 
-// Probe reads and lists nothing much, so that what is wrong with the configuration is said at once.
+// Probe lists one object, so that what is wrong with the configuration is said at once.
 func (b *S3) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout(0))
 	defer cancel()
