@@ -204,6 +204,27 @@ func TestLinksLead(t *testing.T) {
 	}
 }
 
+// TestMutantsAreExplained: docs/testing.md names every mutant.
+func TestMutantsAreExplained(t *testing.T) {
+	text, err := os.ReadFile(root + "/docs/testing.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	off, err := os.ReadFile(root + "/internal/mutant/off.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := regexp.MustCompile(`(?m)^\t(\w+) += false$`).FindAllStringSubmatch(string(off), -1)
+	if len(all) < 100 {
+		t.Fatalf("%d mutants found in off.go: it has another form", len(all))
+	}
+	for _, m := range all {
+		if !strings.Contains(string(text), "`"+m[1]+"`") {
+			t.Errorf("docs/testing.md does not name the mutant %s", m[1])
+		}
+	}
+}
+
 // TestRow pins the form of the table, so that a line in another form can't hide a package.
 func TestRow(t *testing.T) {
 	for line, want := range map[string]string{
