@@ -48,11 +48,11 @@ func (c Condition) Sound() bool { return len(c.Problems)+len(c.Incomplete) == 0 
 func Fsck(ctx context.Context, b bucket.Bucket, check Check) (Condition, error) {
 	f := &fsck{Store: newStore(b, Options{}), check: check, condemned: map[string]bool{}}
 	defer f.stop()
-	o, _, err := f.readOwner(ctx)
+	r, _, err := f.readRegister(ctx)
 	if err != nil {
 		return f.Condition, err
 	}
-	for _, v := range o.Verdicts {
+	for _, v := range r.Verdicts {
 		p, err := f.readProposal(ctx, v.Key)
 		if err != nil {
 			return f.Condition, err

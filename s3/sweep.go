@@ -52,7 +52,7 @@ func (c *collection) removeKeys(ctx context.Context, keys []string) (n int, err 
 // carryOut does what earlier collections left: it deletes what their verdicts name, closes those that are old enough,
 // and removes documents that nothing names, and uploads that nobody will end.
 func (c *collection) carryOut(ctx context.Context, now census) error {
-	for _, v := range slices.Clone(c.owner.Verdicts) {
+	for _, v := range slices.Clone(c.register.Verdicts) {
 		if v.Session != c.life.id && (slices.Contains(now.alive, v.Session) || now.ended[v.Session] != nil) {
 			continue // whoever decided it may be at it
 		}
@@ -73,7 +73,7 @@ func (c *collection) carryOut(ctx context.Context, now census) error {
 			return err
 		}
 		if _, err := c.remove(ctx, p); err != nil {
-			if len(c.owner.Verdicts) >= maxVerdicts {
+			if len(c.register.Verdicts) >= maxVerdicts {
 				return err
 			}
 			// One object that can't be removed, as a lock may have it, is no reason to remove no other.
@@ -84,7 +84,7 @@ func (c *collection) carryOut(ctx context.Context, now census) error {
 		if now.date.Sub(o.Modified) < bucket.MaxAge {
 			continue
 		}
-		c.owner.Verdicts = slices.DeleteFunc(c.owner.Verdicts, func(w verdict) bool { return w.Key == v.Key })
+		c.register.Verdicts = slices.DeleteFunc(c.register.Verdicts, func(w verdict) bool { return w.Key == v.Key })
 		if err := c.write(ctx); err != nil {
 			return err
 		}
@@ -104,8 +104,8 @@ const maxVerdicts = 64
 
 // tidyDocuments removes proposals, answers and verdicts that the register does not name: their collections are over.
 func (c *collection) tidyDocuments(ctx context.Context) error {
-	open := map[string]bool{c.owner.Proposal: true}
-	for _, v := range c.owner.Verdicts {
+	open := map[string]bool{c.register.Proposal: true}
+	for _, v := range c.register.Verdicts {
 		open[v.Key] = true
 	}
 	var gone []string
@@ -113,7 +113,7 @@ func (c *collection) tidyDocuments(ctx context.Context) error {
 		if _, err := bucket.All(ctx, c.bucket, prefix, func(page []bucket.Object) error {
 			for _, o := range page {
 				document, _, _ := strings.Cut(o.Key, ".") // which the answers have
-				if !open[document] && epochOf(o.Key) < c.owner.Epoch {
+				if !open[document] && epochOf(o.Key) < c.register.Epoch {
 					gone = append(gone, o.Key)
 				}
 			}

@@ -426,7 +426,7 @@ func (w *world) leaks() {
 		switch {
 		case ok && want[blobPrefix(i.key)]:
 			delete(want, blobPrefix(i.key))
-		case key == ownerKey, strings.HasPrefix(key, sessions+"z"), strings.HasPrefix(key, roots):
+		case key == registerKey, strings.HasPrefix(key, sessions+"z"), strings.HasPrefix(key, roots):
 		default:
 			left++
 			w.Errorf("at rest: leak: %s", key)

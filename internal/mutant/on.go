@@ -330,6 +330,6 @@ var (
 	UploadUndefended = name == "UploadUndefended"
 	// ShortFence gives a yes though others may have declared the session dead.
 	ShortFence = name == "ShortFence"
-	// OwnerUnfenced lets a collector that was stopped write its verdict over what another one decided since.
-	OwnerUnfenced = name == "OwnerUnfenced"
+	// RegisterUnfenced lets a collector that was stopped write its verdict over what another one decided since.
+	RegisterUnfenced = name == "RegisterUnfenced"
 )

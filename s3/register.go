@@ -18,9 +18,9 @@ import (
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
 
-// An owner is what the register says. It is written only on the condition that it is what the writer read, so that
-// its changes have one order, and whoever was stopped for a while changes nothing.
-type owner struct {
+// A register is what the object "owner" says, through which all decisions go. It is written only on the condition that it
+// is what the writer read, so that its changes have one order, and whoever was stopped for a while changes nothing.
+type register struct {
 	Serial   int       `json:"serial"`             // of changes, so that no two contents are equal
 	Epoch    int       `json:"epoch"`              // of the newest collection
 	Session  string    `json:"session"`            // who collects
@@ -34,37 +34,37 @@ type verdict struct {
 	Session string `json:"session"` // who deletes them
 }
 
-// readOwner returns what the register says, and its version; nothing and "" if there is none yet.
-func (s *Store) readOwner(ctx context.Context) (o owner, etag string, err error) {
-	at, err := s.getJSON(ctx, ownerKey, &o)
+// readRegister returns what the register says, and its version; nothing and "" if there is none yet.
+func (s *Store) readRegister(ctx context.Context) (r register, etag string, err error) {
+	at, err := s.getJSON(ctx, registerKey, &r)
 	if errors.Is(err, bucket.ErrNotFound) {
-		return owner{}, "", nil
+		return register{}, "", nil
 	}
-	return o, at.ETag, err
+	return r, at.ETag, err
 }
 
 // errOvertaken says that the register is not what it was.
 var errOvertaken = fmt.Errorf("%w: its register was changed", ErrBusy)
 
-// writeOwner changes the register if it is still of that version.
-func (s *Store) writeOwner(ctx context.Context, etag string, o *owner) (string, error) {
-	o.Serial++
-	b, err := json.Marshal(o)
+// writeRegister changes the register if it is still of that version.
+func (s *Store) writeRegister(ctx context.Context, etag string, r *register) (string, error) {
+	r.Serial++
+	b, err := json.Marshal(r)
 	if err != nil {
 		return "", err
 	}
 	var last error
 	for range decisions {
 		when := bucket.Condition{Absent: etag == "", ETag: etag}
-		if mutant.OwnerUnfenced {
+		if mutant.RegisterUnfenced {
 			when = bucket.Condition{}
 		}
-		at, err := s.bucket.Put(ctx, ownerKey, bytesAt(b), int64(len(b)), when)
+		at, err := s.bucket.Put(ctx, registerKey, bytesAt(b), int64(len(b)), when)
 		if err == nil {
 			return at.ETag, nil
 		}
 		// The answer may have been lost.
-		now, at, err2 := s.bucket.Get(ctx, ownerKey, 0, -1)
+		now, at, err2 := s.bucket.Get(ctx, registerKey, 0, -1)
 		switch {
 		case err2 == nil && bytes.Equal(now, b):
 			return at.ETag, nil
@@ -77,13 +77,13 @@ func (s *Store) writeOwner(ctx context.Context, etag string, o *owner) (string, 
 }
 
 // change changes the register, and heeds it as every session does.
-func (s *Store) change(ctx context.Context, l *life, etag string, o *owner) (string, error) {
+func (s *Store) change(ctx context.Context, l *life, etag string, r *register) (string, error) {
 	asked := l.ledger.Now()
-	etag, err := s.writeOwner(ctx, etag, o)
+	etag, err := s.writeRegister(ctx, etag, r)
 	if err != nil {
 		return "", err
 	}
-	return etag, s.heed(ctx, l, *o, asked)
+	return etag, s.heed(ctx, l, *r, asked)
 }
 
 // decisions is how often a change of the register is tried.
@@ -196,28 +196,28 @@ func (s *Store) regain(ctx context.Context, l *life) error {
 
 // answer reads the register, and answers the proposal that it names.
 func (s *Store) answer(ctx context.Context, l *life) error {
-	var o owner
+	var r register
 	var etag string
-	for before := -1; ; before = o.Serial {
+	for before := -1; ; before = r.Serial {
 		asked := l.ledger.Now()
 		var err error
-		if o, etag, err = s.readOwner(ctx); err != nil {
+		if r, etag, err = s.readRegister(ctx); err != nil {
 			return err
 		}
-		err = s.heed(ctx, l, o, asked)
+		err = s.heed(ctx, l, r, asked)
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, bucket.ErrNotFound) || o.Serial == before {
+		if !errors.Is(err, bucket.ErrNotFound) || r.Serial == before {
 			return err
 		}
 		// A document that is gone was of a collection that is over by now.
 	}
-	a := l.answerTo(o.Proposal)
-	if a == nil || a.sent || o.Session == l.id {
-		return s.void(ctx, l, o, etag)
+	a := l.answerTo(r.Proposal)
+	if a == nil || a.sent || r.Session == l.id {
+		return s.void(ctx, l, r, etag)
 	}
-	if err := s.writeLines(ctx, answerKey(o.Proposal, l.id), []byte(strings.Join(a.refused, "\n"))); err != nil {
+	if err := s.writeLines(ctx, answerKey(r.Proposal, l.id), []byte(strings.Join(a.refused, "\n"))); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -228,22 +228,22 @@ func (s *Store) answer(ctx context.Context, l *life) error {
 
 // void makes a proposal void whose collector can't decide any more: it ended, or gave up and could not say so. While it is
 // open, nobody can say of what it names whether it stays.
-func (s *Store) void(ctx context.Context, l *life, o owner, etag string) error {
-	if !l.stale(o.Proposal) {
+func (s *Store) void(ctx context.Context, l *life, r register, etag string) error {
+	if !l.stale(r.Proposal) {
 		return nil
 	}
-	if o.Session == l.id {
+	if r.Session == l.id {
 		select {
 		case s.collecting <- struct{}{}:
 			defer func() { <-s.collecting }()
 		default:
 			return nil
 		}
-	} else if c, err := s.count(ctx, l); err != nil || slices.Contains(c.alive, o.Session) {
+	} else if c, err := s.count(ctx, l); err != nil || slices.Contains(c.alive, r.Session) {
 		return err
 	}
-	o.Proposal = ""
-	if _, err := s.change(ctx, l, etag, &o); !errors.Is(err, errOvertaken) {
+	r.Proposal = ""
+	if _, err := s.change(ctx, l, etag, &r); !errors.Is(err, errOvertaken) {
 		return err
 	}
 	return nil
@@ -277,13 +277,13 @@ func (l *life) answerTo(proposal string) *answer {
 }
 
 // heed lets go of what the register says may be deleted, and forgets what it does not say any more.
-func (s *Store) heed(ctx context.Context, l *life, o owner, asked ledger.Quarter) error {
-	l.saw(o.Epoch, asked)
+func (s *Store) heed(ctx context.Context, l *life, r register, asked ledger.Quarter) error {
+	l.saw(r.Epoch, asked)
 	open := map[string]bool{}
-	if o.Proposal != "" {
-		open[o.Proposal] = true
+	if r.Proposal != "" {
+		open[r.Proposal] = true
 	}
-	for _, v := range o.Verdicts {
+	for _, v := range r.Verdicts {
 		open[v.Key] = true
 	}
 	for key := range open {
@@ -299,9 +299,9 @@ func (s *Store) heed(ctx context.Context, l *life, o owner, asked ledger.Quarter
 		if err != nil {
 			return err
 		}
-		l.letGoOf(key, p, key == o.Proposal)
+		l.letGoOf(key, p, key == r.Proposal)
 	}
-	l.forget(o.Serial, open)
+	l.forget(r.Serial, open)
 	return nil
 }
 
