@@ -20,12 +20,12 @@ type choice struct {
 	life   *life
 	date   time.Time // of the server's clock, at the beginning
 
-	mu      sync.Mutex
-	report  Report
-	second  map[string][]found // by survivor: second copies, and records that it superseded
-	seconds int                // how many there are in it
-	oldest  oldest             // what may go by age, or for all
-	pages   map[string][]found // by part of the listing: the last group, which may go on
+	mu           sync.Mutex
+	report       Report
+	second       map[string][]found // by survivor: second copies, and records that it superseded
+	secondCopies int                // how many there are in it
+	oldest       oldest             // what may go by age, or for all
+	pages        map[string][]found // by part of the listing: the last group, which may go on
 }
 
 // A found is an object with what decides over it.
@@ -118,9 +118,9 @@ func (c *choice) judge(group []found) {
 		c.report.KeptBytes += stays.bytes
 	}
 	for _, f := range group {
-		if f != stays && c.seconds < 4*c.policy.limit() { // more than may go at once; the others are found again
+		if f != stays && c.secondCopies < 4*c.policy.limit() { // more than may go at once; the others are found again
 			c.second[stays.name()] = append(c.second[stays.name()], f)
-			c.seconds++
+			c.secondCopies++
 		}
 	}
 	young := c.policy.Grace > 0 && c.date.Sub(stays.modified) < c.policy.Grace

@@ -101,7 +101,7 @@ func (c *collection) run(ctx context.Context) error {
 	if err := c.beginEpoch(ctx); err != nil {
 		return err
 	}
-	census, err := c.count(ctx, c.life)
+	census, err := c.takeCensus(ctx, c.life)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func (c *collection) beginEpoch(ctx context.Context) (err error) {
 			return err
 		}
 		if r := c.register; r.Proposal != "" && r.Session != c.life.id {
-			census, err := c.count(ctx, c.life)
+			census, err := c.takeCensus(ctx, c.life)
 			if err != nil {
 				return err
 			}
@@ -255,7 +255,7 @@ func (c *collection) ask(ctx context.Context, p proposal, m *marks, before censu
 // whether it stays; so the long wait comes before it.
 func (c *collection) quiet(ctx context.Context) error {
 	for {
-		now, err := c.count(ctx, c.life)
+		now, err := c.takeCensus(ctx, c.life)
 		if err != nil {
 			return err
 		}
@@ -286,7 +286,7 @@ func (c *collection) await(ctx context.Context, key string, before census) (answ
 	for {
 		now := before
 		if !mutant.OneListing {
-			if now, err = c.count(ctx, c.life); err != nil {
+			if now, err = c.takeCensus(ctx, c.life); err != nil {
 				return nil, err
 			}
 		}

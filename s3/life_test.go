@@ -105,7 +105,7 @@ func TestSilent(t *testing.T) {
 			var c census
 			for range 5 {
 				var err error
-				if c, err = s.count(t.Context(), s.now.Load()); err != nil {
+				if c, err = s.takeCensus(t.Context(), s.now.Load()); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(time.Minute)

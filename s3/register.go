@@ -239,7 +239,7 @@ func (s *Store) void(ctx context.Context, l *life, r register, etag string) erro
 		default:
 			return nil
 		}
-	} else if c, err := s.count(ctx, l); err != nil || slices.Contains(c.alive, r.Session) {
+	} else if c, err := s.takeCensus(ctx, l); err != nil || slices.Contains(c.alive, r.Session) {
 		return err
 	}
 	r.Proposal = ""
