@@ -231,7 +231,7 @@ func damagedCopy(t *testing.T, size, bad int) {
 	closeStore(t, s)
 }
 
-// TestDamagedVerdict: who can't read what may be deleted takes up nothing, and nobody else's work ends with it. When the
+// TestDamagedVerdict: who can't read what may be deleted adopts nothing, and nobody else's work ends with it. When the
 // verdict can't be carried out any more, it is closed, and all that is there is found again.
 func TestDamagedVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

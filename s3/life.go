@@ -51,11 +51,11 @@ type life struct {
 	ids       ids
 	nextBlob  atomic.Uint64
 
-	// door is held by whoever takes up what lies in the bucket, and by whoever lets go of it. No I/O is done inside.
+	// door is held by whoever adopts what lies in the bucket, and by whoever lets go of it. No I/O is done inside.
 	door   chan struct{}
 	letGo  map[string]map[string]bool // by proposal or verdict: keys that may be deleted
-	unread map[string]bool            // documents that are damaged: what they name is not known, so nothing is taken up
-	spoilt map[string]bool            // keys whose bytes were found damaged: they are not taken up again, nor for a survivor
+	unread map[string]bool            // documents that are damaged: what they name is not known, so nothing is adopted
+	spoilt map[string]bool            // keys whose bytes were found damaged: they are not adopted again, and no copy is let go for them
 	drops  uint64                     // how often a set was dropped from letGo
 	adds   uint64                     // how often one was added
 	epoch  int                        // the greatest that the register was seen to have
@@ -322,9 +322,9 @@ func (t *ids) at(k ledger.Key, size int64, p ledger.Place) incarnation {
 	return i
 }
 
-// take takes up what lies in the bucket, unless it may be deleted. drops is what l.drops was before it was looked for:
-// if sets were dropped since, what was seen may have been deleted meanwhile, and take does nothing.
-func (l *life) take(drops uint64, found []incarnation, fresh bool) (ok bool) {
+// adopt lets the ledger name what lies in the bucket, unless it may be deleted. drops is what l.drops was before it was
+// looked for: if sets were dropped since, what was seen may have been deleted meanwhile, and adopt does nothing.
+func (l *life) adopt(drops uint64, found []incarnation, fresh bool) (ok bool) {
 	l.door <- struct{}{}
 	defer func() { <-l.door }()
 	if l.drops != drops {

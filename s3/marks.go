@@ -111,7 +111,7 @@ func (s *Store) mark(ctx context.Context, m *marks) error {
 // disown drops a blob whose bytes are known to be damaged, so that who keeps the root anew uploads it.
 func (s *Store) disown(d digest.Digest, cause error) {
 	h := held{life: s.now.Load()}
-	if h.take(keyOf(d), d.Size) {
+	if h.tryPin(keyOf(d), d.Size) {
 		_ = s.drop(&h, cause)
 		h.pin.Release()
 	}

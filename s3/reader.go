@@ -18,7 +18,7 @@ import (
 // hold pins a key and returns where it lies. With Lookup it looks in the bucket for what the ledger does not know.
 func (s *Store) hold(ctx context.Context, l *life, k ledger.Key, size int64, prefix string) (h held, err error) {
 	h = held{life: l}
-	if h.take(k, size) {
+	if h.tryPin(k, size) {
 		return h, nil
 	}
 	if !s.lookup || s.noRecords && k.Kind == ledger.Record {
@@ -32,9 +32,9 @@ func (s *Store) hold(ctx context.Context, l *life, k ledger.Key, size int64, pre
 		}
 		sim.Point("looked")
 		switch {
-		case h.take(k, size):
+		case h.tryPin(k, size):
 			return h, nil
-		case l.changeCount() != before: // what was found may have been let go of, or been free to be taken up, since
+		case l.changeCount() != before: // what was found may have been let go of, or been free to be adopted, since
 		case undecided && k.Kind != ledger.Record && !mutant.UndecidedGone:
 			return h, errUndecided
 		default:
@@ -55,7 +55,8 @@ type held struct {
 	pin   ledger.Pin
 }
 
-func (h *held) take(k ledger.Key, size int64) (ok bool) {
+// tryPin pins what the ledger names for a key, if it names something.
+func (h *held) tryPin(k ledger.Key, size int64) (ok bool) {
 	var have int64
 	h.pin, ok = h.life.ledger.Pin(k, size, func(p ledger.Place, n int64) { h.place, have = p, n })
 	if ok {
@@ -67,7 +68,7 @@ func (h *held) take(k ledger.Key, size int64) (ok bool) {
 // again looks whether the ledger names another copy than the one that was held, which is gone.
 func (h *held) again() bool {
 	next := held{life: h.life}
-	if !next.take(h.key, digest.AnySize) {
+	if !next.tryPin(h.key, digest.AnySize) {
 		return false
 	}
 	defer next.pin.Release()

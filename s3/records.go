@@ -64,7 +64,7 @@ func (s *Store) Put(ctx context.Context, key [32]byte, value []byte) error {
 // known returns the number of the incarnation that the ledger names, or 0.
 func (l *life) known(k ledger.Key) uint64 {
 	h := held{life: l}
-	if !h.take(k, -1) {
+	if !h.tryPin(k, -1) {
 		return 0
 	}
 	h.pin.Release()

@@ -173,7 +173,7 @@ func (s *Store) readLines(ctx context.Context, key string) (string, error) {
 	return string(b[:end]), nil
 }
 
-// follow does what the register asks of every session: it answers the proposal, and does not take up what may be
+// follow does what the register asks of every session: it answers the proposal, and does not adopt what may be
 // deleted.
 func (s *Store) follow(ctx context.Context, l *life) error {
 	if err := s.answer(ctx, l); err != nil {
@@ -293,7 +293,7 @@ func (s *Store) heed(ctx context.Context, l *life, r register, asked ledger.Quar
 		p, err := s.readProposal(ctx, key)
 		if errors.Is(err, blob.ErrCorrupt) {
 			s.log.Error("what may be deleted is not known, so nothing that is found in the bucket is taken up", "damaged", key)
-			l.takeNothing(key)
+			l.adoptNothing(key)
 			continue
 		}
 		if err != nil {
@@ -312,8 +312,8 @@ func (l *life) heeds(key string) bool {
 	return l.letGo[key] != nil
 }
 
-// takeNothing takes up nothing until a document that is damaged is not open any more. It gets no answer.
-func (l *life) takeNothing(document string) {
+// adoptNothing lets nothing be adopted until a document that is damaged is not open any more. It gets no answer.
+func (l *life) adoptNothing(document string) {
 	l.door <- struct{}{}
 	defer func() { <-l.door }()
 	l.unread[document] = true
@@ -357,7 +357,7 @@ func (l *life) forget(serial int, open map[string]bool) {
 	}
 }
 
-// readAgain ends what takeNothing began. The caller holds the door.
+// readAgain ends what adoptNothing began. The caller holds the door.
 func (l *life) readAgain(document string) {
 	delete(l.unread, document)
 	l.drops++
@@ -379,7 +379,7 @@ func (l *life) saw(epoch int, asked ledger.Quarter) {
 }
 
 // letGoOf lets go of what a proposal names, but for what it must refuse: what is leased, held or on its way. From then
-// on nothing of it is taken up. Of a second copy the survivor takes the place, with its leases and pins. What a verdict
+// on nothing of it is adopted. Of a second copy the survivor takes the place, with its leases and pins. What a verdict
 // names was let go of before, or was never here.
 func (l *life) letGoOf(document string, p proposal, ask bool) {
 	l.door <- struct{}{}
@@ -429,7 +429,7 @@ func (l *life) condemn(e entry, force bool, floor ledger.Quarter) (agreed, forgo
 	}
 	p := l.ids.place(i)
 	if p == 0 {
-		return true, false // it could not be taken up
+		return true, false // it could not be adopted
 	}
 	if l.spoilt[e.survivor] {
 		return false, false

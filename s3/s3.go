@@ -16,7 +16,7 @@
 //
 // # Concurrency
 //
-// The ledger is as package ledger says. The door, a channel, is held by who takes up what the bucket has and by who lets
+// The ledger is as package ledger says. The door, a channel, is held by who adopts what the bucket has and by who lets
 // go of it. Mutexes guard memory only, and no I/O is done under either. Uploads of one blob at a time go one after the
 // other in a process: who comes second waits, and takes over if the first one fails.
 //
@@ -332,7 +332,7 @@ func (s *Store) KnowsRecord(key [32]byte) bool {
 	return ok
 }
 
-// Refresh takes up what others wrote since the ledger was loaded.
+// Refresh adopts what others wrote since the ledger was loaded.
 func (s *Store) Refresh(ctx context.Context) error {
 	l, err := s.enter()
 	if err != nil {

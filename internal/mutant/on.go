@@ -310,7 +310,7 @@ var (
 	DeleteFirst = name == "DeleteFirst"
 	// KeyReused gives every copy of a blob the same key (seed 004).
 	KeyReused = name == "KeyReused"
-	// AdoptBlind takes up what it finds without asking whether it may be deleted.
+	// AdoptBlind adopts what it finds without asking whether it may be deleted.
 	AdoptBlind = name == "AdoptBlind"
 	// UndecidedGone says that a blob is gone of which others are still asked.
 	UndecidedGone = name == "UndecidedGone"
