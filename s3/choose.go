@@ -162,7 +162,7 @@ func (c *choice) propose() proposal {
 	p := proposal{force: c.policy.All}
 	limit := c.policy.limit()
 	add := func(f found, survivor string) {
-		p.entries = append(p.entries, entry{f.name(), survivor})
+		p.lines = append(p.lines, line{f.name(), survivor})
 		c.report.Candidates++
 		c.report.CandidateBytes += f.bytes
 	}
@@ -174,7 +174,7 @@ func (c *choice) propose() proposal {
 		}
 	}
 	for _, f := range c.oldest {
-		if len(p.entries) >= limit || !c.policy.All && excess <= 0 {
+		if len(p.lines) >= limit || !c.policy.All && excess <= 0 {
 			break
 		}
 		excess -= f.bytes
@@ -186,11 +186,11 @@ func (c *choice) propose() proposal {
 	}
 	for survivor, group := range c.second {
 		for _, f := range group {
-			if len(p.entries) < 2*limit {
+			if len(p.lines) < 2*limit {
 				add(f, survivor)
 			}
 		}
 	}
-	slices.SortFunc(p.entries, func(a, b entry) int { return strings.Compare(a.key, b.key) })
+	slices.SortFunc(p.lines, func(a, b line) int { return strings.Compare(a.key, b.key) })
 	return p
 }

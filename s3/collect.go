@@ -118,13 +118,13 @@ func (c *collection) run(ctx context.Context) error {
 	p, report, err := c.choose(ctx, c.life, c.policy, m, census.date)
 	report.Epoch, report.DeletedRoots, report.Roots = c.register.Epoch, c.report.DeletedRoots, len(m.roots)
 	c.report = report
-	if err != nil || len(p.entries) == 0 {
+	if err != nil || len(p.lines) == 0 {
 		return errors.Join(err, m.err())
 	}
-	c.report.More = len(p.entries) >= c.policy.limit()
+	c.report.More = len(p.lines) >= c.policy.limit()
 	agreed, err := c.ask(ctx, p, m, census)
 	if err != nil {
-		// Whoever collects next makes it void, too.
+		// If that fails, whoever collects next withdraws it.
 		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.heartbeat)
 		defer cancel()
 		return errors.Join(err, c.withdraw(wait))
@@ -148,7 +148,7 @@ func (c *collection) dry(ctx context.Context) error {
 }
 
 // beginEpoch makes this session the one that collects, unless another one that lives is at it. A proposal of one that has
-// ended is void from then on: its verdict can't come any more.
+// ended is withdrawn from then on: its verdict can't come any more.
 func (c *collection) beginEpoch(ctx context.Context) (err error) {
 	for {
 		asked := c.life.ledger.Now()
@@ -190,7 +190,7 @@ func (c *collection) propose(ctx context.Context, p proposal) (key string, err e
 	return key, c.write(ctx)
 }
 
-// withdraw makes the proposal void.
+// withdraw takes the proposal back: sessions may adopt again what it names.
 func (c *collection) withdraw(ctx context.Context) error {
 	if c.register.Proposal == "" {
 		return nil
@@ -240,13 +240,13 @@ func (c *collection) ask(ctx context.Context, p proposal, m *marks, before censu
 			return agreed, err
 		}
 	}
-	for _, e := range p.entries {
-		i, _ := parseName(e.key)
-		if refused[e.key] || e.survivor == "" && i.size > 0 && m.has(i.key) {
+	for _, l := range p.lines {
+		i, _ := parseName(l.key)
+		if refused[l.key] || l.survivor == "" && i.size > 0 && m.has(i.key) {
 			c.report.Refused++
 			continue
 		}
-		agreed.entries = append(agreed.entries, e)
+		agreed.lines = append(agreed.lines, l)
 	}
 	return agreed, nil
 }
@@ -326,7 +326,7 @@ func (c *collection) await(ctx context.Context, key string, before census) (answ
 
 // decide writes the verdict and carries it out.
 func (c *collection) decide(ctx context.Context, agreed proposal) error {
-	if len(agreed.entries) == 0 {
+	if len(agreed.lines) == 0 {
 		return c.withdraw(ctx)
 	}
 	v := verdict{documentKey(verdicts, c.register.Epoch, c.life.id), c.life.id}

@@ -13,17 +13,17 @@ import (
 )
 
 // An object that holds a blob or a record begins with a frame, so that a bucket alone says what is in it: a header,
-// then an entry for each block of the bytes, then the blocks, each as it is or compressed for itself. Numbers are
+// then a row for each block of the bytes, then the blocks, each as it is or compressed for itself. Numbers are
 // little-endian.
 //
 //	header  0 "SARSENS3"  8 version  9 kind  12 block size  16 size  24 hash or key  56 bytes of all blocks
 //	        64 XXH3 of bytes 0 to 64 and of the table
-//	entry   0 bytes, and whether they are compressed (bit 31)  4 XXH3 of them
+//	row     0 bytes, and whether they are compressed (bit 31)  4 XXH3 of them
 const (
 	magic      = "SARSENS3"
 	version    = 1
 	headerSize = 72
-	entrySize  = 12
+	rowSize    = 12
 	compressed = 1 << 31
 	// blockSize is how much of a blob is compressed and verified at once, in bytes.
 	blockSize = 1 << 20
@@ -49,7 +49,7 @@ type block struct {
 func blockCount(size, block int64) int64 { return (size + block - 1) / block }
 
 // frameSize returns how long the frame of a blob is.
-func frameSize(size, block int64) int64 { return headerSize + entrySize*blockCount(size, block) }
+func frameSize(size, block int64) int64 { return headerSize + rowSize*blockCount(size, block) }
 
 // bounds returns where block i lies in the blob.
 func (f *frame) bounds(i int64) (from, to int64) { return i * f.block, min((i+1)*f.block, f.size) }
@@ -137,7 +137,7 @@ func decodeFrame(b []byte) (*frame, error) {
 	if sumOf(b) != binary.LittleEndian.Uint64(b[64:]) {
 		return bad("its header's checksum")
 	}
-	for at, off := int64(headerSize), end; at < end; at += entrySize {
+	for at, off := int64(headerSize), end; at < end; at += rowSize {
 		word := binary.LittleEndian.Uint32(b[at:])
 		e := block{off: off, length: word &^ compressed, packed: word&compressed != 0, sum: binary.LittleEndian.Uint64(b[at+4:])}
 		f.blocks = append(f.blocks, e)

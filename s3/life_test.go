@@ -271,7 +271,7 @@ func TestUndecided(t *testing.T) {
 	l := one.now.Load()
 	p := proposal{force: true}
 	for _, name := range slices.Concat(b.Keys(blobs), b.Keys(records)) {
-		p.entries = append(p.entries, entry{name, ""})
+		p.lines = append(p.lines, line{name, ""})
 	}
 	l.letGoOf("p/2-x", p, true)
 	for range 2 {
@@ -300,7 +300,7 @@ func TestUndecided(t *testing.T) {
 	closeStore(t, two)
 }
 
-// TestDeadCollector: a proposal whose collector was killed, or could not take it back, is made void by a server that lives,
+// TestDeadCollector: a proposal whose collector was killed, or could not take it back, is withdrawn by a server that lives,
 // and what it names is there again.
 func TestDeadCollector(t *testing.T) {
 	for _, killed := range []bool{true, false} {
@@ -318,7 +318,7 @@ func TestDeadCollector(t *testing.T) {
 			if err := c.beginEpoch(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := c.propose(t.Context(), proposal{force: true, entries: []entry{{b.Keys(blobs)[0], ""}}}); err != nil {
+			if _, err := c.propose(t.Context(), proposal{force: true, lines: []line{{b.Keys(blobs)[0], ""}}}); err != nil {
 				t.Fatal(err)
 			}
 			if killed {

@@ -91,12 +91,12 @@ const decisions = 3
 
 // A proposal is what sessions are asked to let go of, and a verdict's list what they all did.
 type proposal struct {
-	force   bool // what was used since the last look may go too
-	entries []entry
+	force bool // what was used since the last look may go too
+	lines []line
 }
 
-// An entry is a key, and, if that is a second copy, the one that stays.
-type entry struct{ key, survivor string }
+// A line is a key, and, if that is a second copy, the one that stays.
+type line struct{ key, survivor string }
 
 const (
 	documentHead = "sarsen proposal 1\n"
@@ -108,44 +108,43 @@ func (p proposal) encode() []byte {
 	if p.force {
 		b = append(b, forced...)
 	}
-	for _, e := range p.entries {
-		b = append(b, e.key...)
-		if e.survivor != "" {
-			b = append(append(b, ' '), e.survivor...)
+	for _, l := range p.lines {
+		b = append(b, l.key...)
+		if l.survivor != "" {
+			b = append(append(b, ' '), l.survivor...)
 		}
 		b = append(b, '\n')
 	}
 	return b
 }
 
-func decodeProposal(lines string) (p proposal, err error) {
-	text, ok := strings.CutPrefix(lines, documentHead)
+func decodeProposal(text string) (p proposal, err error) {
+	text, ok := strings.CutPrefix(text, documentHead)
 	if !ok {
 		return p, errors.New("a proposal of another version")
 	}
 	text, p.force = strings.CutPrefix(text, forced)
-	for line := range strings.Lines(text) {
-		var e entry
-		e.key, e.survivor, _ = strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		p.entries = append(p.entries, e)
+	for row := range strings.Lines(text) {
+		key, survivor, _ := strings.Cut(strings.TrimSuffix(row, "\n"), " ")
+		p.lines = append(p.lines, line{key, survivor})
 	}
 	return p, nil
 }
 
 func (p proposal) keys() map[string]bool {
-	keys := make(map[string]bool, len(p.entries))
-	for _, e := range p.entries {
-		keys[e.key] = true
+	keys := make(map[string]bool, len(p.lines))
+	for _, l := range p.lines {
+		keys[l.key] = true
 	}
 	return keys
 }
 
 func (s *Store) readProposal(ctx context.Context, key string) (proposal, error) {
-	lines, err := s.readLines(ctx, key)
+	text, err := s.readLines(ctx, key)
 	if err != nil {
 		return proposal{}, err
 	}
-	p, err := decodeProposal(lines)
+	p, err := decodeProposal(text)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", key, err)
 	}
@@ -215,7 +214,7 @@ func (s *Store) answer(ctx context.Context, l *life) error {
 	}
 	a := l.answerTo(r.Proposal)
 	if a == nil || a.sent || r.Session == l.id {
-		return s.void(ctx, l, r, etag)
+		return s.withdrawStale(ctx, l, r, etag)
 	}
 	if err := s.writeLines(ctx, answerKey(r.Proposal, l.id), []byte(strings.Join(a.refused, "\n"))); err != nil {
 		return err
@@ -226,9 +225,9 @@ func (s *Store) answer(ctx context.Context, l *life) error {
 	return nil
 }
 
-// void makes a proposal void whose collector can't decide any more: it ended, or gave up and could not say so. While it is
-// open, nobody can say of what it names whether it stays.
-func (s *Store) void(ctx context.Context, l *life, r register, etag string) error {
+// withdrawStale withdraws a proposal whose collector can't decide any more: it ended, or gave up and could not say so.
+// While it is open, nobody can say of what it names whether it stays.
+func (s *Store) withdrawStale(ctx context.Context, l *life, r register, etag string) error {
 	if !l.stale(r.Proposal) {
 		return nil
 	}
@@ -393,16 +392,16 @@ func (l *life) letGoOf(document string, p proposal, ask bool) {
 	if epochOf(document) != l.epoch {
 		floor = 1 // hold what was ever leased
 	}
-	for _, e := range p.entries {
+	for _, named := range p.lines {
 		if !ask {
 			continue
 		}
-		switch agreed, forgot := l.condemn(e, p.force, floor); {
+		switch agreed, forgot := l.condemn(named, p.force, floor); {
 		case !agreed:
-			a.refused = append(a.refused, e.key)
-			delete(keys, e.key)
+			a.refused = append(a.refused, named.key)
+			delete(keys, named.key)
 		case forgot:
-			a.forgot = append(a.forgot, e.key)
+			a.forgot = append(a.forgot, named.key)
 		}
 	}
 	l.letGo[document] = keys
@@ -419,22 +418,22 @@ func (l *life) letGoOf(document string, p proposal, ask bool) {
 
 // condemn makes the ledger forget an incarnation. It reports whether the ledger does not name it any more, and whether
 // it did. The caller holds the door.
-func (l *life) condemn(e entry, force bool, floor ledger.Quarter) (agreed, forgot bool) {
-	i, ok := parseName(e.key)
+func (l *life) condemn(named line, force bool, floor ledger.Quarter) (agreed, forgot bool) {
+	i, ok := parseName(named.key)
 	if !ok {
 		return true, false
 	}
-	if l.defended(e.key) {
+	if l.defended(named.key) {
 		return false, false
 	}
 	p := l.ids.place(i)
 	if p == 0 {
 		return true, false // it could not be adopted
 	}
-	if l.spoilt[e.survivor] {
+	if l.spoilt[named.survivor] {
 		return false, false
 	}
-	if survivor, ok := parseName(e.survivor); ok && survivor.key == i.key && survivor.size == i.size {
+	if survivor, ok := parseName(named.survivor); ok && survivor.key == i.key && survivor.size == i.size {
 		if to := l.ids.place(survivor); to != 0 && l.ledger.Move(i.key, p, to, always) {
 			return true, false
 		}

@@ -18,9 +18,9 @@ const sweepers = 4
 // remove deletes what a verdict names. The requests come to nothing if this process is stopped here for so long that
 // another one may have finished the verdict. It returns how many of them are gone, those included that went before.
 func (c *collection) remove(ctx context.Context, p proposal) (int, error) {
-	keys := make([]string, len(p.entries))
-	for i, e := range p.entries {
-		keys[i] = e.key
+	keys := make([]string, len(p.lines))
+	for i, l := range p.lines {
+		keys[i] = l.key
 	}
 	return c.removeKeys(ctx, keys)
 }
@@ -183,4 +183,4 @@ func (c *collection) tidyRoots(ctx context.Context, m *marks) error {
 }
 
 // maxReleased is how large an object at most is that says that a root was released: its frame, and a name.
-const maxReleased = headerSize + entrySize + 2048
+const maxReleased = headerSize + rowSize + 2048

@@ -316,7 +316,7 @@ func (sv *server) collect(patience time.Duration) {
 	}
 }
 
-// takeOver waits until the one that collects is given up, and makes its proposal void. Nothing goes but second copies.
+// takeOver waits until the one that collects is given up, and withdraws its proposal. Nothing goes but second copies.
 func (sv *server) takeOver() {
 	time.Sleep(worldOptions.Heartbeat + 30*time.Second) // it has gone as far as it goes
 	for i := range 2 {
