@@ -462,7 +462,7 @@ func (sv *server) fingerprint() uint64 {
 		h += explore.Hash(sv.name, k.Hash, p, leased)
 	})
 	_, _, pins := l.ledger.Counts()
-	h += explore.Hash(sv.name, pins, l.id, len(l.door), l.drops, l.heeded, l.epoch, l.floor, l.before, l.lost.Load(), l.nextBlob.Load())
+	h += explore.Hash(sv.name, pins, l.id, len(l.door), l.drops, l.heeded, l.epoch, l.floor, l.lastSeen, l.lost.Load(), l.nextBlob.Load())
 	for document, keys := range l.letGo {
 		for key := range keys {
 			h += explore.Hash(sv.name, document, key)
