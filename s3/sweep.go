@@ -130,56 +130,48 @@ func (c *collection) tidyDocuments(ctx context.Context) error {
 // can come any more.
 func (c *collection) tidyRoots(ctx context.Context, m *marks) error {
 	var gone []string
-	var last bucket.Object
-	alone := true // last is the only object of its root
-	date, err := time.Time{}, error(nil)
-	var released []bucket.Object
-	var older []string // of the root of last
-	end := func() {
-		if alone && last.Key != "" {
-			released = append(released, last)
+	var alone []bucket.Object // the only ones of their roots
+	date, err := c.eachRoot(ctx, roots, func(objects []bucket.Object) {
+		newest := objects[len(objects)-1]
+		if len(objects) == 1 {
+			alone = append(alone, newest)
 		}
-		if !m.spoiled(last.Key) {
-			gone = append(gone, older...)
+		if m.spoiled(newest.Key) {
+			return
 		}
-		older = nil
-	}
-	date, err = bucket.All(ctx, c.bucket, roots, func(page []bucket.Object) error {
-		for _, o := range page {
-			which, _, ok := splitRoot(o.Key)
-			if !ok {
-				continue
-			}
-			if strings.HasPrefix(last.Key, which+".") {
-				older = append(older, last.Key)
-				alone = false
-			} else {
-				end()
-				alone = true
-			}
-			last = o
+		for _, older := range objects[:len(objects)-1] {
+			gone = append(gone, older.Key)
 		}
-		return nil
 	})
 	if err != nil {
 		return err
 	}
-	end()
-	for _, o := range released {
-		if o.Size > maxReleased || date.Sub(o.Modified) < bucket.MaxAge {
-			continue
-		}
-		b, _, err := c.bucket.Get(ctx, o.Key, 0, -1)
+	for _, o := range alone {
+		released, err := c.releasedLongAgo(ctx, o, date)
 		if err != nil {
 			return err
 		}
-		if _, none, err := decodeRootObject(o.Key, b); err == nil && none {
+		if released {
 			gone = append(gone, o.Key)
 		}
 	}
 	n, err := c.removeKeys(ctx, gone)
 	c.report.DeletedRoots += n
 	return err
+}
+
+// releasedLongAgo reports whether an object says that its root was released, and is so old that whoever wanted to write
+// an older one can't any more.
+func (c *collection) releasedLongAgo(ctx context.Context, o bucket.Object, now time.Time) (bool, error) {
+	if o.Size > maxReleased || now.Sub(o.Modified) < bucket.MaxAge {
+		return false, nil
+	}
+	b, _, err := c.bucket.Get(ctx, o.Key, 0, -1)
+	if err != nil {
+		return false, err
+	}
+	_, released, err := decodeRootObject(o.Key, b)
+	return err == nil && released, nil
 }
 
 // maxReleased is how large an object at most is that says that a root was released: its frame, and a name.
