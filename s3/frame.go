@@ -2,7 +2,6 @@ package s3
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/zeebo/xxh3"
@@ -115,7 +114,7 @@ func sumOf(b []byte) uint64 {
 	return h.Sum64()
 }
 
-// decodeFrame reads what encode wrote from the beginning of an object, of which there must be enough.
+// decodeFrame reads what encode wrote from the beginning of an object. If that is not enough, the error is errShort.
 func decodeFrame(b []byte) (*frame, error) {
 	bad := func(what string) (*frame, error) { return nil, fmt.Errorf("%w: %s", blob.ErrCorrupt, what) }
 	if len(b) < headerSize || string(b[:8]) != magic {
@@ -146,8 +145,8 @@ func decodeFrame(b []byte) (*frame, error) {
 	return f, nil
 }
 
-// errShort says that there must be more bytes to read a frame.
-var errShort = errors.New("a frame is longer")
+// errShort says that there must be more bytes to read a frame. If there are none, the object is damaged.
+var errShort = fmt.Errorf("%w: it ends within its frame", blob.ErrCorrupt)
 
 // unpack appends the bytes of block i to dst. stored are the object's bytes from off on.
 func (f *frame) unpack(dst []byte, i int64, stored []byte, off int64) ([]byte, error) {
@@ -189,9 +188,6 @@ func (p packer) seal(k ledger.Key, value []byte) []byte {
 // open returns the value of a whole object.
 func open(k ledger.Key, object []byte) ([]byte, error) {
 	f, err := decodeFrame(object)
-	if errors.Is(err, errShort) {
-		err = fmt.Errorf("%w: it ends within its frame", blob.ErrCorrupt)
-	}
 	if err != nil {
 		return nil, err
 	}

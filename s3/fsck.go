@@ -242,9 +242,6 @@ func (f *fsck) read(ctx context.Context, o bucket.Object, i incarnation) error {
 		return err
 	}
 	fr, err := decodeFrame(stored)
-	if errors.Is(err, errShort) {
-		err = fmt.Errorf("%w: it ends within its frame", blob.ErrCorrupt)
-	}
 	if err != nil {
 		return err
 	}

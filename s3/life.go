@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,21 +92,21 @@ func (l *life) end() {
 	l.over = true
 }
 
-// claim returns a new incarnation of a blob, which the session defends from now on until settle.
-func (l *life) claim(k ledger.Key, size int64) incarnation {
+// claim returns a new incarnation of a blob and its place. The session defends it from now on until settle.
+func (l *life) claim(k ledger.Key, size int64) (incarnation, ledger.Place, error) {
 	i := incarnation{key: k, size: size, session: l.id, n: l.nextBlob.Add(1)}
 	if mutant.KeyReused {
 		i.session, i.n = "0", 1
 	}
-	l.defend(i.name())
-	return i
+	p, err := l.defend(i)
+	return i, p, err
 }
 
-// claimRecord returns a new incarnation of a record, greater than the one that is known.
-func (l *life) claimRecord(k ledger.Key, known uint64) incarnation {
+// claimRecord is claim for a record. Its incarnation is greater than the one that is known.
+func (l *life) claimRecord(k ledger.Key, known uint64) (incarnation, ledger.Place, error) {
 	i := incarnation{key: k, session: l.id, n: l.stamp(known)}
-	l.defend(i.name())
-	return i
+	p, err := l.defend(i)
+	return i, p, err
 }
 
 // stamp returns a number for something that may supersede: the time, if all who superseded it had a clock.
@@ -116,10 +117,16 @@ func (l *life) stamp(known uint64) uint64 {
 	return l.lastStamp
 }
 
-func (l *life) defend(name string) {
+// defend refuses from now on to let go of an incarnation, and returns its place.
+func (l *life) defend(i incarnation) (ledger.Place, error) {
+	p := l.ids.place(i)
+	if p == 0 {
+		return 0, errors.New("the bucket has had too many sessions since this one began")
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.uploading[name] = true
+	l.uploading[i.name()] = true
+	return p, nil
 }
 
 // settle ends the defence of what is in the ledger, or never will be.

@@ -103,9 +103,6 @@ func (r *reader) begin(ctx context.Context) error {
 			n, longer = 2*n+headerSize, true
 			continue
 		}
-		if errors.Is(err, errShort) {
-			err = fmt.Errorf("%w: it ends within its frame", blob.ErrCorrupt)
-		}
 		if err == nil && (f.key != r.held.key || f.size != r.size) {
 			err = fmt.Errorf("%w: it holds something else", blob.ErrCorrupt)
 		}

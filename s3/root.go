@@ -98,7 +98,7 @@ func (s *Store) readKept(ctx context.Context, key string) (k kept) {
 
 func decodeRootObject(key string, b []byte) (r blob.Root, released bool, err error) {
 	f, err := decodeFrame(b)
-	if errors.Is(err, errShort) || err == nil && f.key.Kind != rootKind {
+	if err == nil && f.key.Kind != rootKind {
 		err = blob.ErrCorrupt
 	}
 	var value []byte

@@ -2,7 +2,6 @@ package s3
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"github.com/sarsen-build/sarsen/internal/mutant"
@@ -63,12 +62,11 @@ func (l *life) land(k ledger.Key, f *flight) {
 // put writes an incarnation and publishes it. If it fails, the incarnation may yet appear: nobody names it then but
 // who finds it.
 func (s *Store) put(ctx context.Context, l *life, k ledger.Key, size int64, object io.ReaderAt, stored int64) error {
-	i := l.claim(k, size)
-	defer l.settle(i)
-	p := l.ids.place(i)
-	if p == 0 {
-		return errors.New("the bucket has had too many sessions since this one began")
+	i, p, err := l.claim(k, size)
+	if err != nil {
+		return err
 	}
+	defer l.settle(i)
 	if err := s.send(ctx, i.name(), object, stored); err != nil {
 		return err
 	}
