@@ -19,7 +19,7 @@ import (
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
 
-// TestCollected: two servers take up what the other one wrote, by what Redis says, while a third one collects all that
+// TestCollected: two servers adopt what the other one wrote, by what Redis says, while a third one collects all that
 // nobody promised. What a server said yes to is read from it within the lease.
 func TestCollected(t *testing.T) {
 	node := redisserver.Start(t)

@@ -9,7 +9,7 @@ import (
 
 var _ blob.Pinner = (*Store)(nil)
 
-// Pin implements blob.Pinner. What others wrote is taken up first.
+// Pin implements blob.Pinner. What others wrote is adopted first.
 func (s *Store) Pin(ctx context.Context, ds digest.Set) (release func(), err error) {
 	if _, err := s.Missing(ctx, ds); err != nil {
 		return nil, err

@@ -15,8 +15,8 @@ type Shared interface {
 	blob.Batcher
 	blob.Records
 	blob.Keeper
-	// Announced takes up an object of the bucket, if it is there.
-	Announced(ctx context.Context, key string) error
+	// Adopt lets the ledger name an object of the bucket, if it is there.
+	Adopt(ctx context.Context, key string) error
 }
 
 // A Store is a Shared store that learns from Redis what others wrote. Every yes is the Shared store's own.
@@ -37,15 +37,15 @@ func (c *Client) Store(s Shared) *Store { return &Store{s, c} }
 // heads is how many objects that were announced are looked for at once.
 const heads = 64
 
-// adopt looks in the bucket for objects that were announced, and reports which of them are there now.
-func (s *Store) adopt(ctx context.Context, lookups, names []string) []bool {
+// adoptAll looks in the bucket for objects that were announced, and reports which of them are there now.
+func (s *Store) adoptAll(ctx context.Context, lookups, names []string) []bool {
 	there := make([]bool, len(names))
 	next := make(chan int)
 	var group sync.WaitGroup
 	for range min(heads, len(names)) {
 		group.Go(func() {
 			for i := range next {
-				there[i] = s.client.found(lookups[i], names[i], s.Announced(ctx, names[i]))
+				there[i] = s.client.found(lookups[i], names[i], s.Adopt(ctx, names[i]))
 			}
 		})
 	}
@@ -79,7 +79,7 @@ func (s *Store) Missing(ctx context.Context, ds digest.Set) (digest.Set, error) 
 		}
 	}
 	var adopted digest.Set
-	for i, ok := range s.adopt(ctx, of, names) {
+	for i, ok := range s.adoptAll(ctx, of, names) {
 		if ok || mutant.RedisSaysYes {
 			adopted.Add(wanted[i])
 		}
@@ -140,7 +140,7 @@ func (c *Client) isSmall(d digest.Digest) bool {
 	return d.Size == digest.AnySize || d.Size <= c.o.MaxBlob
 }
 
-// find takes up the object that Redis names, unless that was tried in this call, and reports whether it is worth trying
+// find adopts the object that Redis names, unless that was tried in this call, and reports whether it is worth trying
 // again.
 func (s *Store) find(ctx context.Context, k *call, lookup string, d digest.Digest) bool {
 	e := k.entry(ctx, lookup)
@@ -148,7 +148,7 @@ func (s *Store) find(ctx context.Context, k *call, lookup string, d digest.Diges
 	case !fits(e.name, d):
 		return false
 	case k.look(e.name):
-		return s.client.found(lookup, e.name, s.Announced(ctx, e.name))
+		return s.client.found(lookup, e.name, s.Adopt(ctx, e.name))
 	}
 	return k.cutShort(e.name)
 }
@@ -179,8 +179,8 @@ func (s *Store) GetAll(ctx context.Context, ds []digest.Digest) ([][]byte, []err
 	return data, errs
 }
 
-// findAll takes up what Redis names of what was not found, and returns the places of what is there now. A blob whose
-// bytes from Redis were not its own is taken up again.
+// findAll adopts what Redis names of what was not found, and returns the places of what is there now. A blob whose
+// bytes from Redis were not its own is adopted again.
 func (s *Store) findAll(ctx context.Context, k *call, ds []digest.Digest, errs []error) []int {
 	var places []int
 	var of []string
@@ -205,7 +205,7 @@ func (s *Store) findAll(ctx context.Context, k *call, ds []digest.Digest, errs [
 			again = append(again, i)
 		}
 	}
-	for n, ok := range s.adopt(ctx, lookups, names) {
+	for n, ok := range s.adoptAll(ctx, lookups, names) {
 		if ok {
 			again = append(again, try[n])
 		}
@@ -213,7 +213,7 @@ func (s *Store) findAll(ctx context.Context, k *call, ds []digest.Digest, errs [
 	return again
 }
 
-// Get implements blob.Records. If Redis names a newer object than the store knows of, the store takes it up first.
+// Get implements blob.Records. If Redis names a newer object than the store knows of, the store adopts it first.
 func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 	k := s.client.newCall(true)
 	rec, err := s.Shared.Get(k.in(ctx), key)
@@ -225,7 +225,7 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 	switch {
 	case err == nil && e.name <= k.lastRead():
 	case k.look(e.name):
-		if s.client.found(lookup, e.name, s.Announced(ctx, e.name)) {
+		if s.client.found(lookup, e.name, s.Adopt(ctx, e.name)) {
 			return s.Shared.Get(k.in(ctx), key)
 		}
 	case err != nil && k.cutShort(e.name):
@@ -234,7 +234,7 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 	return rec, err
 }
 
-// Keep implements blob.Keeper. What others wrote is taken up first.
+// Keep implements blob.Keeper. What others wrote is adopted first.
 func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
 	if _, err := s.Missing(ctx, blobs); err != nil {
 		return err

@@ -95,11 +95,11 @@ func TestLostStays(t *testing.T) {
 func TestDocumentGarbled(t *testing.T) {
 	b := &garbling{Memory: &bucket.Memory{}, seen: map[[2]any]bool{}}
 	s := openStore(t, b, small)
-	o := owner{Serial: 7, Epoch: 3, Session: "x", Verdicts: []verdict{{documentKey(verdicts, 3, "x"), "x"}}}
-	if err := s.writeLines(t.Context(), o.Verdicts[0].Key, proposal{entries: []entry{{"c/1", ""}}}.encode()); err != nil {
+	r := register{Serial: 7, Epoch: 3, Session: "x", Verdicts: []verdict{{documentKey(verdicts, 3, "x"), "x"}}}
+	if err := s.writeLines(t.Context(), r.Verdicts[0].Key, proposal{lines: []line{{"c/1", ""}}}.encode()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.writeOwner(t.Context(), "", &o); err != nil {
+	if _, err := s.writeRegister(t.Context(), "", &r); err != nil {
 		t.Fatal(err)
 	}
 	at := incarnation{key: keyOf(digest.SHA256.Of(data(1))), size: 10, session: "0", n: 1}
@@ -139,7 +139,7 @@ func TestUndecidedBetween(t *testing.T) {
 	one, two := openStore(t, b, o), openStore(t, b, o)
 	d := keepAll(t, two, "root", data(1))[0]
 	l := one.now.Load()
-	p := proposal{force: true, entries: []entry{{b.Keys(blobs)[0], ""}}}
+	p := proposal{force: true, lines: []line{{b.Keys(blobs)[0], ""}}}
 	defer sim.Install(nil)
 	meanwhile := func(do func()) {
 		sim.Install(func(point string) {

@@ -37,7 +37,7 @@ func (s *Store) Collected(ctx context.Context) (last, now time.Time, err error) 
 	if err != nil {
 		return last, now, err
 	}
-	o, err := s.bucket.Head(ctx, ownerKey)
+	o, err := s.bucket.Head(ctx, registerKey)
 	if errors.Is(err, bucket.ErrNotFound) {
 		return time.Time{}, p.Date, nil
 	}

@@ -81,9 +81,9 @@ func (c census) blocked(given map[string]bool) error {
 	return last
 }
 
-// count lists the sessions. It declares dead those that were silent for too long, and removes the records of those
+// takeCensus lists the sessions. It declares dead those that were silent for too long, and removes the records of those
 // whose promises have run out.
-func (s *Store) count(ctx context.Context, l *life) (c census, err error) {
+func (s *Store) takeCensus(ctx context.Context, l *life) (c census, err error) {
 	c.ended = map[string]*BlockedError{}
 	var found []bucket.Object
 	c.date, err = bucket.All(ctx, s.bucket, sessions, func(page []bucket.Object) error {

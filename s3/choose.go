@@ -20,12 +20,12 @@ type choice struct {
 	life   *life
 	date   time.Time // of the server's clock, at the beginning
 
-	mu      sync.Mutex
-	report  Report
-	second  map[string][]found // by survivor: second copies, and records that it superseded
-	seconds int                // how many there are in it
-	oldest  oldest             // what may go by age, or for all
-	pages   map[string][]found // by part of the listing: the last group, which may go on
+	mu           sync.Mutex
+	report       Report
+	second       map[string][]found // by survivor: second copies, and records that it superseded
+	secondCopies int                // how many there are in it
+	oldest       oldest             // what may go by age, or for all
+	pages        map[string][]found // by part of the listing: the last group, which may go on
 }
 
 // A found is an object with what decides over it.
@@ -118,9 +118,9 @@ func (c *choice) judge(group []found) {
 		c.report.KeptBytes += stays.bytes
 	}
 	for _, f := range group {
-		if f != stays && c.seconds < 4*c.policy.limit() { // more than may go at once; the others are found again
+		if f != stays && c.secondCopies < 4*c.policy.limit() { // more than may go at once; the others are found again
 			c.second[stays.name()] = append(c.second[stays.name()], f)
-			c.seconds++
+			c.secondCopies++
 		}
 	}
 	young := c.policy.Grace > 0 && c.date.Sub(stays.modified) < c.policy.Grace
@@ -162,7 +162,7 @@ func (c *choice) propose() proposal {
 	p := proposal{force: c.policy.All}
 	limit := c.policy.limit()
 	add := func(f found, survivor string) {
-		p.entries = append(p.entries, entry{f.name(), survivor})
+		p.lines = append(p.lines, line{f.name(), survivor})
 		c.report.Candidates++
 		c.report.CandidateBytes += f.bytes
 	}
@@ -174,7 +174,7 @@ func (c *choice) propose() proposal {
 		}
 	}
 	for _, f := range c.oldest {
-		if len(p.entries) >= limit || !c.policy.All && excess <= 0 {
+		if len(p.lines) >= limit || !c.policy.All && excess <= 0 {
 			break
 		}
 		excess -= f.bytes
@@ -186,11 +186,11 @@ func (c *choice) propose() proposal {
 	}
 	for survivor, group := range c.second {
 		for _, f := range group {
-			if len(p.entries) < 2*limit {
+			if len(p.lines) < 2*limit {
 				add(f, survivor)
 			}
 		}
 	}
-	slices.SortFunc(p.entries, func(a, b entry) int { return strings.Compare(a.key, b.key) })
+	slices.SortFunc(p.lines, func(a, b line) int { return strings.Compare(a.key, b.key) })
 	return p
 }

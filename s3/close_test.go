@@ -69,7 +69,7 @@ func TestWithdrawMute(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		b.Before = func(op, key string) {
 			if op == "list" && strings.HasPrefix(key, proposals) && key != proposals { // for answers
-				b.prefix = ownerKey
+				b.prefix = registerKey
 				stop()
 			}
 		}

@@ -90,18 +90,18 @@ type collection struct {
 	until  time.Duration // by our clock: how long to wait for others
 	report Report
 
-	owner owner
-	etag  string // of the register as it is in owner
+	register register
+	etag     string // of that version of the register
 }
 
 func (c *collection) run(ctx context.Context) error {
 	if c.policy.DryRun {
 		return c.dry(ctx)
 	}
-	if err := c.own(ctx); err != nil {
+	if err := c.beginEpoch(ctx); err != nil {
 		return err
 	}
-	census, err := c.count(ctx, c.life)
+	census, err := c.takeCensus(ctx, c.life)
 	if err != nil {
 		return err
 	}
@@ -116,15 +116,15 @@ func (c *collection) run(ctx context.Context) error {
 		return err
 	}
 	p, report, err := c.choose(ctx, c.life, c.policy, m, census.date)
-	report.Epoch, report.DeletedRoots, report.Roots = c.owner.Epoch, c.report.DeletedRoots, len(m.roots)
+	report.Epoch, report.DeletedRoots, report.Roots = c.register.Epoch, c.report.DeletedRoots, len(m.roots)
 	c.report = report
-	if err != nil || len(p.entries) == 0 {
+	if err != nil || len(p.lines) == 0 {
 		return errors.Join(err, m.err())
 	}
-	c.report.More = len(p.entries) >= c.policy.limit()
+	c.report.More = len(p.lines) >= c.policy.limit()
 	agreed, err := c.ask(ctx, p, m, census)
 	if err != nil {
-		// Whoever collects next makes it void, too.
+		// If that fails, whoever collects next withdraws it.
 		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.heartbeat)
 		defer cancel()
 		return errors.Join(err, c.withdraw(wait))
@@ -147,26 +147,26 @@ func (c *collection) dry(ctx context.Context) error {
 	return errors.Join(err, m.err())
 }
 
-// own makes this session the one that collects, unless another one that lives is at it. A proposal of one that has
-// ended is void from then on: its verdict can't come any more.
-func (c *collection) own(ctx context.Context) (err error) {
+// beginEpoch makes this session the one that collects, unless another one that lives is at it. A proposal of one that has
+// ended is withdrawn from then on: its verdict can't come any more.
+func (c *collection) beginEpoch(ctx context.Context) (err error) {
 	for {
 		asked := c.life.ledger.Now()
-		if c.owner, c.etag, err = c.readOwner(ctx); err != nil {
+		if c.register, c.etag, err = c.readRegister(ctx); err != nil {
 			return err
 		}
-		if o := c.owner; o.Proposal != "" && o.Session != c.life.id {
-			census, err := c.count(ctx, c.life)
+		if r := c.register; r.Proposal != "" && r.Session != c.life.id {
+			census, err := c.takeCensus(ctx, c.life)
 			if err != nil {
 				return err
 			}
-			if slices.Contains(census.alive, o.Session) {
-				return fmt.Errorf("%w: session %s is collecting", ErrBusy, o.Session)
+			if slices.Contains(census.alive, r.Session) {
+				return fmt.Errorf("%w: session %s is collecting", ErrBusy, r.Session)
 			}
 		}
-		c.life.saw(c.owner.Epoch, asked)
-		c.owner.Session, c.owner.Proposal = c.life.id, ""
-		c.owner.Epoch++
+		c.life.saw(c.register.Epoch, asked)
+		c.register.Session, c.register.Proposal = c.life.id, ""
+		c.register.Epoch++
 		err = c.write(ctx)
 		if !errors.Is(err, errOvertaken) {
 			return err
@@ -176,26 +176,26 @@ func (c *collection) own(ctx context.Context) (err error) {
 
 // write changes the register, and heeds it as every session does.
 func (c *collection) write(ctx context.Context) (err error) {
-	c.etag, err = c.change(ctx, c.life, c.etag, &c.owner)
+	c.etag, err = c.change(ctx, c.life, c.etag, &c.register)
 	return err
 }
 
 // propose asks all sessions to let go of what p names, and returns where that is written.
 func (c *collection) propose(ctx context.Context, p proposal) (key string, err error) {
-	key = documentKey(proposals, c.owner.Epoch, c.life.id)
+	key = documentKey(proposals, c.register.Epoch, c.life.id)
 	if err := c.writeLines(ctx, key, p.encode()); err != nil {
 		return "", err
 	}
-	c.owner.Proposal = key
+	c.register.Proposal = key
 	return key, c.write(ctx)
 }
 
-// withdraw makes the proposal void.
+// withdraw takes the proposal back: sessions may adopt again what it names.
 func (c *collection) withdraw(ctx context.Context) error {
-	if c.owner.Proposal == "" {
+	if c.register.Proposal == "" {
 		return nil
 	}
-	c.owner.Proposal = ""
+	c.register.Proposal = ""
 	return c.write(ctx)
 }
 
@@ -240,13 +240,13 @@ func (c *collection) ask(ctx context.Context, p proposal, m *marks, before censu
 			return agreed, err
 		}
 	}
-	for _, e := range p.entries {
-		i, _ := parseName(e.key)
-		if refused[e.key] || e.survivor == "" && i.size > 0 && m.has(i.key) {
+	for _, l := range p.lines {
+		i, _ := parseName(l.key)
+		if refused[l.key] || l.survivor == "" && i.size > 0 && m.has(i.key) {
 			c.report.Refused++
 			continue
 		}
-		agreed.entries = append(agreed.entries, e)
+		agreed.lines = append(agreed.lines, l)
 	}
 	return agreed, nil
 }
@@ -255,7 +255,7 @@ func (c *collection) ask(ctx context.Context, p proposal, m *marks, before censu
 // whether it stays; so the long wait comes before it.
 func (c *collection) quiet(ctx context.Context) error {
 	for {
-		now, err := c.count(ctx, c.life)
+		now, err := c.takeCensus(ctx, c.life)
 		if err != nil {
 			return err
 		}
@@ -286,7 +286,7 @@ func (c *collection) await(ctx context.Context, key string, before census) (answ
 	for {
 		now := before
 		if !mutant.OneListing {
-			if now, err = c.count(ctx, c.life); err != nil {
+			if now, err = c.takeCensus(ctx, c.life); err != nil {
 				return nil, err
 			}
 		}
@@ -326,10 +326,10 @@ func (c *collection) await(ctx context.Context, key string, before census) (answ
 
 // decide writes the verdict and carries it out.
 func (c *collection) decide(ctx context.Context, agreed proposal) error {
-	if len(agreed.entries) == 0 {
+	if len(agreed.lines) == 0 {
 		return c.withdraw(ctx)
 	}
-	v := verdict{documentKey(verdicts, c.owner.Epoch, c.life.id), c.life.id}
+	v := verdict{documentKey(verdicts, c.register.Epoch, c.life.id), c.life.id}
 	if mutant.DeleteFirst {
 		if _, err := c.remove(ctx, agreed); err != nil {
 			return err
@@ -338,8 +338,8 @@ func (c *collection) decide(ctx context.Context, agreed proposal) error {
 	if err := c.writeLines(ctx, v.Key, agreed.encode()); err != nil {
 		return errors.Join(err, c.withdraw(ctx))
 	}
-	c.owner.Proposal = ""
-	c.owner.Verdicts = append(c.owner.Verdicts, v)
+	c.register.Proposal = ""
+	c.register.Verdicts = append(c.register.Verdicts, v)
 	// COMMIT: what the verdict names is gone from here on.
 	if err := c.write(ctx); err != nil {
 		return err

@@ -159,12 +159,12 @@ func TestDamagedSession(t *testing.T) {
 func TestDamagedDocument(t *testing.T) {
 	s := newStore(&bucket.Memory{}, small)
 	defer s.stop()
-	p := proposal{force: true, entries: []entry{{"c/1", ""}, {"c/2", "c/3"}}}
+	p := proposal{force: true, lines: []line{{"c/1", ""}, {"c/2", "c/3"}}}
 	for _, what := range []string{"flipped", "cut", "empty", "line"} {
 		if err := s.writeLines(t.Context(), "p/1", p.encode()); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := s.readProposal(t.Context(), "p/1"); err != nil || !slices.Equal(got.entries, p.entries) || !got.force {
+		if got, err := s.readProposal(t.Context(), "p/1"); err != nil || !slices.Equal(got.lines, p.lines) || !got.force {
 			t.Errorf("read back: %+v, %v", got, err)
 		}
 		m := s.bucket.(*bucket.Memory)
@@ -221,7 +221,7 @@ func damagedCopy(t *testing.T, size, bad int) {
 	}
 	if bad == 1 {
 		l := s.now.Load()
-		if agreed, _ := l.condemn(entry{keys[0], keys[1]}, true, 1); agreed {
+		if agreed, _ := l.condemn(line{keys[0], keys[1]}, true, 1); agreed {
 			t.Error("a good copy goes for a damaged one")
 		}
 	}
@@ -231,7 +231,7 @@ func damagedCopy(t *testing.T, size, bad int) {
 	closeStore(t, s)
 }
 
-// TestDamagedVerdict: who can't read what may be deleted takes up nothing, and nobody else's work ends with it. When the
+// TestDamagedVerdict: who can't read what may be deleted adopts nothing, and nobody else's work ends with it. When the
 // verdict can't be carried out any more, it is closed, and all that is there is found again.
 func TestDamagedVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -203,7 +203,7 @@ var scenarios = map[string]func(*world){
 			b.collect(long)
 		})
 	},
-	"collector stopped": func(w *world) { // it goes on when another one has taken over and took the blob up again
+	"collector stopped": func(w *world) { // it goes on when another one has taken over and adopted the blob again
 		w.cold(data(1))
 		a, b := w.serve("a"), w.serve("b")
 		w.s.Go("collect", func() { a.collect(soon); w.done.Store(false) })

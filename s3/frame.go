@@ -2,7 +2,6 @@ package s3
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/zeebo/xxh3"
@@ -13,17 +12,17 @@ import (
 )
 
 // An object that holds a blob or a record begins with a frame, so that a bucket alone says what is in it: a header,
-// then an entry for each block of the bytes, then the blocks, each as it is or compressed for itself. Numbers are
+// then a row for each block of the bytes, then the blocks, each as it is or compressed for itself. Numbers are
 // little-endian.
 //
 //	header  0 "SARSENS3"  8 version  9 kind  12 block size  16 size  24 hash or key  56 bytes of all blocks
 //	        64 XXH3 of bytes 0 to 64 and of the table
-//	entry   0 bytes, and whether they are compressed (bit 31)  4 XXH3 of them
+//	row     0 bytes, and whether they are compressed (bit 31)  4 XXH3 of them
 const (
 	magic      = "SARSENS3"
 	version    = 1
 	headerSize = 72
-	entrySize  = 12
+	rowSize    = 12
 	compressed = 1 << 31
 	// blockSize is how much of a blob is compressed and verified at once, in bytes.
 	blockSize = 1 << 20
@@ -49,7 +48,7 @@ type block struct {
 func blockCount(size, block int64) int64 { return (size + block - 1) / block }
 
 // frameSize returns how long the frame of a blob is.
-func frameSize(size, block int64) int64 { return headerSize + entrySize*blockCount(size, block) }
+func frameSize(size, block int64) int64 { return headerSize + rowSize*blockCount(size, block) }
 
 // bounds returns where block i lies in the blob.
 func (f *frame) bounds(i int64) (from, to int64) { return i * f.block, min((i+1)*f.block, f.size) }
@@ -115,7 +114,7 @@ func sumOf(b []byte) uint64 {
 	return h.Sum64()
 }
 
-// decodeFrame reads what encode wrote from the beginning of an object, of which there must be enough.
+// decodeFrame reads what encode wrote from the beginning of an object. If that is not enough, the error is errShort.
 func decodeFrame(b []byte) (*frame, error) {
 	bad := func(what string) (*frame, error) { return nil, fmt.Errorf("%w: %s", blob.ErrCorrupt, what) }
 	if len(b) < headerSize || string(b[:8]) != magic {
@@ -137,7 +136,7 @@ func decodeFrame(b []byte) (*frame, error) {
 	if sumOf(b) != binary.LittleEndian.Uint64(b[64:]) {
 		return bad("its header's checksum")
 	}
-	for at, off := int64(headerSize), end; at < end; at += entrySize {
+	for at, off := int64(headerSize), end; at < end; at += rowSize {
 		word := binary.LittleEndian.Uint32(b[at:])
 		e := block{off: off, length: word &^ compressed, packed: word&compressed != 0, sum: binary.LittleEndian.Uint64(b[at+4:])}
 		f.blocks = append(f.blocks, e)
@@ -146,8 +145,8 @@ func decodeFrame(b []byte) (*frame, error) {
 	return f, nil
 }
 
-// errShort says that there must be more bytes to read a frame.
-var errShort = errors.New("a frame is longer")
+// errShort says that there must be more bytes to read a frame. If there are none, the object is damaged.
+var errShort = fmt.Errorf("%w: it ends within its frame", blob.ErrCorrupt)
 
 // unpack appends the bytes of block i to dst. stored are the object's bytes from off on.
 func (f *frame) unpack(dst []byte, i int64, stored []byte, off int64) ([]byte, error) {
@@ -189,9 +188,6 @@ func (p packer) seal(k ledger.Key, value []byte) []byte {
 // open returns the value of a whole object.
 func open(k ledger.Key, object []byte) ([]byte, error) {
 	f, err := decodeFrame(object)
-	if errors.Is(err, errShort) {
-		err = fmt.Errorf("%w: it ends within its frame", blob.ErrCorrupt)
-	}
 	if err != nil {
 		return nil, err
 	}

@@ -17,22 +17,22 @@ import (
 
 // A Check says what Fsck looks at beyond the listing and the roots.
 type Check struct {
-	Bytes    bool            // every object is read, and its bytes hashed
-	Progress func(Condition) // if set, is told now and then how far it is
+	Bytes    bool         // every object is read, and its bytes hashed
+	Progress func(Survey) // if set, is told now and then how far it is
 }
 
-// A Condition is what Fsck found.
-type Condition struct {
-	Objects    int64     `json:"objects"` // blobs and records
-	Bytes      int64     `json:"bytes"`
-	Verified   int64     `json:"verified"` // objects whose bytes were read
-	Roots      int       `json:"roots"`
-	Seconds    int64     `json:"second_copies"` // and superseded records: the next collection takes them
-	Condemned  int64     `json:"condemned"`     // objects that a verdict names
-	Unkept     int64     `json:"unkept"`        // blobs that no root names, which is no fault: a cache's are so
-	Strange    []string  `json:"strange,omitempty"`
-	Problems   []Problem `json:"problems,omitempty"`
-	Incomplete []Problem `json:"incomplete,omitempty"` // roots
+// A Survey is what Fsck found.
+type Survey struct {
+	Objects      int64     `json:"objects"` // blobs and records
+	Bytes        int64     `json:"bytes"`
+	Verified     int64     `json:"verified"` // objects whose bytes were read
+	Roots        int       `json:"roots"`
+	SecondCopies int64     `json:"second_copies"` // and superseded records: the next collection takes them
+	Condemned    int64     `json:"condemned"`     // objects that a verdict names
+	Unkept       int64     `json:"unkept"`        // blobs that no root names, which is no fault: a cache's are so
+	Strange      []string  `json:"strange,omitempty"`
+	Problems     []Problem `json:"problems,omitempty"`
+	Incomplete   []Problem `json:"incomplete,omitempty"` // roots
 }
 
 // A Problem is what is wrong with an object.
@@ -42,20 +42,20 @@ type Problem struct {
 }
 
 // Sound reports whether nothing is damaged or missing.
-func (c Condition) Sound() bool { return len(c.Problems)+len(c.Incomplete) == 0 }
+func (s Survey) Sound() bool { return len(s.Problems)+len(s.Incomplete) == 0 }
 
 // Fsck looks at a bucket that servers may use meanwhile. It changes nothing.
-func Fsck(ctx context.Context, b bucket.Bucket, check Check) (Condition, error) {
+func Fsck(ctx context.Context, b bucket.Bucket, check Check) (Survey, error) {
 	f := &fsck{Store: newStore(b, Options{}), check: check, condemned: map[string]bool{}}
 	defer f.stop()
-	o, _, err := f.readOwner(ctx)
+	r, _, err := f.readRegister(ctx)
 	if err != nil {
-		return f.Condition, err
+		return f.Survey, err
 	}
-	for _, v := range o.Verdicts {
+	for _, v := range r.Verdicts {
 		p, err := f.readProposal(ctx, v.Key)
 		if err != nil {
-			return f.Condition, err
+			return f.Survey, err
 		}
 		for key := range p.keys() {
 			f.condemned[key] = true
@@ -65,13 +65,13 @@ func Fsck(ctx context.Context, b bucket.Bucket, check Check) (Condition, error) 
 	m := newMarks()
 	kept, err := f.roots(ctx, m)
 	if err != nil {
-		return f.Condition, err
+		return f.Survey, err
 	}
 	if err := f.objects(ctx, m); err != nil {
-		return f.Condition, err
+		return f.Survey, err
 	}
 	f.complete(kept)
-	return f.Condition, f.failed
+	return f.Survey, f.failed
 }
 
 type fsck struct {
@@ -80,7 +80,7 @@ type fsck struct {
 	condemned map[string]bool // keys
 
 	mu sync.Mutex
-	Condition
+	Survey
 	tags   []uint64 // of blobs that are there
 	failed error    // why an object could not be read, which says nothing about its bytes
 }
@@ -140,7 +140,7 @@ func (f *fsck) objects(ctx context.Context, m *marks) error {
 			var last ledger.Key
 			for _, o := range page {
 				i, ok := parseName(o.Key)
-				f.count(o, i, ok, i.key == last, m)
+				f.note(o, i, ok, i.key == last, m)
 				if last = i.key; !ok || !f.check.Bytes {
 					continue
 				}
@@ -152,7 +152,7 @@ func (f *fsck) objects(ctx context.Context, m *marks) error {
 			}
 			if f.check.Progress != nil {
 				f.mu.Lock()
-				now := f.Condition
+				now := f.Survey
 				f.mu.Unlock()
 				f.check.Progress(now)
 			}
@@ -164,7 +164,7 @@ func (f *fsck) objects(ctx context.Context, m *marks) error {
 	return nil
 }
 
-func (f *fsck) count(o bucket.Object, i incarnation, ok, again bool, m *marks) {
+func (f *fsck) note(o bucket.Object, i incarnation, ok, again bool, m *marks) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -175,7 +175,7 @@ func (f *fsck) count(o bucket.Object, i incarnation, ok, again bool, m *marks) {
 		f.Condemned++
 		return
 	case again:
-		f.Seconds++
+		f.SecondCopies++
 	case i.key.Kind != ledger.Record && !m.has(i.key):
 		f.Unkept++
 	}
@@ -242,9 +242,6 @@ func (f *fsck) read(ctx context.Context, o bucket.Object, i incarnation) error {
 		return err
 	}
 	fr, err := decodeFrame(stored)
-	if errors.Is(err, errShort) {
-		err = fmt.Errorf("%w: it ends within its frame", blob.ErrCorrupt)
-	}
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func TestFsck(t *testing.T) {
 	if err := s.Keep(ctx, "a name: é.~", []byte("v"), ds); err != nil {
 		t.Fatal(err)
 	}
-	look := func(what string) Condition {
+	look := func(what string) Survey {
 		t.Helper()
 		c, err := Fsck(ctx, b, Check{Bytes: true})
 		if err != nil {
@@ -44,7 +44,7 @@ func TestFsck(t *testing.T) {
 		return c
 	}
 	c := look("sound")
-	if !c.Sound() || c.Objects != 33 || c.Verified != 33 || c.Seconds != 2 || c.Roots != 1 || c.Unkept != 0 || len(c.Strange) > 0 {
+	if !c.Sound() || c.Objects != 33 || c.Verified != 33 || c.SecondCopies != 2 || c.Roots != 1 || c.Unkept != 0 || len(c.Strange) > 0 {
 		t.Errorf("a sound bucket: %+v", c)
 	}
 	for _, key := range append(b.Keys(blobs)[:4], b.Keys(records)[0], b.Keys(roots)[0]) {

@@ -105,7 +105,7 @@ func TestSilent(t *testing.T) {
 			var c census
 			for range 5 {
 				var err error
-				if c, err = s.count(t.Context(), s.now.Load()); err != nil {
+				if c, err = s.takeCensus(t.Context(), s.now.Load()); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(time.Minute)
@@ -231,18 +231,18 @@ func (h *hanging) Get(ctx context.Context, key string, off, n int64) ([]byte, bu
 func TestDocumentGone(t *testing.T) {
 	b := &bucket.Memory{}
 	s := openStore(t, b, small)
-	o := owner{Serial: 7, Epoch: 3, Session: "x", Proposal: documentKey(proposals, 3, "x")}
-	if _, err := s.writeOwner(t.Context(), "", &o); err != nil {
+	r := register{Serial: 7, Epoch: 3, Session: "x", Proposal: documentKey(proposals, 3, "x")}
+	if _, err := s.writeRegister(t.Context(), "", &r); err != nil {
 		t.Fatal(err)
 	}
-	_, etag, err := s.readOwner(t.Context())
+	_, etag, err := s.readRegister(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.Before = func(op, key string) {
-		if op == "get" && key == o.Proposal && o.Epoch == 3 {
-			o.Epoch, o.Proposal = 4, ""
-			if _, err := s.writeOwner(t.Context(), etag, &o); err != nil {
+		if op == "get" && key == r.Proposal && r.Epoch == 3 {
+			r.Epoch, r.Proposal = 4, ""
+			if _, err := s.writeRegister(t.Context(), etag, &r); err != nil {
 				t.Error(err)
 			}
 		}
@@ -271,7 +271,7 @@ func TestUndecided(t *testing.T) {
 	l := one.now.Load()
 	p := proposal{force: true}
 	for _, name := range slices.Concat(b.Keys(blobs), b.Keys(records)) {
-		p.entries = append(p.entries, entry{name, ""})
+		p.lines = append(p.lines, line{name, ""})
 	}
 	l.letGoOf("p/2-x", p, true)
 	for range 2 {
@@ -300,7 +300,7 @@ func TestUndecided(t *testing.T) {
 	closeStore(t, two)
 }
 
-// TestDeadCollector: a proposal whose collector was killed, or could not take it back, is made void by a server that lives,
+// TestDeadCollector: a proposal whose collector was killed, or could not take it back, is withdrawn by a server that lives,
 // and what it names is there again.
 func TestDeadCollector(t *testing.T) {
 	for _, killed := range []bool{true, false} {
@@ -315,10 +315,10 @@ func TestDeadCollector(t *testing.T) {
 			}
 			time.Sleep(2 * o.Lease)
 			c := &collection{Store: one, life: one.now.Load(), policy: Policy{All: true}}
-			if err := c.own(t.Context()); err != nil {
+			if err := c.beginEpoch(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := c.propose(t.Context(), proposal{force: true, entries: []entry{{b.Keys(blobs)[0], ""}}}); err != nil {
+			if _, err := c.propose(t.Context(), proposal{force: true, lines: []line{{b.Keys(blobs)[0], ""}}}); err != nil {
 				t.Fatal(err)
 			}
 			if killed {
@@ -332,7 +332,7 @@ func TestDeadCollector(t *testing.T) {
 			if err := check(two, d); err != nil {
 				t.Errorf("killed: %v: when nobody decides any more, Open = %v", killed, err)
 			}
-			if now, _, err := two.readOwner(t.Context()); err != nil || now.Proposal != "" || now.Session != c.life.id {
+			if now, _, err := two.readRegister(t.Context()); err != nil || now.Proposal != "" || now.Session != c.life.id {
 				t.Errorf("the register is %+v, %v, want no proposal in it", now, err)
 			}
 			closeStore(t, two)
@@ -373,7 +373,7 @@ func TestQuiet(t *testing.T) {
 		if r, err := s.Collect(t.Context(), Policy{All: true, Patience: 3 * time.Hour}); err != nil || len(r.Sessions) != 1 {
 			t.Errorf("Collect = %+v, %v, want one that went on when the promise was over", r, err)
 		}
-		if now, _, err := s.readOwner(t.Context()); err != nil || now.Proposal != "" {
+		if now, _, err := s.readRegister(t.Context()); err != nil || now.Proposal != "" {
 			t.Errorf("the register is %+v, %v, want no proposal in it", now, err)
 		}
 		closeStore(t, s)

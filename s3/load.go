@@ -41,11 +41,11 @@ func (s *Store) loadAlive(ctx context.Context, l *life) error {
 	return l.yes()
 }
 
-// list takes up what is in the bucket.
+// list adopts what is in the bucket.
 func (s *Store) list(ctx context.Context, l *life, fresh bool) error {
 	for _, prefix := range []string{blobs, records} {
 		if err := s.listAll(ctx, l, prefix, func(drops uint64, p []bucket.Object) (again bool, err error) {
-			return !l.take(drops, incarnationsOf(p), fresh), nil
+			return !l.adopt(drops, incarnationsOf(p), fresh), nil
 		}); err != nil {
 			return err
 		}
@@ -122,11 +122,11 @@ func (s *Store) listPart(ctx context.Context, l *life, prefix string, pages int,
 	}
 }
 
-// find takes up what lies below a prefix, and reports whether there is something of which a collection has not decided yet
+// find adopts what lies below a prefix, and reports whether there is something of which a collection has not decided yet
 // whether it goes.
 func (s *Store) find(ctx context.Context, l *life, prefix string) (undecided bool, err error) {
 	_, err = s.listPart(ctx, l, prefix, -1, func(drops uint64, p []bucket.Object) (bool, error) {
-		if !l.take(drops, incarnationsOf(p), false) {
+		if !l.adopt(drops, incarnationsOf(p), false) {
 			return true, nil
 		}
 		undecided = undecided || slices.ContainsFunc(incarnationsOf(p), l.undecided)
@@ -135,8 +135,8 @@ func (s *Store) find(ctx context.Context, l *life, prefix string) (undecided boo
 	return undecided, err
 }
 
-// Announced takes up an object that another server says it wrote, if it is there.
-func (s *Store) Announced(ctx context.Context, key string) error {
+// Adopt lets the ledger name an object that another server says it wrote, if it is there.
+func (s *Store) Adopt(ctx context.Context, key string) error {
 	i, ok := parseName(key)
 	if !ok {
 		return fmt.Errorf("%q is no object of a store", key)
@@ -151,7 +151,7 @@ func (s *Store) Announced(ctx context.Context, key string) error {
 		if _, err := s.bucket.Head(ctx, key); err != nil {
 			return err
 		}
-		if l.take(drops, []incarnation{i}, false) {
+		if l.adopt(drops, []incarnation{i}, false) {
 			return nil
 		}
 	}

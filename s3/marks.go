@@ -111,7 +111,7 @@ func (s *Store) mark(ctx context.Context, m *marks) error {
 // disown drops a blob whose bytes are known to be damaged, so that who keeps the root anew uploads it.
 func (s *Store) disown(d digest.Digest, cause error) {
 	h := held{life: s.now.Load()}
-	if h.take(keyOf(d), d.Size) {
+	if h.tryPin(keyOf(d), d.Size) {
 		_ = s.drop(&h, cause)
 		h.pin.Release()
 	}
@@ -130,27 +130,26 @@ func (s *Store) listOf(ctx context.Context, r blob.Root) (digest.Set, error) {
 }
 
 // rawBlob reads a blob from whatever object has it.
-func (s *Store) rawBlob(ctx context.Context, d digest.Digest) (data []byte, err error) {
-	err = blob.ErrNotFound
-	_, err2 := bucket.All(ctx, s.bucket, blobPrefix(keyOf(d))+"-", func(page []bucket.Object) error {
-		for _, o := range page {
-			var err2 error
-			if data, err2 = s.rawObject(ctx, o.Key, d); err2 == nil {
-				err = nil
-				return errFound
-			}
-			// One that could not be had may be sound, whatever the others are.
-			if !known(err) {
-				continue
-			}
-			err = err2
-		}
+func (s *Store) rawBlob(ctx context.Context, d digest.Digest) ([]byte, error) {
+	var objects []bucket.Object
+	if _, err := bucket.All(ctx, s.bucket, blobPrefix(keyOf(d))+"-", func(page []bucket.Object) error {
+		objects = append(objects, page...)
 		return nil
-	})
-	if err2 != nil && !errors.Is(err2, errFound) {
-		return nil, err2
+	}); err != nil {
+		return nil, err
 	}
-	return data, err
+	failed := blob.ErrNotFound
+	for _, o := range objects {
+		data, err := s.rawObject(ctx, o.Key, d)
+		if err == nil {
+			return data, nil
+		}
+		// One that could not be had may be sound, whatever the others are.
+		if known(failed) {
+			failed = err
+		}
+	}
+	return nil, failed
 }
 
 // known reports whether an error says what is wrong with an object.
@@ -171,8 +170,6 @@ func (s *Store) rawObject(ctx context.Context, key string, d digest.Digest) (dat
 	}
 	return nil, cmp.Or(err, blob.ErrCorrupt)
 }
-
-var errFound = errors.New("found")
 
 // A oneBlob is a store that has one blob, in memory.
 type oneBlob struct {

@@ -13,14 +13,14 @@ import (
 
 // Where things lie in the bucket. docs/adr/0005-one-bucket-many-servers.md says why.
 const (
-	ownerKey   = "owner" // the register that all decisions go through
-	sessions   = "s/"    // s/<session>
-	blobs      = "c/"    // c/<2 hex>/<function>-<hash>-<size>.<session>-<n>
-	records    = "a/"    // a/<2 hex>/<record key>.<n>-<session>
-	roots      = "r/"    // r/<name>.<n>-<session>
-	proposals  = "p/"    // p/<epoch>-<session>, and the answers p/<epoch>-<session>.<who answers>
-	verdicts   = "d/"    // d/<epoch>-<session>
-	nameDigits = 11      // of a session's time and of n, in hexadecimal: 44 bits
+	registerKey = "owner" // the register that all decisions go through
+	sessions    = "s/"    // s/<session>
+	blobs       = "c/"    // c/<2 hex>/<function>-<hash>-<size>.<session>-<n>
+	records     = "a/"    // a/<2 hex>/<record key>.<n>-<session>
+	roots       = "r/"    // r/<name>.<n>-<session>
+	proposals   = "p/"    // p/<epoch>-<session>, and the answers p/<epoch>-<session>.<who answers>
+	verdicts    = "d/"    // d/<epoch>-<session>
+	nameDigits  = 11      // of a session's time and of n, in hexadecimal: 44 bits
 )
 
 // keyOf returns the ledger's name of a blob.

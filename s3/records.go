@@ -2,7 +2,6 @@ package s3
 
 import (
 	"context"
-	"errors"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/mutant"
@@ -46,12 +45,11 @@ func (s *Store) Put(ctx context.Context, key [32]byte, value []byte) error {
 		return err
 	}
 	defer release()
-	i := l.claimRecord(k, l.known(k))
-	defer l.settle(i)
-	p := l.ids.place(i)
-	if p == 0 {
-		return errors.New("the bucket has had too many sessions since this one began")
+	i, p, err := l.claimRecord(k, l.known(k))
+	if err != nil {
+		return err
 	}
+	defer l.settle(i)
 	object := s.packer.seal(k, value)
 	if err := s.send(ctx, i.name(), bytesAt(object), int64(len(object))); err != nil {
 		return err
@@ -64,7 +62,7 @@ func (s *Store) Put(ctx context.Context, key [32]byte, value []byte) error {
 // known returns the number of the incarnation that the ledger names, or 0.
 func (l *life) known(k ledger.Key) uint64 {
 	h := held{life: l}
-	if !h.take(k, -1) {
+	if !h.tryPin(k, -1) {
 		return 0
 	}
 	h.pin.Release()

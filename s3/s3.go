@@ -16,7 +16,7 @@
 //
 // # Concurrency
 //
-// The ledger is as package ledger says. The door, a channel, is held by who takes up what the bucket has and by who lets
+// The ledger is as package ledger says. The door, a channel, is held by who adopts what the bucket has and by who lets
 // go of it. Mutexes guard memory only, and no I/O is done under either. Uploads of one blob at a time go one after the
 // other in a process: who comes second waits, and takes over if the first one fails.
 //
@@ -242,10 +242,10 @@ func (s *Store) beatOnce(ctx context.Context, l *life) (*life, error) {
 	if err == nil {
 		err = s.answer(wait, l)
 	}
-	if l.lost.Load() && l.listed.CompareAndSwap(false, true) {
+	if l.lost.Load() && l.listing.CompareAndSwap(false, true) {
 		// That may take longer than the next renewal can wait.
 		s.beats.Go(func() {
-			defer l.listed.Store(false)
+			defer l.listing.Store(false)
 			if err := s.regain(s.ctx, l); err != nil && s.ctx.Err() == nil {
 				s.log.Warn("the bucket could not be listed; it is tried again", "error", err)
 			}
@@ -274,14 +274,6 @@ func (s *Store) enter() (*life, error) {
 		return nil, blob.ErrClosed
 	}
 	return s.now.Load(), nil
-}
-
-// yes returns why a yes that was stamped before must not be given, if it must not.
-func (l *life) yes() error {
-	if !l.stands() {
-		return ErrSuspended
-	}
-	return nil
 }
 
 // Stats returns what the store has and did.
@@ -332,7 +324,7 @@ func (s *Store) KnowsRecord(key [32]byte) bool {
 	return ok
 }
 
-// Refresh takes up what others wrote since the ledger was loaded.
+// Refresh adopts what others wrote since the ledger was loaded.
 func (s *Store) Refresh(ctx context.Context) error {
 	l, err := s.enter()
 	if err != nil {

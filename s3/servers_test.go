@@ -141,7 +141,7 @@ func TestShared(t *testing.T) {
 	if err := listing.Refresh(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := told.Announced(ctx, b.Keys(blobs)[0]); err != nil {
+	if err := told.Adopt(ctx, b.Keys(blobs)[0]); err != nil {
 		t.Fatal(err)
 	}
 	for name, s := range map[string]*Store{"looks": looking, "lists": listing, "is told": told} {

@@ -18,9 +18,9 @@ const sweepers = 4
 // remove deletes what a verdict names. The requests come to nothing if this process is stopped here for so long that
 // another one may have finished the verdict. It returns how many of them are gone, those included that went before.
 func (c *collection) remove(ctx context.Context, p proposal) (int, error) {
-	keys := make([]string, len(p.entries))
-	for i, e := range p.entries {
-		keys[i] = e.key
+	keys := make([]string, len(p.lines))
+	for i, l := range p.lines {
+		keys[i] = l.key
 	}
 	return c.removeKeys(ctx, keys)
 }
@@ -52,7 +52,7 @@ func (c *collection) removeKeys(ctx context.Context, keys []string) (n int, err 
 // carryOut does what earlier collections left: it deletes what their verdicts name, closes those that are old enough,
 // and removes documents that nothing names, and uploads that nobody will end.
 func (c *collection) carryOut(ctx context.Context, now census) error {
-	for _, v := range slices.Clone(c.owner.Verdicts) {
+	for _, v := range slices.Clone(c.register.Verdicts) {
 		if v.Session != c.life.id && (slices.Contains(now.alive, v.Session) || now.ended[v.Session] != nil) {
 			continue // whoever decided it may be at it
 		}
@@ -73,7 +73,7 @@ func (c *collection) carryOut(ctx context.Context, now census) error {
 			return err
 		}
 		if _, err := c.remove(ctx, p); err != nil {
-			if len(c.owner.Verdicts) >= maxVerdicts {
+			if len(c.register.Verdicts) >= maxVerdicts {
 				return err
 			}
 			// One object that can't be removed, as a lock may have it, is no reason to remove no other.
@@ -84,7 +84,7 @@ func (c *collection) carryOut(ctx context.Context, now census) error {
 		if now.date.Sub(o.Modified) < bucket.MaxAge {
 			continue
 		}
-		c.owner.Verdicts = slices.DeleteFunc(c.owner.Verdicts, func(w verdict) bool { return w.Key == v.Key })
+		c.register.Verdicts = slices.DeleteFunc(c.register.Verdicts, func(w verdict) bool { return w.Key == v.Key })
 		if err := c.write(ctx); err != nil {
 			return err
 		}
@@ -104,8 +104,8 @@ const maxVerdicts = 64
 
 // tidyDocuments removes proposals, answers and verdicts that the register does not name: their collections are over.
 func (c *collection) tidyDocuments(ctx context.Context) error {
-	open := map[string]bool{c.owner.Proposal: true}
-	for _, v := range c.owner.Verdicts {
+	open := map[string]bool{c.register.Proposal: true}
+	for _, v := range c.register.Verdicts {
 		open[v.Key] = true
 	}
 	var gone []string
@@ -113,7 +113,7 @@ func (c *collection) tidyDocuments(ctx context.Context) error {
 		if _, err := bucket.All(ctx, c.bucket, prefix, func(page []bucket.Object) error {
 			for _, o := range page {
 				document, _, _ := strings.Cut(o.Key, ".") // which the answers have
-				if !open[document] && epochOf(o.Key) < c.owner.Epoch {
+				if !open[document] && epochOf(o.Key) < c.register.Epoch {
 					gone = append(gone, o.Key)
 				}
 			}
@@ -130,50 +130,28 @@ func (c *collection) tidyDocuments(ctx context.Context) error {
 // can come any more.
 func (c *collection) tidyRoots(ctx context.Context, m *marks) error {
 	var gone []string
-	var last bucket.Object
-	alone := true // last is the only object of its root
-	date, err := time.Time{}, error(nil)
-	var released []bucket.Object
-	var older []string // of the root of last
-	end := func() {
-		if alone && last.Key != "" {
-			released = append(released, last)
+	var alone []bucket.Object // the only ones of their roots
+	date, err := c.eachRoot(ctx, roots, func(objects []bucket.Object) {
+		newest := objects[len(objects)-1]
+		if len(objects) == 1 {
+			alone = append(alone, newest)
 		}
-		if !m.spoiled(last.Key) {
-			gone = append(gone, older...)
+		if m.spoiled(newest.Key) {
+			return
 		}
-		older = nil
-	}
-	date, err = bucket.All(ctx, c.bucket, roots, func(page []bucket.Object) error {
-		for _, o := range page {
-			which, _, ok := splitRoot(o.Key)
-			if !ok {
-				continue
-			}
-			if strings.HasPrefix(last.Key, which+".") {
-				older = append(older, last.Key)
-				alone = false
-			} else {
-				end()
-				alone = true
-			}
-			last = o
+		for _, older := range objects[:len(objects)-1] {
+			gone = append(gone, older.Key)
 		}
-		return nil
 	})
 	if err != nil {
 		return err
 	}
-	end()
-	for _, o := range released {
-		if o.Size > maxReleased || date.Sub(o.Modified) < bucket.MaxAge {
-			continue
-		}
-		b, _, err := c.bucket.Get(ctx, o.Key, 0, -1)
+	for _, o := range alone {
+		released, err := c.releasedLongAgo(ctx, o, date)
 		if err != nil {
 			return err
 		}
-		if _, none, err := decodeRootObject(o.Key, b); err == nil && none {
+		if released {
 			gone = append(gone, o.Key)
 		}
 	}
@@ -182,5 +160,19 @@ func (c *collection) tidyRoots(ctx context.Context, m *marks) error {
 	return err
 }
 
+// releasedLongAgo reports whether an object says that its root was released, and is so old that whoever wanted to write
+// an older one can't any more.
+func (c *collection) releasedLongAgo(ctx context.Context, o bucket.Object, now time.Time) (bool, error) {
+	if o.Size > maxReleased || now.Sub(o.Modified) < bucket.MaxAge {
+		return false, nil
+	}
+	b, _, err := c.bucket.Get(ctx, o.Key, 0, -1)
+	if err != nil {
+		return false, err
+	}
+	_, released, err := decodeRootObject(o.Key, b)
+	return err == nil && released, nil
+}
+
 // maxReleased is how large an object at most is that says that a root was released: its frame, and a name.
-const maxReleased = headerSize + entrySize + 2048
+const maxReleased = headerSize + rowSize + 2048

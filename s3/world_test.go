@@ -316,7 +316,7 @@ func (sv *server) collect(patience time.Duration) {
 	}
 }
 
-// takeOver waits until the one that collects is given up, and makes its proposal void. Nothing goes but second copies.
+// takeOver waits until the one that collects is given up, and withdraws its proposal. Nothing goes but second copies.
 func (sv *server) takeOver() {
 	time.Sleep(worldOptions.Heartbeat + 30*time.Second) // it has gone as far as it goes
 	for i := range 2 {
@@ -426,7 +426,7 @@ func (w *world) leaks() {
 		switch {
 		case ok && want[blobPrefix(i.key)]:
 			delete(want, blobPrefix(i.key))
-		case key == ownerKey, strings.HasPrefix(key, sessions+"z"), strings.HasPrefix(key, roots):
+		case key == registerKey, strings.HasPrefix(key, sessions+"z"), strings.HasPrefix(key, roots):
 		default:
 			left++
 			w.Errorf("at rest: leak: %s", key)
@@ -462,7 +462,7 @@ func (sv *server) fingerprint() uint64 {
 		h += explore.Hash(sv.name, k.Hash, p, leased)
 	})
 	_, _, pins := l.ledger.Counts()
-	h += explore.Hash(sv.name, pins, l.id, len(l.door), l.drops, l.heeded, l.epoch, l.floor, l.before, l.lost.Load(), l.nextBlob.Load())
+	h += explore.Hash(sv.name, pins, l.id, len(l.door), l.drops, l.heeded, l.epoch, l.floor, l.lastSeen, l.lost.Load(), l.nextBlob.Load())
 	for document, keys := range l.letGo {
 		for key := range keys {
 			h += explore.Hash(sv.name, document, key)

@@ -7,15 +7,11 @@ import (
 	"hash"
 	"io"
 	"path/filepath"
-	"sync"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/mutant"
-	"github.com/sarsen-build/sarsen/internal/sim"
 	"github.com/sarsen-build/sarsen/internal/vfs"
-	"github.com/sarsen-build/sarsen/ledger"
-	"github.com/sarsen-build/sarsen/s3/bucket"
 )
 
 // maxSize is how large a blob may be: S3's objects have 5 TiB, and the table must fit.
@@ -217,139 +213,4 @@ func (j joined) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	m, err := j.rest.ReadAt(p[n:], off+int64(n)-int64(len(j.head)))
 	return n + m, err
-}
-
-// A flight is an upload under way. Others with the same bytes wait for it, and one of them takes over if it fails.
-type flight struct {
-	done chan struct{}
-	err  error
-}
-
-// upload makes a blob present whose bytes are verified. It waits for another upload of the same blob; if that fails,
-// the failure is only that one's.
-func (s *Store) upload(ctx context.Context, l *life, k ledger.Key, size int64, object io.ReaderAt, stored int64) error {
-	for {
-		if ok, _ := l.ledger.Lease(k, size); ok {
-			return l.yes()
-		}
-		f, leads := l.lead(k)
-		if leads {
-			f.err = s.put(ctx, l, k, size, object, stored)
-			l.land(k, f)
-			return f.err
-		}
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if mutant.WaitersFail && f.err != nil {
-			return f.err
-		}
-	}
-}
-
-// lead returns the flight of a blob, and whether it is the caller's.
-func (l *life) lead(k ledger.Key) (f *flight, leads bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if f = l.flights[k]; f != nil {
-		return f, false
-	}
-	f = &flight{done: make(chan struct{})}
-	l.flights[k] = f
-	return f, true
-}
-
-func (l *life) land(k ledger.Key, f *flight) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.flights, k)
-	close(f.done)
-}
-
-// put writes an incarnation and publishes it. If it fails, the incarnation may yet appear: nobody names it then but
-// who finds it.
-func (s *Store) put(ctx context.Context, l *life, k ledger.Key, size int64, object io.ReaderAt, stored int64) error {
-	i := l.claim(k, size)
-	defer l.settle(i)
-	p := l.ids.place(i)
-	if p == 0 {
-		return errors.New("the bucket has had too many sessions since this one began")
-	}
-	if err := s.send(ctx, i.name(), object, stored); err != nil {
-		return err
-	}
-	sim.Point("publish")
-	l.ledger.Publish(k, size, p, always)
-	return l.yes()
-}
-
-// send writes an object, when its turn has come.
-func (s *Store) send(ctx context.Context, name string, object io.ReaderAt, stored int64) error {
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-s.slots }()
-	if _, err := s.bucket.Put(ctx, name, object, stored, bucket.Condition{}); err != nil {
-		return err
-	}
-	s.counts.uploads.Add(1)
-	s.counts.bytesUp.Add(stored)
-	return nil
-}
-
-// PutAll implements blob.Batcher.
-func (s *Store) PutAll(ctx context.Context, ds []digest.Digest, data [][]byte) []error {
-	errs := make([]error, len(ds))
-	l, err := s.enter()
-	if err != nil {
-		for i := range errs {
-			errs[i] = err
-		}
-		return errs
-	}
-	defer s.calls.Leave()
-	var group sync.WaitGroup
-	first := make(map[digest.Digest]int, len(ds))
-	twin := make([]int, len(ds))
-	for i, d := range ds {
-		twin[i] = i
-		if errs[i] = s.mayPut(l, d, data[i]); errs[i] != nil || d.IsEmpty() {
-			continue
-		}
-		if j, ok := first[d]; ok {
-			twin[i] = j
-			continue
-		}
-		first[d] = i
-		if ok, _ := l.ledger.Lease(keyOf(d), d.Size); ok {
-			errs[i] = l.yes()
-			continue
-		}
-		group.Go(func() {
-			object := s.packer.seal(keyOf(d), data[i])
-			errs[i] = s.upload(ctx, l, keyOf(d), d.Size, bytesAt(object), int64(len(object)))
-		})
-	}
-	group.Wait()
-	for i, j := range twin {
-		errs[i] = errs[j]
-		if errs[i] != nil {
-			errs[i] = &blob.Error{Op: "put", Digest: ds[i], Err: errs[i]}
-		}
-	}
-	return errs
-}
-
-func (s *Store) mayPut(l *life, d digest.Digest, data []byte) error {
-	if err := l.mayCreate(d); err != nil {
-		return err
-	}
-	if got := d.Function.Of(data); got != d && !mutant.Immutable {
-		return blob.Mismatch(d, got)
-	}
-	return nil
 }

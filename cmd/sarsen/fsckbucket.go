@@ -29,7 +29,7 @@ func fsckBucket(ctx context.Context, cmd *cobra.Command, quick, asJSON bool) err
 	if asJSON {
 		err = json.NewEncoder(cmd.OutOrStdout()).Encode(found)
 	} else {
-		err = printCondition(cmd.OutOrStdout(), found)
+		err = printSurvey(cmd.OutOrStdout(), found)
 	}
 	if err == nil && !found.Sound() {
 		err = fmt.Errorf("%s damaged, %s of backups incomplete", count(int64(len(found.Problems)), "object", "objects"), count(int64(len(found.Incomplete)), "root", "roots"))
@@ -37,24 +37,24 @@ func fsckBucket(ctx context.Context, cmd *cobra.Command, quick, asJSON bool) err
 	return err
 }
 
-func printCondition(w io.Writer, c s3.Condition) error {
-	for _, p := range c.Problems {
+func printSurvey(w io.Writer, s s3.Survey) error {
+	for _, p := range s.Problems {
 		if _, err := fmt.Fprintf(w, "damaged object: %s: %s\n", p.Key, p.What); err != nil {
 			return err
 		}
 	}
-	for _, p := range c.Incomplete {
+	for _, p := range s.Incomplete {
 		if _, err := fmt.Fprintf(w, "incomplete root: %s: %s\n", p.Key, p.What); err != nil {
 			return err
 		}
 	}
-	for _, key := range c.Strange {
+	for _, key := range s.Strange {
 		if _, err := fmt.Fprintf(w, "strange object: %s\n", key); err != nil {
 			return err
 		}
 	}
 	_, err := fmt.Fprintf(w, "%s with %s, %s verified; %s; %s superfluous, %s about to be deleted; %d damaged\n",
-		count(c.Objects, "object", "objects"), humanize.IBytes(uint64(c.Bytes)), humanize.Comma(c.Verified), count(int64(c.Roots), "root", "roots"),
-		humanize.Comma(c.Seconds), humanize.Comma(c.Condemned), len(c.Problems)+len(c.Incomplete))
+		count(s.Objects, "object", "objects"), humanize.IBytes(uint64(s.Bytes)), humanize.Comma(s.Verified), count(int64(s.Roots), "root", "roots"),
+		humanize.Comma(s.SecondCopies), humanize.Comma(s.Condemned), len(s.Problems)+len(s.Incomplete))
 	return err
 }

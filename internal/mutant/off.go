@@ -157,5 +157,5 @@ const (
 	WaitersFail       = false
 	UploadUndefended  = false
 	ShortFence        = false
-	OwnerUnfenced     = false
+	RegisterUnfenced  = false
 )

@@ -310,7 +310,7 @@ var (
 	DeleteFirst = name == "DeleteFirst"
 	// KeyReused gives every copy of a blob the same key (seed 004).
 	KeyReused = name == "KeyReused"
-	// AdoptBlind takes up what it finds without asking whether it may be deleted.
+	// AdoptBlind adopts what it finds without asking whether it may be deleted.
 	AdoptBlind = name == "AdoptBlind"
 	// UndecidedGone says that a blob is gone of which others are still asked.
 	UndecidedGone = name == "UndecidedGone"
@@ -330,6 +330,6 @@ var (
 	UploadUndefended = name == "UploadUndefended"
 	// ShortFence gives a yes though others may have declared the session dead.
 	ShortFence = name == "ShortFence"
-	// OwnerUnfenced lets a collector that was stopped write its verdict over what another one decided since.
-	OwnerUnfenced = name == "OwnerUnfenced"
+	// RegisterUnfenced lets a collector that was stopped write its verdict over what another one decided since.
+	RegisterUnfenced = name == "RegisterUnfenced"
 )

@@ -152,7 +152,7 @@ var caught = []struct {
 	{"DeadLeases", "s3", "TestExhaustive/ask_and_crash", "YesStands: the object is gone"},
 	{"ShortFence", "s3", "TestExhaustive/put,_ask,_stopped", "YesStands: the object is gone"},
 	{"DeleteFirst", "s3", "TestExhaustive/collector_crashes,_late_delete", "YesStands: the object is gone"},
-	{"OwnerUnfenced", "s3", "TestExhaustive/collector_stopped", "YesStands: the object is gone"},
+	{"RegisterUnfenced", "s3", "TestExhaustive/collector_stopped", "YesStands: the object is gone"},
 
 	{"AssetHole", "asset", "TestComplete", "want ErrNotFound"},
 	{"AssetDropLatest", "asset", "TestPushedMeanwhile", "nothing is downloaded here"},
