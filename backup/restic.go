@@ -174,7 +174,7 @@ func (q *request) file(folder, name string) error {
 		return err
 	}
 	defer s.giveBack()
-	if err := q.stream(d, q.r.Body); err != nil {
+	if err := q.stream(d, bodyReader{q.r.Body}); err != nil {
 		return err
 	}
 	defer q.lock(root)()
@@ -276,8 +276,8 @@ func (h *handler) bufferFor(size int64) (b []byte, done func()) {
 	return small[:], func() { buffers.Put(small) }
 }
 
-// stream stores body as d, verified.
-func (q *request) stream(d digest.Digest, body io.Reader) error {
+// stream stores what r reads as d, verified.
+func (q *request) stream(d digest.Digest, r io.Reader) error {
 	w, err := q.Store.Create(q.r.Context(), d)
 	if err != nil {
 		return err
@@ -286,7 +286,7 @@ func (q *request) stream(d digest.Digest, body io.Reader) error {
 	buf, done := q.bufferFor(d.Size)
 	defer done()
 	for {
-		n, err := io.ReadFull(body, buf)
+		n, err := io.ReadFull(r, buf)
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
 				return err
@@ -295,7 +295,7 @@ func (q *request) stream(d digest.Digest, body io.Reader) error {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			return w.Commit() // which knows whether that was all
 		} else if err != nil {
-			return &refusal.BodyError{Err: err}
+			return err
 		}
 	}
 }
