@@ -85,7 +85,11 @@ func (q *request) removeChunk(root string, id [32]byte) error {
 	if err != nil {
 		return err
 	}
-	defer q.lock(root)()
+	done, err := q.turns.Take(q.r.Context(), root)
+	if err != nil {
+		return err
+	}
+	defer done()
 	s, was, err := q.chunks(root)
 	if err != nil {
 		return err
@@ -130,7 +134,11 @@ func (q *request) putChunk(root string, id [32]byte) error {
 	if err := blob.Put(q.r.Context(), q.Store, d, data); err != nil {
 		return err
 	}
-	defer q.lock(root)()
+	done, err := q.turns.Take(q.r.Context(), root)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if s, was, err = q.chunks(root); err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -28,14 +27,7 @@ func holds(r blob.Root, d digest.Digest) bool {
 	return len(r.Few) == 1 && r.Few[0] == d || len(r.Few) == 0 && r.Count == 0 && d.IsEmpty()
 }
 
-// lock makes whoever changes a root wait for who does. It returns what ends that.
-func (q *request) lock(root string) (unlock func()) {
-	turn := q.locks[sha256.Sum256([]byte(root))[0]]
-	turn <- struct{}{}
-	return func() { <-turn }
-}
-
-// keep keeps what was uploaded whole; whether the client still waits for the answer makes no difference.
+// keep makes a root of what was uploaded whole, also when the client does not wait for the answer any more.
 func (q *request) keep(root string, value []byte, blobs digest.Set) error {
 	return q.Keeper.Keep(context.WithoutCancel(q.r.Context()), root, value, blobs)
 }
@@ -62,7 +54,11 @@ func (q *request) replace(root string, d digest.Digest, store func() error, may 
 	if err := store(); err != nil {
 		return err
 	}
-	defer q.lock(root)()
+	done, err := q.turns.Take(q.r.Context(), root)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if was, err = look(); err != nil {
 		return err
 	}
@@ -86,7 +82,11 @@ func (q *request) remove(root string, may bool) error {
 	if err != nil {
 		return err
 	}
-	defer q.lock(root)()
+	done, err := q.turns.Take(q.r.Context(), root)
+	if err != nil {
+		return err
+	}
+	defer done()
 	kept, there, err := q.kept(root)
 	if err != nil {
 		return err

@@ -51,13 +51,13 @@ func (s *session) commit(ctx context.Context) error {
 		return err
 	}
 	if s.moment.ns != "" {
-		release, err := d.locks.take(ctx, nsLock)
+		release, err := d.turns.Take(ctx, nsTurn)
 		if err != nil {
 			return err
 		}
 		defer release()
 	}
-	release, err := d.locks.take(ctx, s.moment.group.root(d.Name))
+	release, err := d.turns.Take(ctx, s.moment.group.root(d.Name))
 	if err != nil {
 		return err
 	}

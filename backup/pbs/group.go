@@ -46,7 +46,7 @@ func (d *datastore) keepGroup(ctx context.Context, g group, info groupInfo) erro
 
 // changeGroup changes a group that is there.
 func (d *datastore) changeGroup(ctx context.Context, g group, fn func(*groupInfo) error) error {
-	release, err := d.locks.take(ctx, g.root(d.Name))
+	release, err := d.turns.Take(ctx, g.root(d.Name))
 	if err != nil {
 		return err
 	}
@@ -74,12 +74,12 @@ type removed struct {
 // removeGroup removes all snapshots of a group that are not protected, and the group itself if none stays. It counts
 // them in r.
 func (d *datastore) removeGroup(ctx context.Context, g group, r *removed) error {
-	free, ok := d.locks.try(writing(g, d.Name))
+	free, ok := d.turns.Try(writing(g, d.Name))
 	if !ok {
 		return badRequest("group %s is in use: a backup runs", g)
 	}
 	defer free()
-	release, err := d.locks.take(ctx, g.root(d.Name))
+	release, err := d.turns.Take(ctx, g.root(d.Name))
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func levels(ns string) int {
 	return 1 + strings.Count(ns, "/")
 }
 
-// writing is the lock of whoever writes a snapshot of a group.
+// writing names the turn of whoever writes a snapshot of a group.
 func writing(g group, store string) string { return "writing " + g.root(store) }
 
 func (d *datastore) keepNamespace(ctx context.Context, ns string) error {

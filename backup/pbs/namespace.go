@@ -60,11 +60,11 @@ func (q *request) createNamespace(d *datastore) (any, error) {
 	return ns, d.createNamespace(q.r.Context(), parent, ns)
 }
 
-// nsLock is taken by whoever makes or removes namespaces, or makes a snapshot in one, before a group's lock.
-const nsLock = "namespaces"
+// nsTurn names the turn of whoever makes or removes namespaces, or makes a snapshot in one, which is taken before a group's.
+const nsTurn = "namespaces"
 
 func (d *datastore) createNamespace(ctx context.Context, parent, ns string) error {
-	release, err := d.locks.take(ctx, nsLock)
+	release, err := d.turns.Take(ctx, nsTurn)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (q *request) deleteNamespace(d *datastore) (any, error) {
 
 // deleteNamespace removes a namespace and all below it; with groups, their groups too. What has protected snapshots stays.
 func (d *datastore) deleteNamespace(ctx context.Context, ns string, groups bool, r *removed) error {
-	release, err := d.locks.take(ctx, nsLock)
+	release, err := d.turns.Take(ctx, nsTurn)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@
 // # Concurrency
 //
 // The server serves any number of connections, and a session any number of calls at once. A session's tables are
-// under its mutex, and no I/O is done there. Changes of one group's roots are in order (locks.go).
+// under its mutex, and no I/O is done there. Changes of one group's roots are made one after the other (datastore.turns).
 //
 // # Crashes
 //
@@ -39,6 +39,7 @@ import (
 	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/turns"
 )
 
 // Options say what New serves.
@@ -94,7 +95,7 @@ type Server struct {
 type datastore struct {
 	Datastore
 	server *Server
-	locks  locks
+	turns  turns.By[string] // to change a group, by its root; and what nsTurn and writing name
 	lastGC atomic.Pointer[collected]
 }
 

@@ -26,7 +26,7 @@ type session struct {
 	base     format.ChunkList
 	bench    bool
 	hold     *hold
-	unlock   func() // of the group
+	done     func() // ends the turn to write the group
 
 	mu            sync.Mutex
 	known         map[[32]byte]format.Chunk
@@ -62,12 +62,12 @@ func (d *datastore) beginBackup(ctx context.Context, m moment, a *Account, bench
 	if err := d.needNamespace(ctx, m.ns); err != nil {
 		return nil, err
 	}
-	unlock, ok := d.locks.try(writing(m.group, d.Name))
+	done, ok := d.turns.Try(writing(m.group, d.Name))
 	if !ok {
 		return nil, badRequest("while creating locked backup group '%s': another backup of this group runs", m.group)
 	}
 	s := &session{
-		store: d, moment: m, owner: a.Name, author: a.Name, bench: bench, hold: d.newHold(), unlock: unlock,
+		store: d, moment: m, owner: a.Name, author: a.Name, bench: bench, hold: d.newHold(), done: done,
 		known: map[[32]byte]format.Chunk{}, writers: map[int]*writer{}, files: map[string]file{}, used: map[[32]byte]struct{}{},
 		uploads: map[string]*uploadStats{}, uploadsAtOnce: make(chan struct{}, maxUploads),
 	}
@@ -151,7 +151,7 @@ func (s *session) letGo() {
 	if err := s.hold.release(context.WithoutCancel(s.store.server.stopping)); err != nil {
 		s.store.server.log.Warn("what a backup held stays until the next start", "backup", s.moment.String(), "err", err)
 	}
-	s.unlock()
+	s.done()
 }
 
 // previousFile returns a file of the last snapshot. The chunks of an index are known from then on.

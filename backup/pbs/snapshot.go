@@ -288,7 +288,7 @@ func (d *datastore) keep(ctx context.Context, s *snapshot, set digest.Set) error
 // change changes a snapshot in order with other changes of its group. fn may store what is new with the hold.
 func (d *datastore) change(ctx context.Context, m moment, fn func(*snapshot, *hold) error) error {
 	if !mutant.ChangeUnlocked {
-		release, err := d.locks.take(ctx, m.group.root(d.Name))
+		release, err := d.turns.Take(ctx, m.group.root(d.Name))
 		if err != nil {
 			return err
 		}
@@ -342,7 +342,7 @@ func without(set digest.Set, gone []digest.Digest) digest.Set {
 
 // forget removes a snapshot.
 func (d *datastore) forget(ctx context.Context, m moment) error {
-	release, err := d.locks.take(ctx, m.group.root(d.Name))
+	release, err := d.turns.Take(ctx, m.group.root(d.Name))
 	if err != nil {
 		return err
 	}
