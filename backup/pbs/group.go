@@ -94,7 +94,7 @@ func (d *datastore) removeGroup(ctx context.Context, g group, r *removed) error 
 			stay++
 			continue
 		}
-		if err := d.Keeper.Release(ctx, s.moment.root(d.Name)); err != nil {
+		if err := d.Keeper.Release(ctx, s.name.root(d.Name)); err != nil {
 			return err
 		}
 		r.Snapshots++
@@ -115,9 +115,9 @@ func (d *datastore) groups(ctx context.Context, ns string) (all []group, err err
 			if err != nil {
 				return nil, err
 			}
-			if m, ok := parseRoot(d.Name, ns, r.Name); ok && !seen[m.group] {
-				seen[m.group] = true
-				all = append(all, m.group)
+			if name, ok := parseRoot(d.Name, ns, r.Name); ok && !seen[name.group] {
+				seen[name.group] = true
+				all = append(all, name.group)
 			}
 		}
 	}

@@ -87,9 +87,9 @@ type Server struct {
 	stopping context.Context // ends when the server stops
 	stop     context.CancelFunc
 
-	mu       sync.Mutex
-	sessions map[*upgraded]struct{}
-	idle     sync.WaitGroup // sessions and tasks that run
+	mu          sync.Mutex
+	connections map[*upgradedConn]struct{} // each a backup or a restore
+	idle        sync.WaitGroup             // connections and tasks that run
 }
 
 type datastore struct {
@@ -113,7 +113,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{
 		zone: o.Zone, log: o.Log, identity: o.Identity, stores: map[string]*datastore{}, bodies: make(chan struct{}, maxBodies),
 		browsers: make(chan struct{}, maxBrowsers),
-		started:  time.Now(), maxReaders: maxReaders, sessions: map[*upgraded]struct{}{},
+		started:  time.Now(), maxReaders: maxReaders, connections: map[*upgradedConn]struct{}{},
 	}
 	s.SetAccess(o.Access)
 	s.stopping, s.stop = context.WithCancel(context.Background())
@@ -146,13 +146,13 @@ func (s *Server) Serve(l net.Listener) error {
 	return s.http.Serve(&tlsListener{l, s.identity.tlsConfig()})
 }
 
-// Shutdown stops taking connections, lets sessions finish until ctx ends, and then cuts them. What was not
-// finished leaves nothing.
+// Shutdown stops taking connections, lets backups and restores finish until ctx ends, and then cuts them. A backup
+// that was not finished leaves nothing.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	s.stop()
 	s.mu.Lock()
-	waiting := len(s.sessions)
+	waiting := len(s.connections)
 	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() { s.idle.Wait(); close(done) }()
@@ -162,8 +162,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	for u := range s.sessions {
-		_ = u.conn.Close()
+	for c := range s.connections {
+		_ = c.Close()
 	}
 	s.mu.Unlock()
 	<-done
@@ -183,5 +183,5 @@ type Stats struct {
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{len(s.sessions)}
+	return Stats{len(s.connections)}
 }

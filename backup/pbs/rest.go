@@ -208,21 +208,21 @@ func (q *request) changer(d *datastore, g group) error {
 }
 
 // readable returns a snapshot that a may read.
-func (d *datastore) readable(ctx context.Context, m moment, a *Account) (*snapshot, error) {
-	snap, err := d.snapshot(ctx, m)
+func (d *datastore) readable(ctx context.Context, name snapshotName, a *Account) (*snapshot, error) {
+	snap, err := d.snapshot(ctx, name)
 	if err != nil {
-		if !a.may(d.Name, m.ns, Read) && !a.may(d.Name, m.ns, Backup) {
+		if !a.may(d.Name, name.ns, Read) && !a.may(d.Name, name.ns, Backup) {
 			return nil, forbidden("read")
 		}
 		return nil, err
 	}
 	owner := snap.Owner
-	if info, ok, err := d.group(ctx, m.group); err != nil {
+	if info, ok, err := d.group(ctx, name.group); err != nil {
 		return nil, err
 	} else if ok {
 		owner = info.Owner
 	}
-	if !a.mayRead(d.Name, m.ns, owner) {
+	if !a.mayRead(d.Name, name.ns, owner) {
 		return nil, forbidden("read")
 	}
 	return snap, nil

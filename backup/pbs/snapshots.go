@@ -41,7 +41,7 @@ func filesOf(s *snapshot) []fileItem {
 
 func itemOf(s *snapshot, owner string) snapshotItem {
 	item := snapshotItem{
-		Type: s.moment.kind, ID: s.moment.id, Time: s.moment.time, Files: filesOf(s), Owner: owner, Protected: s.Protected,
+		Type: s.name.kind, ID: s.name.id, Time: s.name.time, Files: filesOf(s), Owner: owner, Protected: s.Protected,
 		Comment: s.Comment, Fingerprint: s.Fingerprint, Verification: s.Verify,
 	}
 	for _, f := range s.Files {
@@ -75,7 +75,7 @@ func (q *request) visible(d *datastore) (all []*snapshot, owners map[group]strin
 			if err != nil {
 				return nil, nil, ns, err
 			}
-			g := s.moment.group
+			g := s.name.group
 			if id != "" && g.id != id {
 				continue
 			}
@@ -104,7 +104,7 @@ func (q *request) listSnapshots(d *datastore) (any, error) {
 	}
 	items := make([]snapshotItem, len(all))
 	for i, s := range all {
-		items[i] = itemOf(s, owners[s.moment.group])
+		items[i] = itemOf(s, owners[s.name.group])
 	}
 	return items, nil
 }
@@ -127,7 +127,7 @@ func (q *request) listGroups(d *datastore) (any, error) {
 	items := []groupItem{}
 	var at group
 	for _, s := range all {
-		if g := s.moment.group; len(items) == 0 || g != at {
+		if g := s.name.group; len(items) == 0 || g != at {
 			at = g
 			info, _, err := d.group(q.r.Context(), g)
 			if err != nil {
@@ -136,7 +136,7 @@ func (q *request) listGroups(d *datastore) (any, error) {
 			items = append(items, groupItem{Type: g.kind, ID: g.id, Owner: owners[g], Comment: firstLine(info.Notes)})
 		}
 		item := &items[len(items)-1]
-		item.Last, item.Files = s.moment.time, nil
+		item.Last, item.Files = s.name.time, nil
 		item.Count++
 		for _, f := range s.Files {
 			item.Files = append(item.Files, f.Name)
@@ -147,20 +147,20 @@ func (q *request) listGroups(d *datastore) (any, error) {
 
 // one returns the snapshot that a request names, if its sender may read it.
 func (q *request) one(d *datastore) (*snapshot, error) {
-	m, err := q.params.moment()
+	name, err := q.params.snapshotName()
 	if err != nil {
 		return nil, err
 	}
-	return d.readable(q.r.Context(), m, q.account)
+	return d.readable(q.r.Context(), name, q.account)
 }
 
 // mine returns the name of the snapshot that a request names, if its sender may change it.
-func (q *request) mine(d *datastore) (moment, error) {
-	m, err := q.params.moment()
+func (q *request) mine(d *datastore) (snapshotName, error) {
+	name, err := q.params.snapshotName()
 	if err != nil {
-		return m, err
+		return name, err
 	}
-	return m, q.changer(d, m.group)
+	return name, q.changer(d, name.group)
 }
 
 func (q *request) listFiles(d *datastore) (any, error) {
@@ -172,14 +172,14 @@ func (q *request) listFiles(d *datastore) (any, error) {
 }
 
 func (q *request) deleteSnapshot(d *datastore) (any, error) {
-	m, err := q.mine(d)
+	name, err := q.mine(d)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.forget(q.r.Context(), m); err != nil {
+	if err := d.forget(q.r.Context(), name); err != nil {
 		return nil, err
 	}
-	q.server.log.Info("snapshot removed", "store", d.Name, "ns", m.ns, "snapshot", m.String(), "by", q.account.Name)
+	q.server.log.Info("snapshot removed", "store", d.Name, "ns", name.ns, "snapshot", name.String(), "by", q.account.Name)
 	return nil, nil
 }
 
@@ -335,17 +335,17 @@ func (q *request) changeOwner(d *datastore) (any, error) {
 
 // uploadLog stores the log of a backup, which a client sends after finish.
 func (q *request) uploadLog(d *datastore) (any, error) {
-	const name = "client.log.blob"
-	m, err := q.params.moment()
+	const logName = "client.log.blob"
+	name, err := q.params.snapshotName()
 	if err != nil {
 		return nil, err
 	}
 	ctx := q.r.Context()
-	info, _, err := d.group(ctx, m.group)
+	info, _, err := d.group(ctx, name.group)
 	if err != nil {
 		return nil, err
 	}
-	if !q.account.may(d.Name, m.ns, Backup) || !q.account.owns(info.Owner) {
+	if !q.account.may(d.Name, name.ns, Backup) || !q.account.owns(info.Owner) {
 		return nil, forbidden("backup")
 	}
 	select {
@@ -361,15 +361,15 @@ func (q *request) uploadLog(d *datastore) (any, error) {
 	if _, err := format.ParseBlob(b); err != nil {
 		return nil, err
 	}
-	return nil, d.change(ctx, m, func(s *snapshot, h *hold) error {
-		if _, ok := s.file(name); ok {
+	return nil, d.change(ctx, name, func(s *snapshot, h *hold) error {
+		if _, ok := s.file(logName); ok {
 			return badRequest("backup already contains a log.")
 		}
 		stored, err := h.put(ctx, b)
 		if err != nil {
 			return err
 		}
-		s.setFile(file{Name: name, Size: uint64(len(b)), Blob: storedOf(stored)})
+		s.setFile(file{Name: logName, Size: uint64(len(b)), Blob: storedOf(stored)})
 		return nil
 	})
 }

@@ -74,7 +74,7 @@ func (q *request) verify(d *datastore) (any, error) {
 		}
 		for _, n := range all {
 			err := d.each(ctx, n, kind, id, func(s *snapshot) error {
-				if at != 0 && s.moment.time != at || ignore && s.Verify.fresh(after) {
+				if at != 0 && s.name.time != at || ignore && s.Verify.fresh(after) {
 					return nil
 				}
 				return v.snapshot(ctx, s)
@@ -121,7 +121,7 @@ func (d *datastore) each(ctx context.Context, ns, kind, id string, fn func(*snap
 			all = append(all, s)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b *snapshot) int { return int(min(1, max(-1, b.moment.time-a.moment.time))) })
+	slices.SortStableFunc(all, func(a, b *snapshot) int { return int(min(1, max(-1, b.name.time-a.name.time))) })
 	for _, s := range all {
 		if err := fn(s); err != nil {
 			return err
@@ -150,13 +150,13 @@ func (v *verifier) snapshot(ctx context.Context, s *snapshot) error {
 	state := verification{verifiedOK, v.task.id}
 	for _, p := range problems {
 		state.State = verifiedFailed
-		v.task.logf("%s: %v", s.moment, p)
+		v.task.logf("%s: %v", s.name, p)
 	}
 	if len(problems) > 0 {
 		v.failed++
 	}
-	v.task.logf("verified %s in %s: %s", s.moment, time.Since(began).Round(time.Millisecond), state.State)
-	err = v.store.change(ctx, s.moment, func(s *snapshot, h *hold) error {
+	v.task.logf("verified %s in %s: %s", s.name, time.Since(began).Round(time.Millisecond), state.State)
+	err = v.store.change(ctx, s.name, func(s *snapshot, h *hold) error {
 		m, err := v.store.manifest(ctx, s)
 		if err != nil {
 			// Without a manifest the root alone says it.
@@ -169,7 +169,7 @@ func (v *verifier) snapshot(ctx context.Context, s *snapshot) error {
 		return h.putManifest(ctx, s, m)
 	})
 	if err != nil && ctx.Err() == nil {
-		v.task.logf("%s: the state was not written down: %v", s.moment, err)
+		v.task.logf("%s: the state was not written down: %v", s.name, err)
 	}
 	return ctx.Err()
 }
@@ -183,12 +183,12 @@ func (v *verifier) read(ctx context.Context, s *snapshot) (problems []error, err
 	// What is missing after this is gone.
 	h := v.store.newHold()
 	defer func() { _ = h.release(context.WithoutCancel(ctx)) }()
-	set, err := s.held(chunks)
+	set, err := s.blobs(chunks)
 	if err == nil {
 		err = h.keepLeft(ctx, set)
 	}
 	if err != nil {
-		v.task.logf("%s is verified as it changes: %v", s.moment, err)
+		v.task.logf("%s is verified as it changes: %v", s.name, err)
 	}
 	for _, f := range s.Files {
 		if err := v.file(ctx, f, chunks); err != nil {
