@@ -18,8 +18,8 @@
 //
 // # Crashes
 //
-// Nothing is remembered but in roots. Spooled files have no name, and end with the process. What a repository takes is counted anew after a restart. An upload that was not
-// answered may be there.
+// Nothing is remembered but in roots. Spooled files have no name, and end with the process. What a repository takes is
+// counted anew after a restart. An upload that was not answered may be there.
 package backup
 
 import (

@@ -46,7 +46,7 @@ import (
 type Options struct {
 	// Datastores are what clients can name. Several may have one store.
 	Datastores []Datastore
-	// Access says who may do what; see Server.SetAccess.
+	// Access says who may do what.
 	Access Access
 	// Identity has the keys, and tells servers with the same Keeper apart; see LoadIdentity.
 	Identity *Identity
@@ -74,7 +74,7 @@ type Server struct {
 	log      *slog.Logger
 	identity *Identity
 	stores   map[string]*datastore
-	access   atomic.Pointer[Access]
+	access   Access
 	tasks    tasks
 	bodies   chan struct{} // one for each upload that is in memory
 	browsers chan struct{} // one for each call that looks into an archive
@@ -111,11 +111,10 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		o.Zone = time.Local
 	}
 	s := &Server{
-		zone: o.Zone, log: o.Log, identity: o.Identity, stores: map[string]*datastore{}, bodies: make(chan struct{}, maxBodies),
-		browsers: make(chan struct{}, maxBrowsers),
-		started:  time.Now(), maxReaders: maxReaders, connections: map[*upgradedConn]struct{}{},
+		zone: o.Zone, log: o.Log, identity: o.Identity, access: o.Access, stores: map[string]*datastore{},
+		bodies: make(chan struct{}, maxBodies), browsers: make(chan struct{}, maxBrowsers),
+		started: time.Now(), maxReaders: maxReaders, connections: map[*upgradedConn]struct{}{},
 	}
-	s.SetAccess(o.Access)
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	for _, d := range o.Datastores {
 		s.stores[d.Name] = &datastore{Datastore: d, server: s}
@@ -134,9 +133,6 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	}
 	return s, nil
 }
-
-// SetAccess changes who may do what. Sessions that run go on.
-func (s *Server) SetAccess(a Access) { s.access.Store(&a) }
 
 // Fingerprint returns the fingerprint of the certificate, as clients want it.
 func (s *Server) Fingerprint() string { return s.identity.Fingerprint() }

@@ -85,7 +85,7 @@ func (q *request) prune(d *datastore) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := q.changer(d, g); err != nil {
+	if err := q.mayChange(d, g); err != nil {
 		return nil, err
 	}
 	all, err := d.ofGroup(ctx, g)

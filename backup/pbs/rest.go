@@ -10,7 +10,7 @@ import (
 	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
-// Version is what the server says it is, of Proxmox Backup Server's releases: clients ask what it can do.
+// The version that the server claims, of Proxmox Backup Server's releases: clients tell by it what a server can do.
 const (
 	apiVersion = "3.4"
 	apiRelease = "1"
@@ -193,8 +193,8 @@ func (s *Server) postTicket(_ context.Context, _ http.ResponseWriter, r *http.Re
 	return map[string]string{"username": a.Name, "ticket": s.ticket(a.Name), "CSRFPreventionToken": s.csrf(a.Name)}, nil
 }
 
-// changer returns the group that a request names, if its sender may change it.
-func (q *request) changer(d *datastore, g group) error {
+// mayChange refuses, unless the sender may change g and g is there.
+func (q *request) mayChange(d *datastore, g group) error {
 	info, ok, err := d.group(q.r.Context(), g)
 	switch {
 	case err != nil:

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -98,7 +99,10 @@ func TestTickets(t *testing.T) {
 
 // TestRights: who may do what, and whose groups are whose.
 func TestRights(t *testing.T) {
-	f := start(t, forgets())
+	f := startWith(t, forgets(), func(o *pbs.Options) {
+		o.Access.Accounts = append(slices.Clone(access.Accounts),
+			pbs.Account{Name: "ann@pbs!pruner", Secret: pbs.SecretOf(secret), Grants: []pbs.Grant{{"main", "", pbs.Prune | pbs.Backup}}})
+	})
 	laptop, reader, nobody := f.as("ann@pbs!laptop"), f.as("bob@pbs!reader"), f.as("nobody@pbs!none")
 	backUp(t, laptop, host, nil, bytesOf(1, 1000))
 	other := pbstest.Snapshot{Type: "host", ID: "other", Time: 5}
@@ -138,9 +142,6 @@ func TestRights(t *testing.T) {
 		t.Errorf("a stranger sees the datastores %v, %v", stores, err)
 	}
 	// Of ann's token's groups ann is the owner too, who may prune them.
-	s := f.server
-	s.SetAccess(pbs.Access{Accounts: append(access.Accounts[:len(access.Accounts):len(access.Accounts)],
-		pbs.Account{Name: "ann@pbs!pruner", Secret: pbs.SecretOf(secret), Grants: []pbs.Grant{{"main", "", pbs.Prune | pbs.Backup}}})})
 	pruner := f.as("ann@pbs!pruner")
 	refused(t, "another token of the same user", pruner.Admin(t.Context(), "DELETE", "snapshots", host.Query(), nil), 403, "prune")
 	if err := f.Admin(t.Context(), "POST", "change-owner", with(host.Query(), "new-owner", "ann@pbs!pruner"), nil); err != nil {

@@ -50,19 +50,19 @@ func itemOf(s *snapshot, owner string) snapshotItem {
 	return item
 }
 
-// visible yields the snapshots of a namespace that the sender may see, with their owners; those of one group, if the
+// visible returns the snapshots of a namespace that the sender may see, with their owners; those of one group, if the
 // parameters name one.
-func (q *request) visible(d *datastore) (all []*snapshot, owners map[group]string, ns string, err error) {
+func (q *request) visible(d *datastore) (all []*snapshot, owners map[group]string, err error) {
 	ctx := q.r.Context()
-	ns, _ = q.params.text("ns")
+	ns, _ := q.params.text("ns")
 	if err := checkNamespace(ns); err != nil {
-		return nil, nil, ns, err
+		return nil, nil, err
 	}
 	if !q.account.may(d.Name, ns, Read) && !q.account.may(d.Name, ns, Backup) {
-		return nil, nil, ns, forbidden("read")
+		return nil, nil, forbidden("read")
 	}
 	if err := d.needNamespace(ctx, ns); err != nil {
-		return nil, nil, ns, err
+		return nil, nil, err
 	}
 	kind, _ := q.params.text("backup-type")
 	id, _ := q.params.text("backup-id")
@@ -73,7 +73,7 @@ func (q *request) visible(d *datastore) (all []*snapshot, owners map[group]strin
 		}
 		for s, err := range d.snapshots(ctx, ns, k, "") {
 			if err != nil {
-				return nil, nil, ns, err
+				return nil, nil, err
 			}
 			g := s.name.group
 			if id != "" && g.id != id {
@@ -83,7 +83,7 @@ func (q *request) visible(d *datastore) (all []*snapshot, owners map[group]strin
 			if !ok {
 				owner = s.Owner
 				if info, ok, err := d.group(ctx, g); err != nil {
-					return nil, nil, ns, err
+					return nil, nil, err
 				} else if ok {
 					owner = info.Owner
 				}
@@ -94,11 +94,11 @@ func (q *request) visible(d *datastore) (all []*snapshot, owners map[group]strin
 			}
 		}
 	}
-	return all, owners, ns, nil
+	return all, owners, nil
 }
 
 func (q *request) listSnapshots(d *datastore) (any, error) {
-	all, owners, _, err := q.visible(d)
+	all, owners, err := q.visible(d)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ type groupItem struct {
 }
 
 func (q *request) listGroups(d *datastore) (any, error) {
-	all, owners, _, err := q.visible(d)
+	all, owners, err := q.visible(d)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,7 @@ func (q *request) mine(d *datastore) (snapshotName, error) {
 	if err != nil {
 		return name, err
 	}
-	return name, q.changer(d, name.group)
+	return name, q.mayChange(d, name.group)
 }
 
 func (q *request) listFiles(d *datastore) (any, error) {
@@ -192,7 +192,7 @@ func (q *request) deleteGroup(d *datastore) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := q.changer(d, g); err != nil {
+	if err := q.mayChange(d, g); err != nil {
 		return nil, err
 	}
 	var r removed
@@ -280,7 +280,7 @@ func (q *request) putGroupNotes(d *datastore) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := q.changer(d, g); err != nil {
+	if err := q.mayChange(d, g); err != nil {
 		return nil, err
 	}
 	return nil, d.changeGroup(q.r.Context(), g, func(info *groupInfo) error {
@@ -324,7 +324,7 @@ func (q *request) changeOwner(d *datastore) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := q.changer(d, g); err != nil {
+	if err := q.mayChange(d, g); err != nil {
 		return nil, err
 	}
 	return nil, d.changeGroup(q.r.Context(), g, func(info *groupInfo) error {
