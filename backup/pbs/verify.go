@@ -21,73 +21,94 @@ const (
 	verifiedFailed = "failed"
 )
 
+// verifyParams say what to verify.
+type verifyParams struct {
+	ns       string
+	depth    int    // how many levels below ns
+	kind, id string // of one group, or empty
+	time     int64  // of one snapshot of it, or 0
+	skip     bool   // leave out what was verified already
+	outdated int64  // but for what was verified more than so many days ago; 0 is no such bound
+}
+
+func (p *params) verifyParams() (v verifyParams, err error) {
+	v.ns, _ = p.text("ns")
+	if err := checkNamespace(v.ns); err != nil {
+		return v, err
+	}
+	v.kind, _ = p.text("backup-type")
+	v.id, _ = p.text("backup-id")
+	if v.time, _, err = p.number("backup-time"); err != nil {
+		return v, err
+	}
+	if v.skip, err = p.truth("ignore-verified"); err != nil {
+		return v, err
+	}
+	if _, ok := p.text("ignore-verified"); !ok {
+		v.skip = true
+	}
+	if v.outdated, _, err = p.number("outdated-after"); err != nil {
+		return v, err
+	}
+	depth, ok, err := p.number("max-depth")
+	if err != nil {
+		return v, err
+	}
+	if v.kind != "" && v.id != "" {
+		return v, nil // a group, which has nothing below it
+	}
+	v.kind, v.id, v.time = "", "", 0
+	if v.depth = int(depth); !ok {
+		v.depth = maxDepth
+	}
+	return v, nil
+}
+
+// wants reports whether a snapshot is to be verified.
+func (v verifyParams) wants(s *snapshot) bool {
+	return (v.time == 0 || v.time == s.name.time) && !(v.skip && s.Verify.fresh(v.outdated))
+}
+
 // verify starts the verification of a snapshot, a group, or a namespace and all below it.
 func (q *request) verify(d *datastore) (any, error) {
-	ns, _ := q.params.text("ns")
-	if err := checkNamespace(ns); err != nil {
-		return nil, err
-	}
-	kind, _ := q.params.text("backup-type")
-	id, _ := q.params.text("backup-id")
-	at, _, err := q.params.number("backup-time")
+	p, err := q.params.verifyParams()
 	if err != nil {
 		return nil, err
 	}
-	ignore, err := q.params.truth("ignore-verified")
-	if err != nil {
-		return nil, err
-	}
-	if _, ok := q.params.text("ignore-verified"); !ok {
-		ignore = true
-	}
-	after, _, err := q.params.number("outdated-after") // days
-	if err != nil {
-		return nil, err
-	}
-	depth, ok, err := q.params.number("max-depth")
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		depth = maxDepth
-	}
-	if !q.account.may(d.Name, ns, Read) {
+	if !q.account.may(d.Name, p.ns, Read) {
 		return nil, forbidden("read")
 	}
-	if err := d.needNamespace(q.r.Context(), ns); err != nil {
+	if err := d.needNamespace(q.r.Context(), p.ns); err != nil {
 		return nil, err
 	}
-	if kind == "" || id == "" {
-		kind, id, at = "", "", 0
-	} else {
-		depth = 0
-	}
 	what := d.Name
-	if id != "" {
-		what += ":" + group{ns, kind, id}.String()
+	if p.id != "" {
+		what += ":" + group{p.ns, p.kind, p.id}.String()
 	}
-	return q.server.begin("verify", what, q.account.Name, func(ctx context.Context, t *task) error {
-		v := &verifier{store: d, task: t, done: map[digest.Key]bool{}}
-		all, err := d.namespaces(ctx, ns, int(depth))
+	return q.server.begin("verify", what, q.account.Name, func(ctx context.Context, t *task) error { return d.verify(ctx, t, p) }), nil
+}
+
+func (d *datastore) verify(ctx context.Context, t *task, p verifyParams) error {
+	v := &verifier{store: d, task: t, done: map[digest.Key]bool{}}
+	all, err := d.namespaces(ctx, p.ns, p.depth)
+	if err != nil {
+		return err
+	}
+	for _, ns := range all {
+		err := d.each(ctx, ns, p.kind, p.id, func(s *snapshot) error {
+			if !p.wants(s) {
+				return nil
+			}
+			return v.snapshot(ctx, s)
+		})
 		if err != nil {
 			return err
 		}
-		for _, n := range all {
-			err := d.each(ctx, n, kind, id, func(s *snapshot) error {
-				if at != 0 && s.name.time != at || ignore && s.Verify.fresh(after) {
-					return nil
-				}
-				return v.snapshot(ctx, s)
-			})
-			if err != nil {
-				return err
-			}
-		}
-		if v.failed > 0 {
-			return fmt.Errorf("verification failed of %d snapshots - please check the log for details", v.failed)
-		}
-		return nil
-	}), nil
+	}
+	if v.failed > 0 {
+		return fmt.Errorf("verification failed of %d snapshots - please check the log for details", v.failed)
+	}
+	return nil
 }
 
 // fresh reports whether a verification is recent enough: days, or ever if that is 0.
