@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
-	"strings"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
@@ -124,63 +122,5 @@ func (d *datastore) groups(ctx context.Context, ns string) (all []group, err err
 	return all, nil
 }
 
-// Namespaces are roots without blobs.
-
-func (d *datastore) nsRoot(ns string) string {
-	return rootPrefix + d.Name + "/" + strings.TrimSuffix(nsPath(ns), "/")
-}
-
-// hasNamespace reports whether a namespace was made. The top is always there.
-func (d *datastore) hasNamespace(ctx context.Context, ns string) (bool, error) {
-	if ns == "" {
-		return true, nil
-	}
-	_, err := blob.KeptRoot(ctx, d.Keeper, d.nsRoot(ns))
-	if errors.Is(err, blob.ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// needNamespace refuses a namespace that is not there.
-func (d *datastore) needNamespace(ctx context.Context, ns string) error {
-	ok, err := d.hasNamespace(ctx, ns)
-	if err == nil && !ok {
-		err = refusal.New(http.StatusNotFound, "namespace '%s' does not exist", ns)
-	}
-	return err
-}
-
-// namespaces returns a namespace and those below it, down to depth levels, parents first.
-func (d *datastore) namespaces(ctx context.Context, ns string, depth int) ([]string, error) {
-	all := []string{ns}
-	for r, err := range d.Keeper.Kept(ctx, rootPrefix+d.Name+"/"+nsPath(ns)+"ns/") {
-		if err != nil {
-			return nil, err
-		}
-		parts := strings.Split(strings.TrimPrefix(r.Name, rootPrefix+d.Name+"/"), "/")
-		var names []string
-		for len(parts) >= 2 && parts[0] == "ns" {
-			names, parts = append(names, parts[1]), parts[2:]
-		}
-		if len(parts) == 0 && len(names)-levels(ns) <= depth {
-			all = append(all, strings.Join(names, "/"))
-		}
-	}
-	slices.Sort(all)
-	return all, nil
-}
-
-func levels(ns string) int {
-	if ns == "" {
-		return 0
-	}
-	return 1 + strings.Count(ns, "/")
-}
-
 // writing names the turn of whoever writes a snapshot of a group.
 func writing(g group, store string) string { return "writing " + g.root(store) }
-
-func (d *datastore) keepNamespace(ctx context.Context, ns string) error {
-	return d.Keeper.Keep(ctx, d.nsRoot(ns), []byte("{}"), digest.Set{})
-}

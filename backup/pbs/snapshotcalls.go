@@ -1,16 +1,15 @@
 package pbs
 
 import (
+	"context"
 	"io"
 	"net/http"
-	"slices"
-	"strings"
 
 	"github.com/sarsen-build/sarsen/backup/pbs/format"
 	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
-// The REST calls about snapshots and groups.
+// The REST calls about snapshots.
 
 type snapshotItem struct {
 	Type         string        `json:"backup-type"`
@@ -109,40 +108,25 @@ func (q *request) listSnapshots(d *datastore) (any, error) {
 	return items, nil
 }
 
-type groupItem struct {
-	Type    string   `json:"backup-type"`
-	ID      string   `json:"backup-id"`
-	Last    int64    `json:"last-backup"`
-	Count   int      `json:"backup-count"`
-	Files   []string `json:"files"`
-	Owner   string   `json:"owner"`
-	Comment string   `json:"comment,omitempty"`
-}
-
-func (q *request) listGroups(d *datastore) (any, error) {
-	all, owners, err := q.visible(d)
+// readable returns a snapshot that a may read.
+func (d *datastore) readable(ctx context.Context, name snapshotName, a *Account) (*snapshot, error) {
+	snap, err := d.snapshot(ctx, name)
 	if err != nil {
+		if !a.may(d.Name, name.ns, Read) && !a.may(d.Name, name.ns, Backup) {
+			return nil, forbidden("read")
+		}
 		return nil, err
 	}
-	items := []groupItem{}
-	var at group
-	for _, s := range all {
-		if g := s.name.group; len(items) == 0 || g != at {
-			at = g
-			info, _, err := d.group(q.r.Context(), g)
-			if err != nil {
-				return nil, err
-			}
-			items = append(items, groupItem{Type: g.kind, ID: g.id, Owner: owners[g], Comment: firstLine(info.Notes)})
-		}
-		item := &items[len(items)-1]
-		item.Last, item.Files = s.name.time, nil
-		item.Count++
-		for _, f := range s.Files {
-			item.Files = append(item.Files, f.Name)
-		}
+	owner := snap.Owner
+	if info, ok, err := d.group(ctx, name.group); err != nil {
+		return nil, err
+	} else if ok {
+		owner = info.Owner
 	}
-	return items, nil
+	if !a.mayRead(d.Name, name.ns, owner) {
+		return nil, forbidden("read")
+	}
+	return snap, nil
 }
 
 // one returns the snapshot that a request names, if its sender may read it.
@@ -183,37 +167,6 @@ func (q *request) deleteSnapshot(d *datastore) (any, error) {
 	return nil, nil
 }
 
-func (q *request) deleteGroup(d *datastore) (any, error) {
-	g, err := q.params.group()
-	if err != nil {
-		return nil, err
-	}
-	strict, err := q.strict()
-	if err != nil {
-		return nil, err
-	}
-	if err := q.mayChange(d, g); err != nil {
-		return nil, err
-	}
-	var r removed
-	if err := d.removeGroup(q.r.Context(), g, &r); err != nil {
-		return nil, err
-	}
-	q.server.log.Info("group removed", "store", d.Name, "ns", g.ns, "group", g.String(), "by", q.account.Name)
-	if r.Protected > 0 && strict {
-		return nil, badRequest("group %s only partially deleted: %d snapshots are protected", g, r.Protected)
-	}
-	return r, nil
-}
-
-// strict reads whether it is an error that something stays for being protected, which it is unless a client says no.
-func (q *request) strict() (bool, error) {
-	if _, ok := q.params.text("error-on-protected"); !ok {
-		return true, nil
-	}
-	return q.params.truth("error-on-protected")
-}
-
 func (q *request) getNotes(d *datastore) (any, error) {
 	s, err := q.one(d)
 	if err != nil {
@@ -250,45 +203,6 @@ func (q *request) putNotes(d *datastore) (any, error) {
 	})
 }
 
-// maxGroupNotes bounds the notes of a group, which stand in its root.
-const maxGroupNotes = 32 << 10
-
-func (q *request) getGroupNotes(d *datastore) (any, error) {
-	g, err := q.params.group()
-	if err != nil {
-		return nil, err
-	}
-	info, _, err := d.group(q.r.Context(), g)
-	if err != nil {
-		return nil, err
-	}
-	if !q.account.mayRead(d.Name, g.ns, info.Owner) {
-		return nil, forbidden("read")
-	}
-	return info.Notes, nil
-}
-
-func (q *request) putGroupNotes(d *datastore) (any, error) {
-	notes, err := q.params.need("notes")
-	if err != nil {
-		return nil, err
-	}
-	if len(notes) > maxGroupNotes {
-		return nil, badRequest("notes of %d bytes, at most %d are kept", len(notes), maxGroupNotes)
-	}
-	g, err := q.params.group()
-	if err != nil {
-		return nil, err
-	}
-	if err := q.mayChange(d, g); err != nil {
-		return nil, err
-	}
-	return nil, d.changeGroup(q.r.Context(), g, func(info *groupInfo) error {
-		info.Notes = notes
-		return nil
-	})
-}
-
 func (q *request) getProtected(d *datastore) (any, error) {
 	s, err := q.one(d)
 	if err != nil {
@@ -308,27 +222,6 @@ func (q *request) putProtected(d *datastore) (any, error) {
 	}
 	return nil, d.change(q.r.Context(), m, func(s *snapshot, _ *hold) error {
 		s.Protected = protected
-		return nil
-	})
-}
-
-func (q *request) changeOwner(d *datastore) (any, error) {
-	owner, err := q.params.need("new-owner")
-	if err != nil {
-		return nil, err
-	}
-	if q.server.account(owner) == nil {
-		return nil, badRequest("there is no account '%s'", owner)
-	}
-	g, err := q.params.group()
-	if err != nil {
-		return nil, err
-	}
-	if err := q.mayChange(d, g); err != nil {
-		return nil, err
-	}
-	return nil, d.changeGroup(q.r.Context(), g, func(info *groupInfo) error {
-		info.Owner = owner
 		return nil
 	})
 }
@@ -393,29 +286,4 @@ func (q *request) download(d *datastore) (any, error) {
 		return nil, err
 	}
 	return sent, d.send(q.r.Context(), q.w, b)
-}
-
-func (q *request) datastores() (any, error) {
-	items := []map[string]string{}
-	for name := range q.server.stores {
-		if q.account.sees(name) {
-			items = append(items, map[string]string{"store": name})
-		}
-	}
-	slices.SortFunc(items, func(a, b map[string]string) int { return strings.Compare(a["store"], b["store"]) })
-	return items, nil
-}
-
-func (q *request) status(d *datastore) (any, error) {
-	var total, used int64
-	if d.Space != nil {
-		total, used = d.Space()
-	}
-	answer := map[string]any{"total": total, "used": used, "avail": max(0, total-used)}
-	if verbose, err := q.params.truth("verbose"); err != nil {
-		return nil, err
-	} else if verbose {
-		answer["gc-status"] = d.collectedLast()
-	}
-	return answer, nil
 }
