@@ -18,8 +18,8 @@
 //
 // # Crashes
 //
-// Nothing is remembered but in roots. Spooled files have no name, and end with the process. What a repository takes is counted anew after a restart. An upload that was not
-// answered may be there.
+// Nothing is remembered but in roots. Spooled files have no name, and end with the process. What a repository takes is
+// counted anew after a restart. An upload that was not answered may be there.
 package backup
 
 import (
@@ -36,6 +36,7 @@ import (
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/internal/refusal"
+	"github.com/sarsen-build/sarsen/internal/turns"
 )
 
 // Options say what New serves.
@@ -56,10 +57,10 @@ type Options struct {
 type handler struct {
 	Options
 	quotas     quotas
-	locks      [256]chan struct{} // held by whoever changes a root, by its name
-	spoolTaken atomic.Int64       // bytes
-	whole      chan struct{}      // one for each chunk that is in memory
-	large      chan struct{}      // one for each large buffer in use
+	turns      turns.By[string] // to change a root, by its name
+	spoolTaken atomic.Int64     // bytes
+	whole      chan struct{}    // one for each chunk that is in memory
+	large      chan struct{}    // one for each large buffer in use
 }
 
 // maxWhole is how many bodies may be in memory at once, each of at most maxChunk bytes before and after decoding.
@@ -79,11 +80,9 @@ func New(o Options) http.Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &handler{Options: o, whole: make(chan struct{}, maxWhole), large: make(chan struct{}, maxWhole), quotas: quotas{keeper: o.Keeper}}
-	for i := range h.locks {
-		h.locks[i] = make(chan struct{}, 1)
+	return &handler{
+		Options: o, quotas: quotas{keeper: o.Keeper}, whole: make(chan struct{}, maxWhole), large: make(chan struct{}, maxWhole),
 	}
-	return h
 }
 
 // A request is one that was let in.

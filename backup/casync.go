@@ -73,7 +73,7 @@ func (q *request) chunk(id [32]byte) error {
 		return q.putChunk(root, id)
 	case http.MethodDelete:
 		if !q.rights.delete {
-			return refusal.New(http.StatusForbidden, "%s is append-only: nothing is deleted with this token", q.prefix())
+			return q.appendOnly()
 		}
 		return q.removeChunk(root, id)
 	}
@@ -85,7 +85,11 @@ func (q *request) removeChunk(root string, id [32]byte) error {
 	if err != nil {
 		return err
 	}
-	defer q.lock(root)()
+	done, err := q.turns.Take(q.r.Context(), root)
+	if err != nil {
+		return err
+	}
+	defer done()
 	s, was, err := q.chunks(root)
 	if err != nil {
 		return err
@@ -130,7 +134,11 @@ func (q *request) putChunk(root string, id [32]byte) error {
 	if err := blob.Put(q.r.Context(), q.Store, d, data); err != nil {
 		return err
 	}
-	defer q.lock(root)()
+	done, err := q.turns.Take(q.r.Context(), root)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if s, was, err = q.chunks(root); err != nil {
 		return err
 	}
@@ -268,32 +276,11 @@ func (q *request) index(name string) error {
 	}
 	defer file.close()
 	d := file.digest
-	was, _, err := q.kept(root)
-	if err != nil {
-		return err
-	}
-	share, err := q.take(d.Size - was.Bytes)
-	if err != nil {
-		return err
-	}
-	defer share.giveBack()
-	if err := q.stream(d, file.all()); err != nil {
-		return err
-	}
-	defer q.lock(root)()
-	was, there, err := q.kept(root)
-	if err != nil {
-		return err
-	}
-	if there && !holds(was, d) && !q.rights.delete {
-		return refusal.New(http.StatusForbidden, "%s is append-only: %s is there, and nothing is replaced with this token", q.prefix(), name)
-	}
-	if err := q.more(share, d.Size-was.Bytes); err != nil {
-		return err
-	}
-	if err := q.keep(root, nil, digest.SetOf(d)); err != nil {
-		return err
-	}
-	share.becomes(d.Size - was.Bytes)
-	return nil
+	store := func() error { return q.stream(d, file.all()) }
+	return q.replace(root, d, store, func(was blob.Root, there bool) error {
+		if there && !holds(was, d) && !q.rights.delete {
+			return refusal.New(http.StatusForbidden, "%s is append-only: %s is there, and nothing is replaced with this token", q.prefix(), name)
+		}
+		return nil
+	})
 }

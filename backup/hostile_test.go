@@ -203,6 +203,32 @@ func (c counting) Create(ctx context.Context, d digest.Digest) (blob.Writer, err
 	return c.Store.Create(ctx, d)
 }
 
+// An interrupted store does something else before it stores the first blob.
+type interrupted struct {
+	blob.Store
+	do func()
+}
+
+func (s *interrupted) Create(ctx context.Context, d digest.Digest) (blob.Writer, error) {
+	if do := s.do; do != nil {
+		s.do = nil
+		do()
+	}
+	return s.Store.Create(ctx, d)
+}
+
+// TestConfigTwice: of two configurations that come at once, and of which each is the first when it comes, one is taken.
+func TestConfigTwice(t *testing.T) {
+	s := model.New(time.Hour)
+	store := &interrupted{Store: s}
+	r := &rig{t, s, backup.New(backup.Options{Store: store, Keeper: s})}
+	store.do = func() { r.want(200, "POST", "/restic/r/config", []byte("faster")) }
+	r.want(403, "POST", "/restic/r/config", []byte("slower"))
+	if got := r.want(200, "GET", "/restic/r/config", nil); got != "faster" {
+		t.Errorf("config: got %q, want the one that was taken", got)
+	}
+}
+
 // A dripping reader gives a byte a second.
 type dripping struct{}
 

@@ -1,18 +1,10 @@
 package backup
 
 import (
-	"context"
-	"crypto/sha256"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
@@ -78,66 +70,14 @@ func (q *request) config() error {
 		return err
 	}
 	d := digest.SHA256.Of(data)
-	defer q.lock(root)() // two can't both be the first
-	was, there, err := q.kept(root)
-	if err != nil {
-		return err
-	}
-	if there && !holds(was, d) {
-		return refusal.New(http.StatusForbidden, "the repository has a configuration already")
-	}
-	s, err := q.take(d.Size - was.Bytes)
-	if err != nil {
-		return err
-	}
-	defer s.giveBack()
 	// The same once more is stored again: it may have turned out to be damaged.
-	if err := blob.Put(q.r.Context(), q.Store, d, data); err != nil {
-		return err
-	}
-	if err := q.keep(root, nil, digest.SetOf(d)); err != nil {
-		return err
-	}
-	s.becomes(d.Size - was.Bytes)
-	return nil
-}
-
-// holds reports whether a root keeps one blob, and this one.
-func holds(r blob.Root, d digest.Digest) bool {
-	return len(r.Few) == 1 && r.Few[0] == d || len(r.Few) == 0 && r.Count == 0 && d.IsEmpty()
-}
-
-// bodyTime is how long a body that is held in memory may take.
-const bodyTime = 2 * time.Minute
-
-// A timely reader fails once its time is over.
-type timely struct {
-	io.Reader
-	end time.Time
-}
-
-// Read implements io.Reader.
-func (r timely) Read(p []byte) (int, error) {
-	if time.Now().After(r.end) {
-		return 0, os.ErrDeadlineExceeded
-	}
-	return r.Reader.Read(p)
-}
-
-// body returns a small body whole.
-func (q *request) body(most int64) ([]byte, error) {
-	tooLarge := refusal.New(http.StatusRequestEntityTooLarge, "the body has more than the %d bytes that are taken here", most)
-	if q.r.ContentLength > most {
-		return nil, tooLarge
-	}
-	data, err := io.ReadAll(io.LimitReader(timely{q.r.Body, time.Now().Add(bodyTime)}, most+1))
-	if err != nil {
-		return nil, &refusal.BodyError{Err: err}
-	}
-	if int64(len(data)) > most {
-		return nil, tooLarge
-	}
-	return data, nil
+	store := func() error { return blob.Put(q.r.Context(), q.Store, d, data) }
+	return q.replace(root, d, store, func(was blob.Root, there bool) error {
+		if there && !holds(was, d) {
+			return refusal.New(http.StatusForbidden, "the repository has a configuration already")
+		}
+		return nil
+	})
 }
 
 // file answers what is done with one file of a folder.
@@ -165,202 +105,8 @@ func (q *request) file(folder, name string) error {
 	if d.Size == 0 && !d.IsEmpty() {
 		return blob.Mismatch(d, digest.SHA256.Empty())
 	}
-	was, _, err := q.kept(root)
-	if err != nil {
-		return err
-	}
-	s, err := q.take(d.Size - was.Bytes)
-	if err != nil {
-		return err
-	}
-	defer s.giveBack()
-	if err := q.stream(d, q.r.Body); err != nil {
-		return err
-	}
-	defer q.lock(root)()
-	if was, _, err = q.kept(root); err != nil {
-		return err
-	}
-	if err := q.more(s, d.Size-was.Bytes); err != nil { // it was deleted meanwhile
-		return err
-	}
-	// One that is there is kept again: its bytes may have turned out to be damaged, and been healed just now.
-	if err := q.keep(root, nil, digest.SetOf(d)); err != nil {
-		return err
-	}
-	s.becomes(d.Size - was.Bytes)
-	return nil
-}
-
-// kept returns the root of that name, if there is one.
-func (q *request) kept(root string) (blob.Root, bool, error) {
-	r, err := blob.KeptRoot(q.r.Context(), q.Keeper, root)
-	if errors.Is(err, blob.ErrNotFound) {
-		return r, false, nil
-	}
-	return r, err == nil, err
-}
-
-// lock makes whoever changes a root wait for who does. It returns what ends that.
-func (q *request) lock(root string) (unlock func()) {
-	turn := q.locks[sha256.Sum256([]byte(root))[0]]
-	turn <- struct{}{}
-	return func() { <-turn }
-}
-
-// keep keeps what was uploaded whole; whether the client still waits for the answer makes no difference.
-func (q *request) keep(root string, value []byte, blobs digest.Set) error {
-	return q.Keeper.Keep(context.WithoutCancel(q.r.Context()), root, value, blobs)
-}
-
-// content reads a blob, and remembers the store's failure, which http.ServeContent keeps to itself. A read ends where a
-// block does: stores verify whole blocks, and one that two reads share would be read twice.
-type content struct {
-	blob.Reader
-	pos int64
-	err error
-}
-
-const block = 64 << 10
-
-// Read implements io.Reader.
-func (c *content) Read(p []byte) (int, error) {
-	if most := block - c.pos%block; int64(len(p)) > most {
-		p = p[:most+(int64(len(p))-most)/block*block]
-	}
-	n, err := c.ReadAt(p, c.pos)
-	c.pos += int64(n)
-	if err != nil && err != io.EOF {
-		c.err = err
-	}
-	return n, err
-}
-
-// Seek implements io.Seeker.
-func (c *content) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += c.pos
-	case io.SeekEnd:
-		offset += c.Size()
-	}
-	c.pos = offset
-	return offset, nil
-}
-
-// A buffer is what bytes are moved through.
-type buffer [128 << 10]byte
-
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
-
-// A largeBuffer is for packs: file systems take half the time for bytes that come in a few large writes. Only maxWhole are in
-// use at once, whoever else uploads, so that slow clients do not hold much memory.
-type largeBuffer [1 << 20]byte
-
-var largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
-
-// bufferFor returns a buffer for an upload of that size, and what gives it back.
-func (h *handler) bufferFor(size int64) (b []byte, done func()) {
-	if size > int64(len(buffer{})) {
-		select {
-		case h.large <- struct{}{}:
-			large := largeBuffers.Get().(*largeBuffer)
-			return large[:], func() {
-				largeBuffers.Put(large)
-				<-h.large
-			}
-		default:
-		}
-	}
-	small := buffers.Get().(*buffer)
-	return small[:], func() { buffers.Put(small) }
-}
-
-// stream stores body as d, verified.
-func (q *request) stream(d digest.Digest, body io.Reader) error {
-	w, err := q.Store.Create(q.r.Context(), d)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	buf, done := q.bufferFor(d.Size)
-	defer done()
-	for {
-		n, err := io.ReadFull(body, buf)
-		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
-				return err
-			}
-		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return w.Commit() // which knows whether that was all
-		} else if err != nil {
-			return &refusal.BodyError{Err: err}
-		}
-	}
-}
-
-// read answers GET and HEAD of what a root keeps, or of a range of it.
-func (q *request) read(root string) error {
-	kept, err := blob.KeptRoot(q.r.Context(), q.Keeper, root)
-	if err != nil {
-		return err
-	}
-	d := digest.SHA256.Empty()
-	if len(kept.Few) == 1 {
-		d = kept.Few[0]
-	}
-	return q.send(d)
-}
-
-// send answers GET and HEAD with the bytes of a blob.
-func (q *request) send(d digest.Digest) error {
-	b, err := q.Store.Open(q.r.Context(), d)
-	if errors.Is(err, blob.ErrNotFound) {
-		return fmt.Errorf("%w: it is damaged; upload it again", err)
-	}
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	header := q.w.Header()
-	header.Set("Content-Type", "application/octet-stream")
-	if strings.Contains(q.r.Header.Get("Range"), ",") {
-		q.r.Header.Del("Range") // several may be answered with everything (RFC 9110 section 14.2)
-	}
-	c := &content{Reader: b}
-	// The name is empty and the time zero, so that nothing is sniffed or compared.
-	http.ServeContent(q.w, q.r, "", time.Time{}, c)
-	if c.err != nil {
-		q.Log.Error("a kept file can't be read", "path", q.r.URL.Path, "err", c.err)
-		panic(http.ErrAbortHandler) // only a cut connection tells the client now
-	}
-	return nil
-}
-
-// remove answers DELETE: what a root kept is kept no more.
-func (q *request) remove(root string, may bool) error {
-	if !may {
-		return refusal.New(http.StatusForbidden, "%s is append-only: nothing is deleted with this token", q.prefix())
-	}
-	s, err := q.take(0)
-	if err != nil {
-		return err
-	}
-	defer q.lock(root)()
-	kept, there, err := q.kept(root)
-	if err != nil {
-		return err
-	}
-	// What is not there is let go too: clients delete what they could not store, which a restart might find.
-	if err := q.Keeper.Release(context.WithoutCancel(q.r.Context()), root); err != nil {
-		return err
-	}
-	if !there {
-		return fmt.Errorf("%w: there is no such file", blob.ErrNotFound)
-	}
-	s.becomes(-kept.Bytes)
-	return nil
+	store := func() error { return q.stream(d, bodyReader{q.r.Body}) }
+	return q.replace(root, d, store, func(blob.Root, bool) error { return nil })
 }
 
 // list answers GET of a folder: names, and in the second version sizes too.

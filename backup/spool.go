@@ -63,15 +63,3 @@ func (s *spooled) close() {
 	_ = s.file.Close() // nobody will read it
 	s.h.spoolTaken.Add(-s.taken)
 }
-
-// bodyReader marks errors as the client's.
-type bodyReader struct{ io.Reader }
-
-// Read implements io.Reader.
-func (r bodyReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = &refusal.BodyError{Err: err}
-	}
-	return n, err
-}

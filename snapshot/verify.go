@@ -16,65 +16,90 @@ func Verify(ctx context.Context, c *client.Client, root digest.Digest, counts *C
 	if err != nil {
 		return err
 	}
-	names := map[digest.Digest]string{} // one for each digest
-	var small, large []digest.Digest
-	var once digest.Set
-	err = walkTree(tree, func(name string, n *node) error {
+	v := &verifier{client: c, counts: counts, bad: bad, names: map[digest.Digest]string{}}
+	if err := v.sort(tree); err != nil {
+		return err
+	}
+	if err := v.verifySmall(ctx); err != nil {
+		return err
+	}
+	return v.verifyLarge(ctx)
+}
+
+// A verifier has the files of a tree, each digest once.
+type verifier struct {
+	client *client.Client
+	counts *Counts
+	bad    func(name string, err error)
+
+	small, large []digest.Digest
+	names        map[digest.Digest]string // one for each digest
+}
+
+// sort sorts the files into small and large ones, and counts what the tree has.
+func (v *verifier) sort(tree *client.Tree) error {
+	return walkTree(tree, func(name string, n *node) error {
 		switch {
 		case n.absent != nil:
-			bad(name, n.absent)
+			v.bad(name, n.absent)
 			return nil
 		case n.directory != nil:
-			counts.Directories.Add(1)
+			v.counts.Directories.Add(1)
 			return nil
 		case n.link != nil:
-			counts.Symlinks.Add(1)
+			v.counts.Symlinks.Add(1)
 			return nil
 		}
-		counts.Files.Add(1)
-		d, err := digestOf(root.Function, n.file.Digest)
+		v.counts.Files.Add(1)
+		d, err := digestOf(tree.Root.Function, n.file.Digest)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		counts.Bytes.Add(d.Size)
-		if !once.Add(d) {
+		v.counts.Bytes.Add(d.Size)
+		if _, seen := v.names[d]; seen {
 			return nil
 		}
-		names[d] = name
+		v.names[d] = name
 		if d.Size <= smallFile {
-			small = append(small, d)
+			v.small = append(v.small, d)
 		} else {
-			large = append(large, d)
+			v.large = append(v.large, d)
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	store := c.Store()
-	for len(small) > 0 {
+}
+
+// verifySmall reads small files, many in one call.
+func (v *verifier) verifySmall(ctx context.Context) error {
+	store := v.client.Store()
+	for left := v.small; len(left) > 0; {
 		n, size := 0, int64(0)
-		for n < len(small) && n < lotFiles && size < lotBytes {
-			size += small[n].Size
+		for n < len(left) && n < lotFiles && size < lotBytes {
+			size += left[n].Size
 			n++
 		}
-		_, errs := store.GetAll(ctx, small[:n]) // which compares the hashes
+		_, errs := store.GetAll(ctx, left[:n]) // which compares the hashes
 		for i, err := range errs {
 			if err != nil {
-				bad(names[small[i]], err)
+				v.bad(v.names[left[i]], err)
 			}
 		}
-		counts.Moved.Add(size)
-		small = small[n:]
+		v.counts.Moved.Add(size)
+		left = left[n:]
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
-	for _, d := range large {
-		if err := c.Get(ctx, d, io.Discard); err != nil {
-			bad(names[d], err)
+	return nil
+}
+
+// verifyLarge reads large files, one after the other.
+func (v *verifier) verifyLarge(ctx context.Context) error {
+	for _, d := range v.large {
+		if err := v.client.Get(ctx, d, io.Discard); err != nil {
+			v.bad(v.names[d], err)
 		}
-		counts.Moved.Add(d.Size)
+		v.counts.Moved.Add(d.Size)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

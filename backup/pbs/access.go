@@ -85,7 +85,7 @@ func forbidden(what string) error {
 }
 
 func (s *Server) account(name string) *Account {
-	accounts := s.access.Load().Accounts
+	accounts := s.access.Accounts
 	i := slices.IndexFunc(accounts, func(a Account) bool { return a.Name == name })
 	if i < 0 {
 		return nil

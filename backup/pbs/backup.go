@@ -24,25 +24,25 @@ func (s *Server) beginBackup(ctx context.Context, p *params, a *Account) (protoc
 	if err != nil {
 		return nil, err
 	}
-	m, err := p.moment()
+	name, err := p.snapshotName()
 	if err != nil {
 		return nil, err
 	}
-	if !a.may(d.Name, m.ns, Backup) {
+	if !a.may(d.Name, name.ns, Backup) {
 		return nil, forbidden("backup")
 	}
 	bench, err := p.truth("benchmark")
 	if err != nil {
 		return nil, err
 	}
-	if bench && (m.kind != "host" || m.id != "benchmark") {
+	if bench && (name.kind != "host" || name.id != "benchmark") {
 		return nil, badRequest("unable to run benchmark without --benchmark flags: the group must be host/benchmark")
 	}
-	ss, err := d.beginBackup(ctx, m, a, bench)
+	ss, err := d.beginBackup(ctx, name, a, bench)
 	if err != nil {
 		return nil, err
 	}
-	s.log.Info("backup began", "store", d.Name, "ns", m.ns, "backup", m.String(), "by", a.Name)
+	s.log.Info("backup began", "store", d.Name, "ns", name.ns, "backup", name.String(), "by", a.Name)
 	return &backupCalls{s, ss}, nil
 }
 
@@ -87,7 +87,7 @@ func (b *backupCalls) finish(ctx context.Context) error {
 	if err := s.finish(ctx); err != nil {
 		return err
 	}
-	b.server.log.Info("backup finished", "store", s.store.Name, "ns", s.moment.ns, "backup", s.moment.String(), "by", s.author)
+	b.server.log.Info("backup finished", "store", s.store.Name, "ns", s.name.ns, "backup", s.name.String(), "by", s.author)
 	return nil
 }
 
@@ -111,7 +111,7 @@ func (b *backupCalls) previousTime(context.Context, http.ResponseWriter, *http.R
 	if b.session.previous == nil {
 		return nil, nil
 	}
-	return b.session.previous.moment.time, nil
+	return b.session.previous.name.time, nil
 }
 
 func (b *backupCalls) openIndex(fixed bool) call {

@@ -48,7 +48,7 @@ const maxRecent = 3
 func (d *datastore) openArchive(ctx context.Context, s *snapshot, name string) (*plainArchive, error) {
 	f, ok := s.file(name)
 	if !ok || !strings.HasSuffix(name, ".didx") {
-		return nil, refusal.New(http.StatusNotFound, "snapshot %s has no archive '%s'", s.moment, name)
+		return nil, refusal.New(http.StatusNotFound, "snapshot %s has no archive '%s'", s.name, name)
 	}
 	if f.Crypt == "encrypt" {
 		return nil, badRequest("cannot decode '%s' - is encrypted", name)

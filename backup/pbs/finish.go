@@ -46,18 +46,18 @@ func (s *session) commit(ctx context.Context) error {
 		return err
 	}
 	d := s.store
-	set, err := snap.held(chunks)
+	set, err := snap.blobs(chunks)
 	if err != nil {
 		return err
 	}
-	if s.moment.ns != "" {
-		release, err := d.locks.take(ctx, nsLock)
+	if s.name.ns != "" {
+		release, err := d.turns.Take(ctx, nsTurn)
 		if err != nil {
 			return err
 		}
 		defer release()
 	}
-	release, err := d.locks.take(ctx, s.moment.group.root(d.Name))
+	release, err := d.turns.Take(ctx, s.name.group.root(d.Name))
 	if err != nil {
 		return err
 	}
@@ -90,16 +90,16 @@ func (s *session) ready() error {
 
 // claim sees that the group is the author's, and makes it if it is new.
 func (s *session) claim(ctx context.Context) error {
-	info, ok, err := s.store.group(ctx, s.moment.group)
+	info, ok, err := s.store.group(ctx, s.name.group)
 	switch {
 	case err != nil:
 		return err
 	case !ok:
-		if err := s.store.needNamespace(ctx, s.moment.ns); err != nil {
+		if err := s.store.needNamespace(ctx, s.name.ns); err != nil {
 			return err
 		}
 		sim.Point("namespace")
-		return s.store.keepGroup(ctx, s.moment.group, groupInfo{Owner: s.owner})
+		return s.store.keepGroup(ctx, s.name.group, groupInfo{Owner: s.owner})
 	case info.Owner != s.owner:
 		return refusal.New(http.StatusForbidden, "backup owner check failed: the group has gone to %s", info.Owner)
 	}
@@ -112,7 +112,7 @@ var cryptModes = []string{"none", "encrypt", "sign-only"}
 // describe stores what a snapshot has besides archives: its manifest, with the server's statistics, and the list of
 // its chunks.
 func (s *session) describe(ctx context.Context) (*snapshot, format.ChunkList, error) {
-	snap := &snapshot{moment: s.moment, Owner: s.owner}
+	snap := &snapshot{name: s.name, Owner: s.owner}
 	chunks := make([]format.Chunk, 0, len(s.used))
 	for digest := range s.used {
 		chunks = append(chunks, s.known[digest])

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
-	"strings"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
@@ -46,7 +44,7 @@ func (d *datastore) keepGroup(ctx context.Context, g group, info groupInfo) erro
 
 // changeGroup changes a group that is there.
 func (d *datastore) changeGroup(ctx context.Context, g group, fn func(*groupInfo) error) error {
-	release, err := d.locks.take(ctx, g.root(d.Name))
+	release, err := d.turns.Take(ctx, g.root(d.Name))
 	if err != nil {
 		return err
 	}
@@ -74,12 +72,12 @@ type removed struct {
 // removeGroup removes all snapshots of a group that are not protected, and the group itself if none stays. It counts
 // them in r.
 func (d *datastore) removeGroup(ctx context.Context, g group, r *removed) error {
-	free, ok := d.locks.try(writing(g, d.Name))
+	free, ok := d.turns.Try(writing(g, d.Name))
 	if !ok {
 		return badRequest("group %s is in use: a backup runs", g)
 	}
 	defer free()
-	release, err := d.locks.take(ctx, g.root(d.Name))
+	release, err := d.turns.Take(ctx, g.root(d.Name))
 	if err != nil {
 		return err
 	}
@@ -94,7 +92,7 @@ func (d *datastore) removeGroup(ctx context.Context, g group, r *removed) error 
 			stay++
 			continue
 		}
-		if err := d.Keeper.Release(ctx, s.moment.root(d.Name)); err != nil {
+		if err := d.Keeper.Release(ctx, s.name.root(d.Name)); err != nil {
 			return err
 		}
 		r.Snapshots++
@@ -115,72 +113,14 @@ func (d *datastore) groups(ctx context.Context, ns string) (all []group, err err
 			if err != nil {
 				return nil, err
 			}
-			if m, ok := parseRoot(d.Name, ns, r.Name); ok && !seen[m.group] {
-				seen[m.group] = true
-				all = append(all, m.group)
+			if name, ok := parseRoot(d.Name, ns, r.Name); ok && !seen[name.group] {
+				seen[name.group] = true
+				all = append(all, name.group)
 			}
 		}
 	}
 	return all, nil
 }
 
-// Namespaces are roots without blobs.
-
-func (d *datastore) nsRoot(ns string) string {
-	return rootPrefix + d.Name + "/" + strings.TrimSuffix(nsPath(ns), "/")
-}
-
-// hasNamespace reports whether a namespace was made. The top is always there.
-func (d *datastore) hasNamespace(ctx context.Context, ns string) (bool, error) {
-	if ns == "" {
-		return true, nil
-	}
-	_, err := blob.KeptRoot(ctx, d.Keeper, d.nsRoot(ns))
-	if errors.Is(err, blob.ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// needNamespace refuses a namespace that is not there.
-func (d *datastore) needNamespace(ctx context.Context, ns string) error {
-	ok, err := d.hasNamespace(ctx, ns)
-	if err == nil && !ok {
-		err = refusal.New(http.StatusNotFound, "namespace '%s' does not exist", ns)
-	}
-	return err
-}
-
-// namespaces returns a namespace and those below it, down to depth levels, parents first.
-func (d *datastore) namespaces(ctx context.Context, ns string, depth int) ([]string, error) {
-	all := []string{ns}
-	for r, err := range d.Keeper.Kept(ctx, rootPrefix+d.Name+"/"+nsPath(ns)+"ns/") {
-		if err != nil {
-			return nil, err
-		}
-		parts := strings.Split(strings.TrimPrefix(r.Name, rootPrefix+d.Name+"/"), "/")
-		var names []string
-		for len(parts) >= 2 && parts[0] == "ns" {
-			names, parts = append(names, parts[1]), parts[2:]
-		}
-		if len(parts) == 0 && len(names)-levels(ns) <= depth {
-			all = append(all, strings.Join(names, "/"))
-		}
-	}
-	slices.Sort(all)
-	return all, nil
-}
-
-func levels(ns string) int {
-	if ns == "" {
-		return 0
-	}
-	return 1 + strings.Count(ns, "/")
-}
-
-// writing is the lock of whoever writes a snapshot of a group.
+// writing names the turn of whoever writes a snapshot of a group.
 func writing(g group, store string) string { return "writing " + g.root(store) }
-
-func (d *datastore) keepNamespace(ctx context.Context, ns string) error {
-	return d.Keeper.Keep(ctx, d.nsRoot(ns), []byte("{}"), digest.Set{})
-}

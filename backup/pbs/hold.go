@@ -55,16 +55,16 @@ func (d *datastore) sessionRoots() string {
 	return sessionPrefix + d.Name + "/" + d.server.identity.name + "/"
 }
 
-// A held is the value of a root of a hold.
-type held struct {
+// A holdValue is the value of a root of a hold.
+type holdValue struct {
 	Since int64 `json:"since"` // seconds since 1970
 }
 
-// maxSession is how long a backup or a restore may take, and orphaned how old roots of a hold are that no session can
-// have any more, wherever it runs.
+// maxConnection is how long a backup or a restore may take, and orphaned how old roots of a hold are that no server can
+// need any more.
 const (
-	maxSession = 30 * 24 * time.Hour
-	orphaned   = maxSession + 24*time.Hour
+	maxConnection = 30 * 24 * time.Hour
+	orphaned      = maxConnection + 24*time.Hour
 )
 
 // releaseSessions lets go of what sessions of a former process of this server held, and of what is left of servers
@@ -75,7 +75,7 @@ func (d *datastore) releaseSessions(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var h held
+		var h holdValue
 		ours := strings.HasPrefix(r.Name, d.sessionRoots())
 		if ours || json.Unmarshal(r.Value, &h) != nil || time.Since(time.Unix(h.Since, 0)) > orphaned {
 			names = append(names, r.Name)
@@ -180,7 +180,7 @@ func (h *hold) keep(ctx context.Context, set digest.Set) error {
 	name := fmt.Sprintf("%s%d", h.name, len(h.roots))
 	h.roots = append(h.roots, name)
 	h.mu.Unlock()
-	value, err := json.Marshal(held{time.Now().Unix()})
+	value, err := json.Marshal(holdValue{time.Now().Unix()})
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,11 @@ import (
 
 // TestOldTicket: whoever gets a new password makes tickets worthless that somebody got with the old one.
 func TestOldTicket(t *testing.T) {
-	f := start(t, forgets())
+	id, err := pbs.LoadIdentity(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := startWith(t, forgets(), func(o *pbs.Options) { o.Identity = id })
 	anonymous := *f.Client
 	anonymous.Auth = ""
 	var got struct{ Ticket string }
@@ -29,11 +33,15 @@ func TestOldTicket(t *testing.T) {
 	if err := anonymous.Admin(t.Context(), "GET", "namespace", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	accounts := slices.Clone(access.Accounts)
-	for i := range accounts {
-		accounts[i].Secret = pbs.SecretOf("another secret")
-	}
-	f.server.SetAccess(pbs.Access{Accounts: accounts})
+	f.stop()
+	f = startWith(t, f.store, func(o *pbs.Options) {
+		o.Identity = id
+		o.Access.Accounts = slices.Clone(access.Accounts)
+		for i := range o.Access.Accounts {
+			o.Access.Accounts[i].Secret = pbs.SecretOf("another secret")
+		}
+	})
+	anonymous.Addr = f.Addr
 	refused(t, "an old ticket", anonymous.Admin(t.Context(), "GET", "namespace", nil, nil), 401, "invalid")
 	anonymous.Header = nil
 	login = fmt.Appendf(nil, `{"username":"ann@pbs","password":%q}`, got.Ticket)

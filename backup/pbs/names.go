@@ -82,8 +82,8 @@ func (g group) check() error {
 	return checkName("backup-id", g.id)
 }
 
-// A moment is a snapshot's name: its group, and its time in seconds since 1970.
-type moment struct {
+// A snapshotName is the name of a snapshot: its group, and its time in seconds since 1970.
+type snapshotName struct {
 	group
 	time int64
 }
@@ -94,33 +94,33 @@ const (
 	maxTime = 253402300799
 )
 
-func (m moment) check() error {
-	if m.time < minTime || m.time > maxTime {
-		return badRequest("parameter verification failed - 'backup-time': %d is out of range", m.time)
+func (n snapshotName) check() error {
+	if n.time < minTime || n.time > maxTime {
+		return badRequest("parameter verification failed - 'backup-time': %d is out of range", n.time)
 	}
-	return m.group.check()
+	return n.group.check()
 }
 
-func (m moment) stamp() string { return time.Unix(m.time, 0).UTC().Format(time.RFC3339) }
+func (n snapshotName) stamp() string { return time.Unix(n.time, 0).UTC().Format(time.RFC3339) }
 
-func (m moment) String() string { return m.group.String() + "/" + m.stamp() }
+func (n snapshotName) String() string { return n.group.String() + "/" + n.stamp() }
 
-func (m moment) root(store string) string { return m.group.root(store) + "/" + m.stamp() }
+func (n snapshotName) root(store string) string { return n.group.root(store) + "/" + n.stamp() }
 
 // parseRoot reads the name of a root in namespace ns: a group's if time is 0, else a snapshot's.
-func parseRoot(store, ns, name string) (m moment, ok bool) {
+func parseRoot(store, ns, name string) (n snapshotName, ok bool) {
 	rest, ok := strings.CutPrefix(name, rootPrefix+store+"/"+nsPath(ns))
 	parts := strings.Split(rest, "/")
 	if !ok || len(parts) < 2 || len(parts) > 3 || !slices.Contains(types, parts[0]) {
-		return m, false
+		return n, false
 	}
-	m.group = group{ns, parts[0], parts[1]}
+	n.group = group{ns, parts[0], parts[1]}
 	if len(parts) == 3 {
 		t, err := time.Parse(time.RFC3339, parts[2])
 		if err != nil {
-			return m, false
+			return n, false
 		}
-		m.time = t.Unix()
+		n.time = t.Unix()
 	}
-	return m, true
+	return n, true
 }

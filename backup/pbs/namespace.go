@@ -2,8 +2,73 @@ package pbs
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"slices"
+	"strings"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
 )
+
+// Namespaces are roots without blobs.
+
+func (d *datastore) nsRoot(ns string) string {
+	return rootPrefix + d.Name + "/" + strings.TrimSuffix(nsPath(ns), "/")
+}
+
+// hasNamespace reports whether a namespace was made. The top is always there.
+func (d *datastore) hasNamespace(ctx context.Context, ns string) (bool, error) {
+	if ns == "" {
+		return true, nil
+	}
+	_, err := blob.KeptRoot(ctx, d.Keeper, d.nsRoot(ns))
+	if errors.Is(err, blob.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// needNamespace refuses a namespace that is not there.
+func (d *datastore) needNamespace(ctx context.Context, ns string) error {
+	ok, err := d.hasNamespace(ctx, ns)
+	if err == nil && !ok {
+		err = refusal.New(http.StatusNotFound, "namespace '%s' does not exist", ns)
+	}
+	return err
+}
+
+// namespaces returns a namespace and those below it, down to depth levels, parents first.
+func (d *datastore) namespaces(ctx context.Context, ns string, depth int) ([]string, error) {
+	all := []string{ns}
+	for r, err := range d.Keeper.Kept(ctx, rootPrefix+d.Name+"/"+nsPath(ns)+"ns/") {
+		if err != nil {
+			return nil, err
+		}
+		parts := strings.Split(strings.TrimPrefix(r.Name, rootPrefix+d.Name+"/"), "/")
+		var names []string
+		for len(parts) >= 2 && parts[0] == "ns" {
+			names, parts = append(names, parts[1]), parts[2:]
+		}
+		if len(parts) == 0 && len(names)-levels(ns) <= depth {
+			all = append(all, strings.Join(names, "/"))
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+func levels(ns string) int {
+	if ns == "" {
+		return 0
+	}
+	return 1 + strings.Count(ns, "/")
+}
+
+func (d *datastore) keepNamespace(ctx context.Context, ns string) error {
+	return d.Keeper.Keep(ctx, d.nsRoot(ns), []byte("{}"), digest.Set{})
+}
 
 // The REST calls about namespaces.
 
@@ -60,11 +125,11 @@ func (q *request) createNamespace(d *datastore) (any, error) {
 	return ns, d.createNamespace(q.r.Context(), parent, ns)
 }
 
-// nsLock is taken by whoever makes or removes namespaces, or makes a snapshot in one, before a group's lock.
-const nsLock = "namespaces"
+// nsTurn names the turn of whoever makes or removes namespaces, or makes a snapshot in one, which is taken before a group's.
+const nsTurn = "namespaces"
 
 func (d *datastore) createNamespace(ctx context.Context, parent, ns string) error {
-	release, err := d.locks.take(ctx, nsLock)
+	release, err := d.turns.Take(ctx, nsTurn)
 	if err != nil {
 		return err
 	}
@@ -116,7 +181,7 @@ func (q *request) deleteNamespace(d *datastore) (any, error) {
 
 // deleteNamespace removes a namespace and all below it; with groups, their groups too. What has protected snapshots stays.
 func (d *datastore) deleteNamespace(ctx context.Context, ns string, groups bool, r *removed) error {
-	release, err := d.locks.take(ctx, nsLock)
+	release, err := d.turns.Take(ctx, nsTurn)
 	if err != nil {
 		return err
 	}

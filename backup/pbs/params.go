@@ -158,13 +158,13 @@ func (p *params) group() (g group, err error) {
 	return g, g.check()
 }
 
-// moment reads a group and backup-time.
-func (p *params) moment() (m moment, err error) {
-	if m.group, err = p.group(); err != nil {
-		return m, err
+// snapshotName reads a group and backup-time.
+func (p *params) snapshotName() (n snapshotName, err error) {
+	if n.group, err = p.group(); err != nil {
+		return n, err
 	}
-	if m.time, err = p.needNumber("backup-time"); err != nil {
-		return m, err
+	if n.time, err = p.needNumber("backup-time"); err != nil {
+		return n, err
 	}
-	return m, m.check()
+	return n, n.check()
 }

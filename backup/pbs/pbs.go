@@ -18,7 +18,7 @@
 // # Concurrency
 //
 // The server serves any number of connections, and a session any number of calls at once. A session's tables are
-// under its mutex, and no I/O is done there. Changes of one group's roots are in order (locks.go).
+// under its mutex, and no I/O is done there. Changes of one group's roots are made one after the other (datastore.turns).
 //
 // # Crashes
 //
@@ -39,13 +39,14 @@ import (
 	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/turns"
 )
 
 // Options say what New serves.
 type Options struct {
 	// Datastores are what clients can name. Several may have one store.
 	Datastores []Datastore
-	// Access says who may do what; see Server.SetAccess.
+	// Access says who may do what.
 	Access Access
 	// Identity has the keys, and tells servers with the same Keeper apart; see LoadIdentity.
 	Identity *Identity
@@ -73,7 +74,7 @@ type Server struct {
 	log      *slog.Logger
 	identity *Identity
 	stores   map[string]*datastore
-	access   atomic.Pointer[Access]
+	access   Access
 	tasks    tasks
 	bodies   chan struct{} // one for each upload that is in memory
 	browsers chan struct{} // one for each call that looks into an archive
@@ -86,15 +87,15 @@ type Server struct {
 	stopping context.Context // ends when the server stops
 	stop     context.CancelFunc
 
-	mu       sync.Mutex
-	sessions map[*upgraded]struct{}
-	idle     sync.WaitGroup // sessions and tasks that run
+	mu          sync.Mutex
+	connections map[*upgradedConn]struct{} // each a backup or a restore
+	idle        sync.WaitGroup             // connections and tasks that run
 }
 
 type datastore struct {
 	Datastore
 	server *Server
-	locks  locks
+	turns  turns.By[string] // to change a group, by its root; and what nsTurn and writing name
 	lastGC atomic.Pointer[collected]
 }
 
@@ -110,11 +111,10 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		o.Zone = time.Local
 	}
 	s := &Server{
-		zone: o.Zone, log: o.Log, identity: o.Identity, stores: map[string]*datastore{}, bodies: make(chan struct{}, maxBodies),
-		browsers: make(chan struct{}, maxBrowsers),
-		started:  time.Now(), maxReaders: maxReaders, sessions: map[*upgraded]struct{}{},
+		zone: o.Zone, log: o.Log, identity: o.Identity, access: o.Access, stores: map[string]*datastore{},
+		bodies: make(chan struct{}, maxBodies), browsers: make(chan struct{}, maxBrowsers),
+		started: time.Now(), maxReaders: maxReaders, connections: map[*upgradedConn]struct{}{},
 	}
-	s.SetAccess(o.Access)
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	for _, d := range o.Datastores {
 		s.stores[d.Name] = &datastore{Datastore: d, server: s}
@@ -134,9 +134,6 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	return s, nil
 }
 
-// SetAccess changes who may do what. Sessions that run go on.
-func (s *Server) SetAccess(a Access) { s.access.Store(&a) }
-
 // Fingerprint returns the fingerprint of the certificate, as clients want it.
 func (s *Server) Fingerprint() string { return s.identity.Fingerprint() }
 
@@ -145,13 +142,13 @@ func (s *Server) Serve(l net.Listener) error {
 	return s.http.Serve(&tlsListener{l, s.identity.tlsConfig()})
 }
 
-// Shutdown stops taking connections, lets sessions finish until ctx ends, and then cuts them. What was not
-// finished leaves nothing.
+// Shutdown stops taking connections, lets backups and restores finish until ctx ends, and then cuts them. A backup
+// that was not finished leaves nothing.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	s.stop()
 	s.mu.Lock()
-	waiting := len(s.sessions)
+	waiting := len(s.connections)
 	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() { s.idle.Wait(); close(done) }()
@@ -161,8 +158,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	for u := range s.sessions {
-		_ = u.conn.Close()
+	for c := range s.connections {
+		_ = c.Close()
 	}
 	s.mu.Unlock()
 	<-done
@@ -182,5 +179,5 @@ type Stats struct {
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{len(s.sessions)}
+	return Stats{len(s.connections)}
 }

@@ -52,16 +52,22 @@ var access = pbs.Access{Accounts: []pbs.Account{
 	{Name: "nobody@pbs!none", Secret: pbs.SecretOf(secret)},
 }}
 
-func start(t testing.TB, store kept) *fixture { return startPatient(t, store, 0) }
+func start(t testing.TB, store kept) *fixture { return startWith(t, store, func(*pbs.Options) {}) }
 
 // startPatient starts a server that waits for what others wrote.
 func startPatient(t testing.TB, store kept, patience time.Duration) *fixture {
+	return startWith(t, store, func(o *pbs.Options) { o.Datastores[0].Patience = patience })
+}
+
+// startWith starts a server with the usual options, of which change may change some.
+func startWith(t testing.TB, store kept, change func(*pbs.Options)) *fixture {
 	t.Helper()
 	id, err := pbs.LoadIdentity(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := pbs.Options{Datastores: []pbs.Datastore{{Name: "main", Store: store, Keeper: store, Patience: patience}}, Access: access, Identity: id, Zone: time.UTC}
+	o := pbs.Options{Datastores: []pbs.Datastore{{Name: "main", Store: store, Keeper: store}}, Access: access, Identity: id, Zone: time.UTC}
+	change(&o)
 	if os.Getenv("SARSEN_LOG") != "" {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

@@ -85,7 +85,7 @@ func (q *request) prune(d *datastore) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := q.changer(d, g); err != nil {
+	if err := q.mayChange(d, g); err != nil {
 		return nil, err
 	}
 	all, err := d.ofGroup(ctx, g)
@@ -94,21 +94,21 @@ func (q *request) prune(d *datastore) (any, error) {
 	}
 	marks := make([]pruned, len(all))
 	for i, s := range all {
-		marks[len(all)-1-i] = pruned{at: time.Unix(s.moment.time, 0).In(q.server.zone), protected: s.Protected}
+		marks[len(all)-1-i] = pruned{at: time.Unix(s.name.time, 0).In(q.server.zone), protected: s.Protected}
 	}
 	decide(k, marks)
 	items := make([]pruneItem, len(all))
 	for i, s := range all {
 		mark := marks[len(all)-1-i].fate
-		items[i] = pruneItem{g.kind, g.id, s.moment.time, mark != remove, s.Protected, mark}
+		items[i] = pruneItem{g.kind, g.id, s.name.time, mark != remove, s.Protected, mark}
 		if mark != remove || dry {
 			continue
 		}
 		// It may be gone, or protected since.
-		if err := d.forget(ctx, s.moment); err != nil && statusOf(err) != http.StatusNotFound {
+		if err := d.forget(ctx, s.name); err != nil && statusOf(err) != http.StatusNotFound {
 			return nil, err
 		}
-		q.server.log.Info("snapshot pruned", "store", d.Name, "ns", g.ns, "snapshot", s.moment.String(), "by", q.account.Name)
+		q.server.log.Info("snapshot pruned", "store", d.Name, "ns", g.ns, "snapshot", s.name.String(), "by", q.account.Name)
 	}
 	return items, nil
 }

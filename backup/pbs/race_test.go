@@ -63,7 +63,7 @@ func (r *race) backup(id string, time int64, upon bool, chunks ...int) error {
 }
 
 func (r *race) backupIn(ns, id string, time int64, upon bool, chunks ...int) error {
-	s, err := r.beginBackup(ctx, moment{group{ns, "host", id}, time}, admin, false)
+	s, err := r.beginBackup(ctx, snapshotName{group{ns, "host", id}, time}, admin, false)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (r *race) check(want int) {
 		v := &verifier{store: r.datastore, task: &task{}, done: map[digest.Key]bool{}}
 		problems, err := v.read(ctx, s)
 		for _, p := range problems {
-			r.Errorf("snapshot %s has a hole: %v", s.moment, p)
+			r.Errorf("snapshot %s has a hole: %v", s.name, p)
 		}
 		return err
 	})
@@ -185,7 +185,7 @@ func TestRaceKnownChunk(t *testing.T) {
 			}
 		})
 		s.Go("prune", func() {
-			if err := r.forget(ctx, moment{group{"", "host", "a"}, 10}); err != nil {
+			if err := r.forget(ctx, snapshotName{group{"", "host", "a"}, 10}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -212,21 +212,21 @@ func TestRaceForget(t *testing.T) {
 	explore.Run(t, 500, func(t *testing.T, s *explore.Schedule) {
 		r := newRace(t)
 		r.mustBackup("a", 10, false, 1)
-		m := moment{group{"", "host", "a"}, 10}
+		name := snapshotName{group{"", "host", "a"}, 10}
 		s.Go("protect", func() {
-			err := r.change(ctx, m, func(s *snapshot, _ *hold) error { s.Comment = "a note"; return nil })
+			err := r.change(ctx, name, func(s *snapshot, _ *hold) error { s.Comment = "a note"; return nil })
 			if err != nil && statusOf(err) != 404 {
 				t.Error(err)
 			}
 		})
 		s.Go("forget", func() {
-			if err := r.forget(ctx, m); err != nil {
+			if err := r.forget(ctx, name); err != nil {
 				t.Error(err)
 			}
 		})
 		s.Go("collector", r.collect)
 		s.Run()
-		if _, err := r.snapshot(ctx, m); statusOf(err) != 404 {
+		if _, err := r.snapshot(ctx, name); statusOf(err) != 404 {
 			t.Errorf("the snapshot is there again: %v", err)
 		}
 		r.check(0)
@@ -267,7 +267,7 @@ func TestRaceNamespace(t *testing.T) {
 func TestRaceFinish(t *testing.T) {
 	explore.Run(t, 1000, func(t *testing.T, s *explore.Schedule) {
 		r := newRace(t)
-		ss, err := r.beginBackup(ctx, moment{group{"", "host", "a"}, 10}, admin, false)
+		ss, err := r.beginBackup(ctx, snapshotName{group{"", "host", "a"}, 10}, admin, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -303,7 +303,7 @@ func TestRaceFinish(t *testing.T) {
 func TestRaceCut(t *testing.T) {
 	explore.Run(t, 1000, func(t *testing.T, s *explore.Schedule) {
 		r := newRace(t)
-		ss, err := r.beginBackup(ctx, moment{group{"", "host", "a"}, 10}, admin, false)
+		ss, err := r.beginBackup(ctx, snapshotName{group{"", "host", "a"}, 10}, admin, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -334,7 +334,7 @@ func TestRaceCut(t *testing.T) {
 func TestRestartReleases(t *testing.T) {
 	r := newRace(t)
 	r.mustBackup("a", 10, false, 1)
-	ss, err := r.beginBackup(ctx, moment{group{"", "host", "a"}, 20}, admin, false)
+	ss, err := r.beginBackup(ctx, snapshotName{group{"", "host", "a"}, 20}, admin, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +351,7 @@ func TestRestartReleases(t *testing.T) {
 // of one that never came back.
 func TestRestartBeside(t *testing.T) {
 	r := newRace(t)
-	ss, err := r.beginBackup(ctx, moment{group{"", "host", "a"}, 20}, admin, false)
+	ss, err := r.beginBackup(ctx, snapshotName{group{"", "host", "a"}, 20}, admin, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,14 +37,14 @@ func (s *Server) beginReader(ctx context.Context, p *params, a *Account) (protoc
 	if err != nil {
 		return nil, err
 	}
-	m, err := p.moment()
+	name, err := p.snapshotName()
 	if err != nil {
 		return nil, err
 	}
-	if !a.may(d.Name, m.ns, Read) && !a.may(d.Name, m.ns, Backup) {
+	if !a.may(d.Name, name.ns, Read) && !a.may(d.Name, name.ns, Backup) {
 		return nil, forbidden("read")
 	}
-	snap, err := d.readable(ctx, m, a)
+	snap, err := d.readable(ctx, name, a)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (s *Server) beginReader(ctx context.Context, p *params, a *Account) (protoc
 		return blob.Get(ctx, d.Store, blobOf(chunk))
 	}}
 	c.ahead.ctx, c.stop = context.WithCancel(s.stopping)
-	set, err := snap.held(c.chunks)
+	set, err := snap.blobs(c.chunks)
 	if err == nil {
 		err = c.hold.keepLeft(ctx, set)
 	}
@@ -76,7 +76,7 @@ func (c *readerCalls) end() {
 	c.running.Wait()
 	c.ahead.reads.Wait()
 	if err := c.hold.release(context.WithoutCancel(c.server.stopping)); err != nil {
-		c.server.log.Warn("what a restore held stays until the next start", "snapshot", c.snapshot.moment.String(), "err", err)
+		c.server.log.Warn("what a restore held stays until the next start", "snapshot", c.snapshot.name.String(), "err", err)
 	}
 }
 

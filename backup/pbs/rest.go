@@ -5,12 +5,13 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/sarsen-build/sarsen/internal/refusal"
 )
 
-// Version is what the server says it is, of Proxmox Backup Server's releases: clients ask what it can do.
+// The version that the server claims, of Proxmox Backup Server's releases: clients tell by it what a server can do.
 const (
 	apiVersion = "3.4"
 	apiRelease = "1"
@@ -193,37 +194,27 @@ func (s *Server) postTicket(_ context.Context, _ http.ResponseWriter, r *http.Re
 	return map[string]string{"username": a.Name, "ticket": s.ticket(a.Name), "CSRFPreventionToken": s.csrf(a.Name)}, nil
 }
 
-// changer returns the group that a request names, if its sender may change it.
-func (q *request) changer(d *datastore, g group) error {
-	info, ok, err := d.group(q.r.Context(), g)
-	switch {
-	case err != nil:
-		return err
-	case !q.account.mayPrune(d.Name, g.ns, info.Owner):
-		return forbidden("prune")
-	case !ok:
-		return refusal.New(http.StatusNotFound, "group %s does not exist", g)
+func (q *request) datastores() (any, error) {
+	items := []map[string]string{}
+	for name := range q.server.stores {
+		if q.account.sees(name) {
+			items = append(items, map[string]string{"store": name})
+		}
 	}
-	return nil
+	slices.SortFunc(items, func(a, b map[string]string) int { return strings.Compare(a["store"], b["store"]) })
+	return items, nil
 }
 
-// readable returns a snapshot that a may read.
-func (d *datastore) readable(ctx context.Context, m moment, a *Account) (*snapshot, error) {
-	snap, err := d.snapshot(ctx, m)
-	if err != nil {
-		if !a.may(d.Name, m.ns, Read) && !a.may(d.Name, m.ns, Backup) {
-			return nil, forbidden("read")
-		}
+func (q *request) status(d *datastore) (any, error) {
+	var total, used int64
+	if d.Space != nil {
+		total, used = d.Space()
+	}
+	answer := map[string]any{"total": total, "used": used, "avail": max(0, total-used)}
+	if verbose, err := q.params.truth("verbose"); err != nil {
 		return nil, err
+	} else if verbose {
+		answer["gc-status"] = d.collectedLast()
 	}
-	owner := snap.Owner
-	if info, ok, err := d.group(ctx, m.group); err != nil {
-		return nil, err
-	} else if ok {
-		owner = info.Owner
-	}
-	if !a.mayRead(d.Name, m.ns, owner) {
-		return nil, forbidden("read")
-	}
-	return snap, nil
+	return answer, nil
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -98,7 +99,10 @@ func TestTickets(t *testing.T) {
 
 // TestRights: who may do what, and whose groups are whose.
 func TestRights(t *testing.T) {
-	f := start(t, forgets())
+	f := startWith(t, forgets(), func(o *pbs.Options) {
+		o.Access.Accounts = append(slices.Clone(access.Accounts),
+			pbs.Account{Name: "ann@pbs!pruner", Secret: pbs.SecretOf(secret), Grants: []pbs.Grant{{"main", "", pbs.Prune | pbs.Backup}}})
+	})
 	laptop, reader, nobody := f.as("ann@pbs!laptop"), f.as("bob@pbs!reader"), f.as("nobody@pbs!none")
 	backUp(t, laptop, host, nil, bytesOf(1, 1000))
 	other := pbstest.Snapshot{Type: "host", ID: "other", Time: 5}
@@ -138,9 +142,6 @@ func TestRights(t *testing.T) {
 		t.Errorf("a stranger sees the datastores %v, %v", stores, err)
 	}
 	// Of ann's token's groups ann is the owner too, who may prune them.
-	s := f.server
-	s.SetAccess(pbs.Access{Accounts: append(access.Accounts[:len(access.Accounts):len(access.Accounts)],
-		pbs.Account{Name: "ann@pbs!pruner", Secret: pbs.SecretOf(secret), Grants: []pbs.Grant{{"main", "", pbs.Prune | pbs.Backup}}})})
 	pruner := f.as("ann@pbs!pruner")
 	refused(t, "another token of the same user", pruner.Admin(t.Context(), "DELETE", "snapshots", host.Query(), nil), 403, "prune")
 	if err := f.Admin(t.Context(), "POST", "change-owner", with(host.Query(), "new-owner", "ann@pbs!pruner"), nil); err != nil {
@@ -152,98 +153,114 @@ func TestRights(t *testing.T) {
 	refused(t, "an owner whom nobody knows", f.Admin(t.Context(), "POST", "change-owner", with(other.Query(), "new-owner", "eve@pbs"), nil), 400, "no account")
 }
 
+// TestSnapshotCalls: the calls about snapshots and their group, one after the other on the same two snapshots.
 func TestSnapshotCalls(t *testing.T) {
 	f := start(t, forgets())
 	data := bytesOf(1, 50<<10)
 	backUp(t, f.Client, host, nil, data)
 	backUp(t, f.Client, at(host, 10), nil, data)
-	var items []struct {
-		Type  string `json:"backup-type"`
-		ID    string `json:"backup-id"`
-		Owner string
-		Size  int64
-		Files []struct {
-			Filename string
-			Size     int64
+	t.Run("notes", func(t *testing.T) {
+		if err := f.Admin(t.Context(), "PUT", "notes", with(host.Query(), "notes", "first line\nsecond"), nil); err != nil {
+			t.Fatal(err)
 		}
-		Comment   string
-		Protected bool
-	}
-	if err := f.Admin(t.Context(), "PUT", "notes", with(host.Query(), "notes", "first line\nsecond"), nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Admin(t.Context(), "PUT", "protected", with(host.Query(), "protected", "true"), nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Admin(t.Context(), "GET", "snapshots", nil, &items); err != nil {
-		t.Fatal(err)
-	}
-	i := items[0]
-	if len(items) != 2 || i.Type != "host" || i.ID != "box" || i.Owner != "root@pam!all" || len(i.Files) != 3 || i.Size < 50<<10 || i.Comment != "first line" || !i.Protected {
-		t.Errorf("snapshots = %+v", items)
-	}
-	if f := i.Files[2]; f.Filename != "root.pxar.didx" || f.Size != 50<<10 {
-		t.Errorf("files = %+v", i.Files)
-	}
-	var notes string
-	if err := f.Admin(t.Context(), "GET", "notes", host.Query(), &notes); err != nil || notes != "first line\nsecond" {
-		t.Errorf("notes = %q, %v", notes, err)
-	}
-	refused(t, "to forget what is protected", f.Admin(t.Context(), "DELETE", "snapshots", host.Query(), nil), 400, "protected")
-	restore(t, f.Client, host, nil, "root.pxar.didx", data) // what changed in the manifest was not signed
-
-	log := format.EncodeBlob([]byte("all is well"))
-	post := func(body []byte) error {
-		return f.REST(t.Context(), "POST", "/admin/datastore/main/upload-backup-log", at(host, 10).Query(), body, nil)
-	}
-	refused(t, "a log that is none", post([]byte("all is well")), 400, "")
-	if err := post(log); err != nil {
-		t.Fatal(err)
-	}
-	refused(t, "a second log", post(log), 400, "already")
-	var raw []byte
-	if err := f.Admin(t.Context(), "GET", "download", with(at(host, 10).Query(), "file-name", "client.log.blob"), &raw); err != nil || string(raw) != string(log) {
-		t.Errorf("the log = %q, %v", raw, err)
-	}
-	var groups []struct {
-		Count int   `json:"backup-count"`
-		Last  int64 `json:"last-backup"`
-		Owner string
-	}
-	if err := f.Admin(t.Context(), "GET", "groups", nil, &groups); err != nil || len(groups) != 1 || groups[0].Count != 2 || groups[0].Last != host.Time+10 {
-		t.Errorf("groups = %+v, %v", groups, err)
-	}
-	if exit, log := task(t, f.Client, "gc", nil); exit != "OK" || !strings.Contains(log, "2 index files") {
-		t.Errorf("gc = %s, %s", exit, log)
-	}
-	var gc struct {
-		Chunks int64 `json:"disk-chunks"`
-		Files  int64 `json:"index-file-count"`
-	}
-	if err := f.Admin(t.Context(), "GET", "gc", nil, &gc); err != nil || gc.Files != 2 || gc.Chunks != int64(len(pbstest.Cut(data))) {
-		t.Errorf("gc = %+v, %v", gc, err)
-	}
-	group := host
-	group.Time = 0
-	var removed map[string]int
-	mild := with(group.Query(), "error-on-protected", "false")
-	if err := f.Admin(t.Context(), "DELETE", "groups", mild, &removed); err != nil || removed["removed-snapshots"] != 1 || removed["protected-snapshots"] != 1 {
-		t.Errorf("removed %v, %v", removed, err)
-	}
-	refused(t, "to remove a group of which something is protected", f.Admin(t.Context(), "DELETE", "groups", group.Query(), nil), 400, "protected")
-	if err := f.Admin(t.Context(), "PUT", "protected", with(host.Query(), "protected", "0"), nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Admin(t.Context(), "DELETE", "groups", group.Query(), nil); err != nil {
-		t.Fatal(err)
-	}
-	atRest(t, f)
-	if got := roots(t, f.store); len(got) != 0 {
-		t.Errorf("a removed group leaves %q", got)
-	}
-	refused(t, "a file of no snapshot", f.Admin(t.Context(), "GET", "files", host.Query(), nil), 404, "does not exist")
-	refused(t, "the catalog of no snapshot", f.Admin(t.Context(), "GET", "catalog", with(host.Query(), "filepath", "root"), nil), 404, "does not exist")
-	refused(t, "a call that is none", f.REST(t.Context(), "GET", "/nodes/x/none", nil, nil, nil), 404, "not found")
+		var notes string
+		if err := f.Admin(t.Context(), "GET", "notes", host.Query(), &notes); err != nil || notes != "first line\nsecond" {
+			t.Errorf("notes = %q, %v", notes, err)
+		}
+		restore(t, f.Client, host, nil, "root.pxar.didx", data) // what changed in the manifest was not signed
+	})
+	t.Run("protected", func(t *testing.T) {
+		if err := f.Admin(t.Context(), "PUT", "protected", with(host.Query(), "protected", "true"), nil); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "to forget what is protected", f.Admin(t.Context(), "DELETE", "snapshots", host.Query(), nil), 400, "protected")
+	})
+	t.Run("snapshots", func(t *testing.T) {
+		var items []struct {
+			Type  string `json:"backup-type"`
+			ID    string `json:"backup-id"`
+			Owner string
+			Size  int64
+			Files []struct {
+				Filename string
+				Size     int64
+			}
+			Comment   string
+			Protected bool
+		}
+		if err := f.Admin(t.Context(), "GET", "snapshots", nil, &items); err != nil {
+			t.Fatal(err)
+		}
+		i := items[0]
+		if len(items) != 2 || i.Type != "host" || i.ID != "box" || i.Owner != "root@pam!all" || len(i.Files) != 3 || i.Size < 50<<10 || i.Comment != "first line" || !i.Protected {
+			t.Errorf("snapshots = %+v", items)
+		}
+		if f := i.Files[2]; f.Filename != "root.pxar.didx" || f.Size != 50<<10 {
+			t.Errorf("files = %+v", i.Files)
+		}
+	})
+	t.Run("upload-backup-log", func(t *testing.T) {
+		log := format.EncodeBlob([]byte("all is well"))
+		post := func(body []byte) error {
+			return f.REST(t.Context(), "POST", "/admin/datastore/main/upload-backup-log", at(host, 10).Query(), body, nil)
+		}
+		refused(t, "a log that is none", post([]byte("all is well")), 400, "")
+		if err := post(log); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "a second log", post(log), 400, "already")
+		var raw []byte
+		if err := f.Admin(t.Context(), "GET", "download", with(at(host, 10).Query(), "file-name", "client.log.blob"), &raw); err != nil || string(raw) != string(log) {
+			t.Errorf("the log = %q, %v", raw, err)
+		}
+	})
+	t.Run("groups", func(t *testing.T) {
+		var groups []struct {
+			Count int   `json:"backup-count"`
+			Last  int64 `json:"last-backup"`
+			Owner string
+		}
+		if err := f.Admin(t.Context(), "GET", "groups", nil, &groups); err != nil || len(groups) != 1 || groups[0].Count != 2 || groups[0].Last != host.Time+10 {
+			t.Errorf("groups = %+v, %v", groups, err)
+		}
+	})
+	t.Run("gc", func(t *testing.T) {
+		if exit, log := task(t, f.Client, "gc", nil); exit != "OK" || !strings.Contains(log, "2 index files") {
+			t.Errorf("gc = %s, %s", exit, log)
+		}
+		var gc struct {
+			Chunks int64 `json:"disk-chunks"`
+			Files  int64 `json:"index-file-count"`
+		}
+		if err := f.Admin(t.Context(), "GET", "gc", nil, &gc); err != nil || gc.Files != 2 || gc.Chunks != int64(len(pbstest.Cut(data))) {
+			t.Errorf("gc = %+v, %v", gc, err)
+		}
+	})
+	t.Run("DELETE groups", func(t *testing.T) {
+		group := host
+		group.Time = 0
+		var removed map[string]int
+		mild := with(group.Query(), "error-on-protected", "false")
+		if err := f.Admin(t.Context(), "DELETE", "groups", mild, &removed); err != nil || removed["removed-snapshots"] != 1 || removed["protected-snapshots"] != 1 {
+			t.Errorf("removed %v, %v", removed, err)
+		}
+		refused(t, "to remove a group of which something is protected", f.Admin(t.Context(), "DELETE", "groups", group.Query(), nil), 400, "protected")
+		if err := f.Admin(t.Context(), "PUT", "protected", with(host.Query(), "protected", "0"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Admin(t.Context(), "DELETE", "groups", group.Query(), nil); err != nil {
+			t.Fatal(err)
+		}
+		atRest(t, f)
+		if got := roots(t, f.store); len(got) != 0 {
+			t.Errorf("a removed group leaves %q", got)
+		}
+	})
+	t.Run("of what is not there", func(t *testing.T) {
+		refused(t, "a file of no snapshot", f.Admin(t.Context(), "GET", "files", host.Query(), nil), 404, "does not exist")
+		refused(t, "the catalog of no snapshot", f.Admin(t.Context(), "GET", "catalog", with(host.Query(), "filepath", "root"), nil), 404, "does not exist")
+		refused(t, "a call that is none", f.REST(t.Context(), "GET", "/nodes/x/none", nil, nil, nil), 404, "not found")
+	})
 }
 
 func TestNamespaces(t *testing.T) {

@@ -18,15 +18,15 @@ import (
 // the snapshot.
 type session struct {
 	store    *datastore
-	moment   moment
-	owner    string    // of the group
-	author   string    // who backs up
-	previous *snapshot // the last one that clients may build upon, or nil
-	last     *snapshot // the last one, or nil
+	name     snapshotName // of what it becomes
+	owner    string       // of the group
+	author   string       // who backs up
+	previous *snapshot    // the last one that clients may build upon, or nil
+	last     *snapshot    // the last one, or nil
 	base     format.ChunkList
 	bench    bool
 	hold     *hold
-	unlock   func() // of the group
+	done     func() // ends the turn to write the group
 
 	mu            sync.Mutex
 	known         map[[32]byte]format.Chunk
@@ -58,16 +58,16 @@ const maxUploads = 8
 var errEnded = badRequest("the backup is finished or was given up")
 
 // beginBackup starts a session, or says why not.
-func (d *datastore) beginBackup(ctx context.Context, m moment, a *Account, bench bool) (_ *session, err error) {
-	if err := d.needNamespace(ctx, m.ns); err != nil {
+func (d *datastore) beginBackup(ctx context.Context, name snapshotName, a *Account, bench bool) (_ *session, err error) {
+	if err := d.needNamespace(ctx, name.ns); err != nil {
 		return nil, err
 	}
-	unlock, ok := d.locks.try(writing(m.group, d.Name))
+	done, ok := d.turns.Try(writing(name.group, d.Name))
 	if !ok {
-		return nil, badRequest("while creating locked backup group '%s': another backup of this group runs", m.group)
+		return nil, badRequest("while creating locked backup group '%s': another backup of this group runs", name.group)
 	}
 	s := &session{
-		store: d, moment: m, owner: a.Name, author: a.Name, bench: bench, hold: d.newHold(), unlock: unlock,
+		store: d, name: name, owner: a.Name, author: a.Name, bench: bench, hold: d.newHold(), done: done,
 		known: map[[32]byte]format.Chunk{}, writers: map[int]*writer{}, files: map[string]file{}, used: map[[32]byte]struct{}{},
 		uploads: map[string]*uploadStats{}, uploadsAtOnce: make(chan struct{}, maxUploads),
 	}
@@ -76,11 +76,11 @@ func (d *datastore) beginBackup(ctx context.Context, m moment, a *Account, bench
 			s.end()
 		}
 	}()
-	all, err := d.ofGroup(ctx, m.group)
+	all, err := d.ofGroup(ctx, name.group)
 	if err != nil {
 		return nil, err
 	}
-	if info, ok, err := d.group(ctx, m.group); err != nil {
+	if info, ok, err := d.group(ctx, name.group); err != nil {
 		return nil, err
 	} else if ok {
 		s.owner = info.Owner
@@ -90,7 +90,7 @@ func (d *datastore) beginBackup(ctx context.Context, m moment, a *Account, bench
 	}
 	if len(all) > 0 {
 		s.last = all[len(all)-1]
-		if s.last.moment.time >= m.time {
+		if s.last.name.time >= name.time {
 			return nil, badRequest("backup timestamp is older than last backup.")
 		}
 	}
@@ -105,10 +105,10 @@ func (s *session) holdPrevious(ctx context.Context) error {
 	}
 	base, err := s.store.chunks(ctx, s.last)
 	if err != nil {
-		s.store.server.log.Warn("a snapshot can't be built upon", "snapshot", s.last.moment.String(), "err", err)
+		s.store.server.log.Warn("a snapshot can't be built upon", "snapshot", s.last.name.String(), "err", err)
 		return nil
 	}
-	set, err := s.last.held(base)
+	set, err := s.last.blobs(base)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (s *session) holdPrevious(ctx context.Context) error {
 	}
 	if err := s.hold.keep(ctx, set); err != nil {
 		// Something of it is gone, or there is no room: then nothing of it may be said to be here.
-		s.store.server.log.Warn("a snapshot can't be built upon", "snapshot", s.last.moment.String(), "err", err)
+		s.store.server.log.Warn("a snapshot can't be built upon", "snapshot", s.last.name.String(), "err", err)
 		return nil
 	}
 	s.previous, s.base = s.last, base
@@ -149,9 +149,9 @@ func (s *session) end() {
 // letGo lets go of what was held, and of the group, so that the next backup may begin.
 func (s *session) letGo() {
 	if err := s.hold.release(context.WithoutCancel(s.store.server.stopping)); err != nil {
-		s.store.server.log.Warn("what a backup held stays until the next start", "backup", s.moment.String(), "err", err)
+		s.store.server.log.Warn("what a backup held stays until the next start", "backup", s.name.String(), "err", err)
 	}
-	s.unlock()
+	s.done()
 }
 
 // previousFile returns a file of the last snapshot. The chunks of an index are known from then on.

@@ -21,7 +21,7 @@ import (
 
 // A snapshot is what a root's value says of it: enough to list snapshots without reading anything else.
 type snapshot struct {
-	moment moment
+	name snapshotName
 
 	Owner       string        `json:"owner"`
 	Protected   bool          `json:"protected,omitempty"`
@@ -77,25 +77,25 @@ func (s *snapshot) setFile(f file) {
 }
 
 // decodeSnapshot reads a root.
-func decodeSnapshot(m moment, r blob.Root) (*snapshot, error) {
+func decodeSnapshot(name snapshotName, r blob.Root) (*snapshot, error) {
 	s := &snapshot{}
 	if err := json.Unmarshal(r.Value, s); err != nil {
 		return nil, fmt.Errorf("%w: the root %q: %w", blob.ErrCorrupt, r.Name, err)
 	}
-	s.moment = m
+	s.name = name
 	return s, nil
 }
 
 // snapshot returns one snapshot, or a refusal.
-func (d *datastore) snapshot(ctx context.Context, m moment) (*snapshot, error) {
-	r, err := blob.KeptRoot(ctx, d.Keeper, m.root(d.Name))
+func (d *datastore) snapshot(ctx context.Context, name snapshotName) (*snapshot, error) {
+	r, err := blob.KeptRoot(ctx, d.Keeper, name.root(d.Name))
 	if errors.Is(err, blob.ErrNotFound) {
-		return nil, refusal.New(http.StatusNotFound, "snapshot %s does not exist", m)
+		return nil, refusal.New(http.StatusNotFound, "snapshot %s does not exist", name)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return decodeSnapshot(m, r)
+	return decodeSnapshot(name, r)
 }
 
 // snapshots yields those of one kind in a namespace, or of one group if id is not "", oldest first in each group.
@@ -110,11 +110,11 @@ func (d *datastore) snapshots(ctx context.Context, ns, kind, id string) iter.Seq
 				yield(nil, err)
 				return
 			}
-			m, ok := parseRoot(d.Name, ns, r.Name)
-			if !ok || m.time == 0 {
+			name, ok := parseRoot(d.Name, ns, r.Name)
+			if !ok || name.time == 0 {
 				continue
 			}
-			s, err := decodeSnapshot(m, r)
+			s, err := decodeSnapshot(name, r)
 			if !yield(s, err) || err != nil {
 				return
 			}
@@ -196,7 +196,7 @@ func (d *datastore) chunks(ctx context.Context, s *snapshot) (format.ChunkList, 
 func (d *datastore) manifest(ctx context.Context, s *snapshot) (*format.Manifest, error) {
 	f, ok := s.file(format.ManifestName)
 	if !ok {
-		return nil, refusal.New(http.StatusNotFound, "snapshot %s has no manifest", s.moment)
+		return nil, refusal.New(http.StatusNotFound, "snapshot %s has no manifest", s.name)
 	}
 	b, err := d.load(ctx, f.Blob, format.MaxChunk+format.HeaderSize)
 	if err != nil {
@@ -252,8 +252,8 @@ func firstLine(text string) string {
 	return line
 }
 
-// held returns all blobs of a snapshot.
-func (s *snapshot) held(chunks format.ChunkList) (digest.Set, error) {
+// blobs returns all blobs of a snapshot.
+func (s *snapshot) blobs(chunks format.ChunkList) (digest.Set, error) {
 	ds := make([]digest.Digest, 0, chunks.Len()+len(s.Files)+1)
 	for i := range chunks.Len() {
 		c := chunks.At(i)
@@ -282,19 +282,19 @@ func (d *datastore) keep(ctx context.Context, s *snapshot, set digest.Set) error
 	if err != nil {
 		return err
 	}
-	return d.Keeper.Keep(ctx, s.moment.root(d.Name), value, set)
+	return d.Keeper.Keep(ctx, s.name.root(d.Name), value, set)
 }
 
 // change changes a snapshot in order with other changes of its group. fn may store what is new with the hold.
-func (d *datastore) change(ctx context.Context, m moment, fn func(*snapshot, *hold) error) error {
+func (d *datastore) change(ctx context.Context, name snapshotName, fn func(*snapshot, *hold) error) error {
 	if !mutant.ChangeUnlocked {
-		release, err := d.locks.take(ctx, m.group.root(d.Name))
+		release, err := d.turns.Take(ctx, name.group.root(d.Name))
 		if err != nil {
 			return err
 		}
 		defer release()
 	}
-	s, err := d.snapshot(ctx, m)
+	s, err := d.snapshot(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -307,7 +307,7 @@ func (d *datastore) change(ctx context.Context, m moment, fn func(*snapshot, *ho
 	if err != nil {
 		return err
 	}
-	set, err := s.held(chunks)
+	set, err := s.blobs(chunks)
 	if err != nil {
 		return err
 	}
@@ -319,7 +319,7 @@ func (d *datastore) change(ctx context.Context, m moment, fn func(*snapshot, *ho
 		return err
 	case d.Patience > 0 && !mutant.MissingForgotten:
 		// It may be there, and what no root names is collected.
-		return refusal.New(http.StatusServiceUnavailable, "snapshot %s stays as it is: %v", m, missing)
+		return refusal.New(http.StatusServiceUnavailable, "snapshot %s stays as it is: %v", name, missing)
 	}
 	// A damaged snapshot is still one to describe. It holds what is left, and once somebody uploaded the rest
 	// again, the next verification lets it hold all.
@@ -341,18 +341,18 @@ func without(set digest.Set, gone []digest.Digest) digest.Set {
 }
 
 // forget removes a snapshot.
-func (d *datastore) forget(ctx context.Context, m moment) error {
-	release, err := d.locks.take(ctx, m.group.root(d.Name))
+func (d *datastore) forget(ctx context.Context, name snapshotName) error {
+	release, err := d.turns.Take(ctx, name.group.root(d.Name))
 	if err != nil {
 		return err
 	}
 	defer release()
-	s, err := d.snapshot(ctx, m)
+	s, err := d.snapshot(ctx, name)
 	if err != nil {
 		return err
 	}
 	if s.Protected {
-		return badRequest("snapshot %s is protected", m)
+		return badRequest("snapshot %s is protected", name)
 	}
-	return d.Keeper.Release(ctx, m.root(d.Name))
+	return d.Keeper.Release(ctx, name.root(d.Name))
 }

@@ -68,10 +68,12 @@ func (s *Server) begin(kind, what, user string, run func(context.Context, *task)
 		defer s.idle.Done()
 		err := run(s.stopping, t)
 		status := "OK"
-		if err != nil {
+		if err == nil {
+			t.logf("TASK OK")
+		} else {
 			status = err.Error()
+			t.logf("TASK ERROR: %s", status)
 		}
-		t.logf("TASK %s", map[bool]string{true: "OK", false: "ERROR: " + status}[err == nil])
 		s.log.Info("task ended", "kind", kind, "of", what, "by", user, "status", status)
 		t.mu.Lock()
 		defer t.mu.Unlock()

@@ -19,9 +19,6 @@ const (
 	readerProtocol = "proxmox-backup-reader-protocol-v1"
 )
 
-// An upgraded is a connection that speaks one of the protocols.
-type upgraded struct{ conn *upgradedConn }
-
 // A protocol is what the calls of an upgraded connection go to.
 type protocol interface {
 	http.Handler
@@ -55,20 +52,20 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, name string, be
 		return err
 	}
 	rest, _ := buf.Reader.Peek(buf.Reader.Buffered())
-	u := &upgraded{&upgradedConn{Conn: conn, rest: io.MultiReader(strings.NewReader(string(rest)), conn), closed: make(chan struct{})}}
+	c := &upgradedConn{Conn: conn, rest: io.MultiReader(strings.NewReader(string(rest)), conn), closed: make(chan struct{})}
 	s.mu.Lock()
-	s.sessions[u] = struct{}{}
+	s.connections[c] = struct{}{}
 	s.idle.Add(1)
 	s.mu.Unlock()
 	go func() {
 		defer s.idle.Done()
 		defer func() {
 			s.mu.Lock()
-			delete(s.sessions, u)
+			delete(s.connections, c)
 			s.mu.Unlock()
 		}()
 		defer proto.end()
-		if err := s.speak(u.conn, name, proto); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		if err := s.speak(c, name, proto); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			s.log.Debug("a connection ended", "protocol", name, "err", err)
 		}
 	}()
@@ -87,7 +84,7 @@ const (
 func (s *Server) speak(conn *upgradedConn, name string, h http.Handler) error {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Time{})
-	long := time.AfterFunc(maxSession, func() { _ = conn.Close() })
+	long := time.AfterFunc(maxConnection, func() { _ = conn.Close() })
 	defer long.Stop()
 	w := bufio.NewWriter(conn)
 	_, _ = io.WriteString(w, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: "+name+"\r\n\r\n")

@@ -21,73 +21,94 @@ const (
 	verifiedFailed = "failed"
 )
 
+// verifyParams say what to verify.
+type verifyParams struct {
+	ns       string
+	depth    int    // how many levels below ns
+	kind, id string // of one group, or empty
+	time     int64  // of one snapshot of it, or 0
+	skip     bool   // leave out what was verified already
+	outdated int64  // but for what was verified more than so many days ago; 0 is no such bound
+}
+
+func (p *params) verifyParams() (v verifyParams, err error) {
+	v.ns, _ = p.text("ns")
+	if err := checkNamespace(v.ns); err != nil {
+		return v, err
+	}
+	v.kind, _ = p.text("backup-type")
+	v.id, _ = p.text("backup-id")
+	if v.time, _, err = p.number("backup-time"); err != nil {
+		return v, err
+	}
+	if v.skip, err = p.truth("ignore-verified"); err != nil {
+		return v, err
+	}
+	if _, ok := p.text("ignore-verified"); !ok {
+		v.skip = true
+	}
+	if v.outdated, _, err = p.number("outdated-after"); err != nil {
+		return v, err
+	}
+	depth, ok, err := p.number("max-depth")
+	if err != nil {
+		return v, err
+	}
+	if v.kind != "" && v.id != "" {
+		return v, nil // a group, which has nothing below it
+	}
+	v.kind, v.id, v.time = "", "", 0
+	if v.depth = int(depth); !ok {
+		v.depth = maxDepth
+	}
+	return v, nil
+}
+
+// wants reports whether a snapshot is to be verified.
+func (v verifyParams) wants(s *snapshot) bool {
+	return (v.time == 0 || v.time == s.name.time) && !(v.skip && s.Verify.fresh(v.outdated))
+}
+
 // verify starts the verification of a snapshot, a group, or a namespace and all below it.
 func (q *request) verify(d *datastore) (any, error) {
-	ns, _ := q.params.text("ns")
-	if err := checkNamespace(ns); err != nil {
-		return nil, err
-	}
-	kind, _ := q.params.text("backup-type")
-	id, _ := q.params.text("backup-id")
-	at, _, err := q.params.number("backup-time")
+	p, err := q.params.verifyParams()
 	if err != nil {
 		return nil, err
 	}
-	ignore, err := q.params.truth("ignore-verified")
-	if err != nil {
-		return nil, err
-	}
-	if _, ok := q.params.text("ignore-verified"); !ok {
-		ignore = true
-	}
-	after, _, err := q.params.number("outdated-after") // days
-	if err != nil {
-		return nil, err
-	}
-	depth, ok, err := q.params.number("max-depth")
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		depth = maxDepth
-	}
-	if !q.account.may(d.Name, ns, Read) {
+	if !q.account.may(d.Name, p.ns, Read) {
 		return nil, forbidden("read")
 	}
-	if err := d.needNamespace(q.r.Context(), ns); err != nil {
+	if err := d.needNamespace(q.r.Context(), p.ns); err != nil {
 		return nil, err
 	}
-	if kind == "" || id == "" {
-		kind, id, at = "", "", 0
-	} else {
-		depth = 0
-	}
 	what := d.Name
-	if id != "" {
-		what += ":" + group{ns, kind, id}.String()
+	if p.id != "" {
+		what += ":" + group{p.ns, p.kind, p.id}.String()
 	}
-	return q.server.begin("verify", what, q.account.Name, func(ctx context.Context, t *task) error {
-		v := &verifier{store: d, task: t, done: map[digest.Key]bool{}}
-		all, err := d.namespaces(ctx, ns, int(depth))
+	return q.server.begin("verify", what, q.account.Name, func(ctx context.Context, t *task) error { return d.verify(ctx, t, p) }), nil
+}
+
+func (d *datastore) verify(ctx context.Context, t *task, p verifyParams) error {
+	v := &verifier{store: d, task: t, done: map[digest.Key]bool{}}
+	all, err := d.namespaces(ctx, p.ns, p.depth)
+	if err != nil {
+		return err
+	}
+	for _, ns := range all {
+		err := d.each(ctx, ns, p.kind, p.id, func(s *snapshot) error {
+			if !p.wants(s) {
+				return nil
+			}
+			return v.snapshot(ctx, s)
+		})
 		if err != nil {
 			return err
 		}
-		for _, n := range all {
-			err := d.each(ctx, n, kind, id, func(s *snapshot) error {
-				if at != 0 && s.moment.time != at || ignore && s.Verify.fresh(after) {
-					return nil
-				}
-				return v.snapshot(ctx, s)
-			})
-			if err != nil {
-				return err
-			}
-		}
-		if v.failed > 0 {
-			return fmt.Errorf("verification failed of %d snapshots - please check the log for details", v.failed)
-		}
-		return nil
-	}), nil
+	}
+	if v.failed > 0 {
+		return fmt.Errorf("verification failed of %d snapshots - please check the log for details", v.failed)
+	}
+	return nil
 }
 
 // fresh reports whether a verification is recent enough: days, or ever if that is 0.
@@ -121,7 +142,7 @@ func (d *datastore) each(ctx context.Context, ns, kind, id string, fn func(*snap
 			all = append(all, s)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b *snapshot) int { return int(min(1, max(-1, b.moment.time-a.moment.time))) })
+	slices.SortStableFunc(all, func(a, b *snapshot) int { return int(min(1, max(-1, b.name.time-a.name.time))) })
 	for _, s := range all {
 		if err := fn(s); err != nil {
 			return err
@@ -150,13 +171,13 @@ func (v *verifier) snapshot(ctx context.Context, s *snapshot) error {
 	state := verification{verifiedOK, v.task.id}
 	for _, p := range problems {
 		state.State = verifiedFailed
-		v.task.logf("%s: %v", s.moment, p)
+		v.task.logf("%s: %v", s.name, p)
 	}
 	if len(problems) > 0 {
 		v.failed++
 	}
-	v.task.logf("verified %s in %s: %s", s.moment, time.Since(began).Round(time.Millisecond), state.State)
-	err = v.store.change(ctx, s.moment, func(s *snapshot, h *hold) error {
+	v.task.logf("verified %s in %s: %s", s.name, time.Since(began).Round(time.Millisecond), state.State)
+	err = v.store.change(ctx, s.name, func(s *snapshot, h *hold) error {
 		m, err := v.store.manifest(ctx, s)
 		if err != nil {
 			// Without a manifest the root alone says it.
@@ -169,7 +190,7 @@ func (v *verifier) snapshot(ctx context.Context, s *snapshot) error {
 		return h.putManifest(ctx, s, m)
 	})
 	if err != nil && ctx.Err() == nil {
-		v.task.logf("%s: the state was not written down: %v", s.moment, err)
+		v.task.logf("%s: the state was not written down: %v", s.name, err)
 	}
 	return ctx.Err()
 }
@@ -183,12 +204,12 @@ func (v *verifier) read(ctx context.Context, s *snapshot) (problems []error, err
 	// What is missing after this is gone.
 	h := v.store.newHold()
 	defer func() { _ = h.release(context.WithoutCancel(ctx)) }()
-	set, err := s.held(chunks)
+	set, err := s.blobs(chunks)
 	if err == nil {
 		err = h.keepLeft(ctx, set)
 	}
 	if err != nil {
-		v.task.logf("%s is verified as it changes: %v", s.moment, err)
+		v.task.logf("%s is verified as it changes: %v", s.name, err)
 	}
 	for _, f := range s.Files {
 		if err := v.file(ctx, f, chunks); err != nil {

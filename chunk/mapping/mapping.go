@@ -24,7 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/sarsen-build/sarsen/action"
 	"github.com/sarsen-build/sarsen/blob"
@@ -32,6 +31,7 @@ import (
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/internal/sim"
+	"github.com/sarsen-build/sarsen/internal/turns"
 )
 
 // MaxChunks is how many chunks a mapping may have, so that it fits a record: with the recommended average, those of
@@ -66,23 +66,15 @@ type Index struct {
 	records blob.Records
 	closure *action.Cache
 	cutter  *chunk.Cutter
-	busy    chan struct{} // holds one for each blob that is split or spliced
-
-	mu    sync.Mutex
-	turns map[digest.Digest]*turn
-}
-
-// A turn is held by whoever splits or splices one blob. Its channel holds one then, as I/O is done meanwhile.
-type turn struct {
-	held chan struct{}
-	uses int // holders and waiters; under Index.mu
+	busy    chan struct{}           // holds one for each blob that is split or spliced
+	turns   turns.By[digest.Digest] // to split or splice a blob
 }
 
 // New returns the index of the mappings in records, whose blobs are in store. cutter cuts what nobody has cut yet.
 func New(store blob.Store, records blob.Records, cutter *chunk.Cutter) *Index {
 	return &Index{
 		store: blob.Batches(store), records: records, closure: action.New(store, records), cutter: cutter,
-		busy: make(chan struct{}, maxBusy), turns: map[digest.Digest]*turn{},
+		busy: make(chan struct{}, maxBusy),
 	}
 }
 
@@ -319,33 +311,15 @@ func (x *Index) copy(ctx context.Context, w io.Writer, chunks []digest.Digest) e
 
 // take waits for the turn of d, and for one of the places of all. The caller must call done.
 func (x *Index) take(ctx context.Context, d digest.Digest) (done func(), err error) {
-	x.mu.Lock()
-	t := x.turns[d]
-	if t == nil {
-		t = &turn{held: make(chan struct{}, 1)}
-		x.turns[d] = t
-	}
-	t.uses++
-	x.mu.Unlock()
-	leave := func() {
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		if t.uses--; t.uses == 0 {
-			delete(x.turns, d)
-		}
-	}
-	select {
-	case t.held <- struct{}{}:
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
+	end, err := x.turns.Take(ctx, d)
+	if err != nil {
+		return nil, err
 	}
 	select {
 	case x.busy <- struct{}{}:
+		return func() { <-x.busy; end() }, nil
 	case <-ctx.Done():
-		<-t.held
-		leave()
+		end()
 		return nil, ctx.Err()
 	}
-	return func() { <-x.busy; <-t.held; leave() }, nil
 }

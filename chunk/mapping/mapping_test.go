@@ -227,8 +227,8 @@ func TestHerd(t *testing.T) {
 	if got := s.seen.Load(); got != 3 || failed.Load() != 1 {
 		t.Errorf("20 splits opened the blob %d times and %d failed, want 3 and the one that was made to", got, failed.Load())
 	}
-	if len(x.turns) > 0 || len(x.busy) > 0 {
-		t.Errorf("%d turns and %d places are left", len(x.turns), len(x.busy))
+	if _, free := x.turns.Try(s.of); !free || len(x.busy) > 0 {
+		t.Errorf("the turn is free: %v, and %d places are taken", free, len(x.busy))
 	}
 }
 

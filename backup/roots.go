@@ -1,0 +1,108 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/internal/refusal"
+)
+
+// What a repository keeps is in roots, whose names begin with its prefix.
+
+// kept returns the root of that name, if there is one.
+func (q *request) kept(root string) (blob.Root, bool, error) {
+	r, err := blob.KeptRoot(q.r.Context(), q.Keeper, root)
+	if errors.Is(err, blob.ErrNotFound) {
+		return r, false, nil
+	}
+	return r, err == nil, err
+}
+
+// holds reports whether a root keeps one blob, and this one.
+func holds(r blob.Root, d digest.Digest) bool {
+	return len(r.Few) == 1 && r.Few[0] == d || len(r.Few) == 0 && r.Count == 0 && d.IsEmpty()
+}
+
+// keep makes a root of what was uploaded whole, also when the client does not wait for the answer any more.
+func (q *request) keep(root string, value []byte, blobs digest.Set) error {
+	return q.Keeper.Keep(context.WithoutCancel(q.r.Context()), root, value, blobs)
+}
+
+// replace stores d, which store does, and makes the root keep it in place of what it kept. may refuses by what the root
+// was: before anything is stored, and once more when nobody else changes the root.
+func (q *request) replace(root string, d digest.Digest, store func() error, may func(was blob.Root, there bool) error) error {
+	look := func() (blob.Root, error) {
+		was, there, err := q.kept(root)
+		if err == nil {
+			err = may(was, there)
+		}
+		return was, err
+	}
+	was, err := look()
+	if err != nil {
+		return err
+	}
+	share, err := q.take(d.Size - was.Bytes)
+	if err != nil {
+		return err
+	}
+	defer share.giveBack()
+	if err := store(); err != nil {
+		return err
+	}
+	done, err := q.turns.Take(q.r.Context(), root)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if was, err = look(); err != nil {
+		return err
+	}
+	if err := q.more(share, d.Size-was.Bytes); err != nil { // it may have been deleted meanwhile
+		return err
+	}
+	// What is there is kept again: its bytes may have turned out to be damaged, and been healed just now.
+	if err := q.keep(root, nil, digest.SetOf(d)); err != nil {
+		return err
+	}
+	share.becomes(d.Size - was.Bytes)
+	return nil
+}
+
+// remove answers DELETE: what a root kept is kept no more.
+func (q *request) remove(root string, may bool) error {
+	if !may {
+		return q.appendOnly()
+	}
+	s, err := q.take(0)
+	if err != nil {
+		return err
+	}
+	done, err := q.turns.Take(q.r.Context(), root)
+	if err != nil {
+		return err
+	}
+	defer done()
+	kept, there, err := q.kept(root)
+	if err != nil {
+		return err
+	}
+	// What is not there is let go too: clients delete what they could not store, which a restart might find.
+	if err := q.Keeper.Release(context.WithoutCancel(q.r.Context()), root); err != nil {
+		return err
+	}
+	if !there {
+		return fmt.Errorf("%w: there is no such file", blob.ErrNotFound)
+	}
+	s.becomes(-kept.Bytes)
+	return nil
+}
+
+// appendOnly refuses to delete.
+func (q *request) appendOnly() error {
+	return refusal.New(http.StatusForbidden, "%s is append-only: nothing is deleted with this token", q.prefix())
+}
