@@ -229,6 +229,38 @@ func TestConfigTwice(t *testing.T) {
 	}
 }
 
+// A stuck store keeps nothing until it may go on.
+type stuck struct {
+	*model.Store
+	on chan struct{}
+}
+
+func (s stuck) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
+	<-s.on
+	return s.Store.Keep(ctx, name, value, blobs)
+}
+
+// TestGivenUpWaiting: who gives up waiting for another change of the same root is let go.
+func TestGivenUpWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := stuck{model.New(time.Hour), make(chan struct{})}
+		r := &rig{t, s.Store, backup.New(backup.Options{Store: s, Keeper: s})}
+		data := storetest.Bytes(1, 500)
+		path := "/restic/r/data/" + name(data)
+		var first sync.WaitGroup
+		first.Go(func() { r.want(200, "POST", path, data) })
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		w := httptest.NewRecorder()
+		if r.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "POST", path, bytes.NewReader(data))); w.Code != 503 {
+			t.Errorf("POST of who gave up: got %d, want 503", w.Code)
+		}
+		close(s.on)
+		first.Wait()
+	})
+}
+
 // A dripping reader gives a byte a second.
 type dripping struct{}
 

@@ -26,7 +26,7 @@ import (
 	"github.com/sarsen-build/sarsen/upstream"
 )
 
-// Options say how Upload reads a directory.
+// Options say how Create reads a directory.
 type Options struct {
 	Function digest.Function
 	Excludes Excludes
@@ -43,7 +43,7 @@ type Options struct {
 	Counts  *Counts
 }
 
-// An uploader is one Upload.
+// An uploader uploads one directory.
 type uploader struct {
 	Options
 	client *client.Client
@@ -68,8 +68,8 @@ type file struct {
 	changed time.Time
 }
 
-// Upload stores the directory dir and all below it on the server, leased, and returns the digest of its root.
-func Upload(ctx context.Context, c *client.Client, dir string, o Options) (digest.Digest, error) {
+// upload stores the directory dir and all below it on the server, leased, and returns the digest of its root.
+func upload(ctx context.Context, c *client.Client, dir string, o Options) (digest.Digest, error) {
 	if o.Counts == nil {
 		o.Counts = new(Counts)
 	}
@@ -110,7 +110,7 @@ func Create(ctx context.Context, c *client.Client, dir string, s *snapshotpb.Sna
 		for _, n := range []*atomic.Int64{&o.Counts.Files, &o.Counts.Directories, &o.Counts.Symlinks, &o.Counts.Bytes} {
 			n.Store(0)
 		}
-		root, err := Upload(ctx, c, dir, o)
+		root, err := upload(ctx, c, dir, o)
 		if err != nil {
 			return nil, err
 		}

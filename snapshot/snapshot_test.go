@@ -400,7 +400,7 @@ func TestExclude(t *testing.T) {
 // TestDry: nothing is sent.
 func TestDry(t *testing.T) {
 	c, _ := connect(t)
-	root, err := Upload(t.Context(), c, fill(t), Options{Function: digest.SHA256, Dry: true})
+	root, err := upload(t.Context(), c, fill(t), Options{Function: digest.SHA256, Dry: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,7 +76,7 @@ func walkFrom(tree *client.Tree, d digest.Digest, at string, visit func(name str
 	return nil
 }
 
-// within reports whether name is one of paths, or below or above one. No paths are all.
+// within reports whether name is one of paths, or below one. No paths, and the path "", are the whole tree.
 func within(name string, paths []string) bool {
 	below := func(a, b string) bool { return b == "" || a == b || strings.HasPrefix(a, b+"/") }
 	return len(paths) == 0 || slices.ContainsFunc(paths, func(p string) bool { return below(name, p) })
