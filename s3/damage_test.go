@@ -61,7 +61,7 @@ func TestDamagedRoot(t *testing.T) {
 func damagedRoot(t *testing.T, damage func(*bucket.Memory)) {
 	b := &bucket.Memory{}
 	o := small
-	o.Uncompressed = true
+	o.uncompressed = true
 	s := openStore(t, b, o)
 	keepAll(t, s, "root", storetest.Bytes(999, 20)) // superseded
 	ds := keepAll(t, s, "root", many()...)
@@ -120,7 +120,7 @@ func TestDamagedSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bucket.Memory{}
 		o := small
-		o.Heartbeat, o.manual, o.Uncompressed = time.Minute, false, true
+		o.Heartbeat, o.manual, o.uncompressed = time.Minute, false, true
 		s := openStore(t, b, o)
 		alone := o
 		alone.newID = func() string { return "z" }
@@ -193,7 +193,7 @@ func TestDamagedCopy(t *testing.T) {
 func damagedCopy(t *testing.T, size, bad int) {
 	b := &bucket.Memory{}
 	o := small
-	o.Uncompressed = true
+	o.uncompressed = true
 	value := storetest.Bytes(1, size)
 	d := digest.SHA256.Of(value)
 	var keys []string
@@ -242,7 +242,7 @@ func TestDamagedVerdict(t *testing.T) {
 			return bucket.None
 		}}
 		o := small
-		o.Uncompressed, o.Lease = true, time.Second
+		o.uncompressed, o.Lease = true, time.Second
 		s := openStore(t, b, o)
 		d := keepAll(t, s, "root", data(1))[0]
 		if err := s.Release(t.Context(), "root"); err != nil {

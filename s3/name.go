@@ -53,12 +53,6 @@ func blobPrefix(k ledger.Key) string {
 	return blobs + hash[:2] + "/" + digest.Function(k.Kind).String() + "-" + hash
 }
 
-// recordPrefix returns what the names of all incarnations of a record begin with.
-func recordPrefix(k ledger.Key) string {
-	hash := hex.EncodeToString(k.Hash[:])
-	return records + hash[:2] + "/" + hash + "."
-}
-
 // parseName reads what name wrote, and nothing else.
 func parseName(name string) (i incarnation, ok bool) {
 	what, which, ok := strings.Cut(name, ".")

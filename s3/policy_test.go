@@ -17,7 +17,7 @@ import (
 // aged returns a store that has n blobs, written an hour from one to the next, and none leased; the youngest is an hour old.
 func aged(t *testing.T, b *bucket.Memory, n int) *Store {
 	o := small
-	o.Uncompressed, o.Lease, o.Heartbeat = true, time.Second, 1000*time.Hour
+	o.uncompressed, o.Lease, o.Heartbeat = true, time.Second, 1000*time.Hour
 	s := openStore(t, b, o)
 	for i := range n {
 		value := storetest.Bytes(uint64(i), 900)
@@ -142,7 +142,7 @@ func TestRecordLeased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bucket.Memory{}
 		o := small
-		o.Uncompressed = true
+		o.uncompressed = true
 		s := openStore(t, b, o)
 		if err := s.Put(t.Context(), [32]byte{1}, []byte("x")); err != nil {
 			t.Fatal(err)
