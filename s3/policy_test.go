@@ -81,7 +81,7 @@ func TestLimit(t *testing.T) {
 	})
 }
 
-// TestSecondsBounded: second copies beyond what goes at once wait for the next collection.
+// TestSecondsBounded: second copies beyond what goes at once wait for the next collection, and are not held until then.
 func TestSecondsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bucket.Memory{}
@@ -91,9 +91,19 @@ func TestSecondsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 5 {
-			if _, err := s.Collect(t.Context(), Policy{Limit: 2}); err != nil {
-				t.Errorf("Collect = %v", err)
+		c := &choice{policy: Policy{Limit: 2}, marks: newMarks(), life: s.now.Load(), second: map[string][]found{}}
+		var group []found
+		for _, key := range b.Keys(records) {
+			i, _ := parseName(key)
+			group = append(group, found{incarnation: i})
+		}
+		if c.judge(group); len(group) != 20 || c.secondCopies != 8 {
+			t.Errorf("of %d incarnations of one record %d are held as superfluous, want 8 of 20", len(group), c.secondCopies)
+		}
+		for i := range 5 {
+			r, err := s.Collect(t.Context(), Policy{Limit: 2})
+			if want := min(4, 19-4*i); err != nil || r.Deleted != want {
+				t.Errorf("collection %d deletes %d, %v, want %d", i, r.Deleted, err, want)
 			}
 		}
 		if got := len(b.Keys(records)); got != 1 {
