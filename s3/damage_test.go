@@ -74,7 +74,8 @@ func damagedRoot(t *testing.T, damage func(*bucket.Memory)) {
 	damage(b)
 	r, err := s.Collect(t.Context(), Policy{All: true})
 	var damaged *DamagedError
-	if !errors.As(err, &damaged) || len(damaged.Roots) != 1 || !strings.HasPrefix(damaged.Roots[0].Key, roots) {
+	if !errors.As(err, &damaged) || len(damaged.Roots) != 1 || !strings.HasPrefix(damaged.Roots[0].Key, roots) ||
+		!strings.HasPrefix(damaged.Error(), "1 root is damaged,") {
 		t.Errorf("Collect = %+v, %v, want a DamagedError", r, err)
 	}
 	if got := len(b.Keys(records)); got != 0 {
