@@ -66,7 +66,7 @@ type Options struct {
 	Spool   string
 	Log     *slog.Logger
 
-	uncompressed bool                 // bytes are stored as they are; else they are compressed where that gains a sixteenth
+	uncompressed bool                 // bytes are stored as they are, not compressed where that gains a sixteenth
 	parallel     int                  // how many requests for blobs are under way at most; 0 is 64
 	blockSize    int64                // 0 is blockSize
 	chunk        int64                // blocks that a Reader gets at once; 0 is 8
