@@ -73,7 +73,7 @@ func (c *Client) flush() {
 // announce writes an entry. What it returns ends when that was done or given up; nil is at once.
 func (c *Client) announce(lookup string, e entry) <-chan struct{} {
 	v := set
-	if lookup[0] == 'a' && !mutant.RedisOlder {
+	if isRecord(lookup) && !mutant.RedisOlder {
 		v = setNewer
 	}
 	return c.push(command{v, lookup, e.encode()})

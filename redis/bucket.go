@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
-	"strings"
 
 	"github.com/sarsen-build/sarsen/s3/bucket"
+	"github.com/sarsen-build/sarsen/s3/naming"
 )
 
 // Bucket returns b for the store that Store is put around. What is put there is announced; what a call of that Store looks for or
@@ -44,7 +44,7 @@ const maxObject = 4 << 20
 
 // small reports whether an object may lie in Redis, as far as its name says.
 func (c *Client) small(name string) bool {
-	if strings.HasPrefix(name, "a/") {
+	if isRecord(name) {
 		return c.o.MaxRecord > 0
 	}
 	n := sizeOf(name)
@@ -53,7 +53,7 @@ func (c *Client) small(name string) bool {
 
 // entryOf returns the entry of an object that is small as far as its name says.
 func (c *Client) entryOf(name string, object []byte) entry {
-	if len(object) == 0 || name[0] == 'a' && int64(len(object)) > c.o.MaxRecord {
+	if len(object) == 0 || isRecord(name) && int64(len(object)) > c.o.MaxRecord {
 		return entry{name: name}
 	}
 	return entry{name, object}
@@ -77,17 +77,15 @@ func (a *announcing) Get(ctx context.Context, key string, off, n int64) ([]byte,
 	return object, o, err
 }
 
-// List implements bucket.Bucket. A look for one blob or record is answered with the object that was announced, if it is
-// there.
+// List implements bucket.Bucket. A look for one blob is answered with the object that was announced, if it is there.
 func (a *announcing) List(ctx context.Context, prefix, after string) (bucket.Page, error) {
 	k := callOf(ctx)
-	lookup := strings.TrimSuffix(prefix, ".")
-	if k == nil || after != "" || !isLookup(lookup) {
+	if k == nil || after != "" || !naming.IsBlob(prefix) {
 		return a.Bucket.List(ctx, prefix, after)
 	}
-	if e := k.entry(ctx, lookup); k.look(e.name) {
+	if e := k.entry(ctx, prefix); k.look(e.name) {
 		o, err := a.Bucket.Head(ctx, e.name)
-		if a.client.found(lookup, e.name, err) {
+		if a.client.found(prefix, e.name, err) {
 			k.list(e.name)
 			return bucket.Page{Objects: []bucket.Object{o}}, nil
 		}

@@ -2,15 +2,14 @@ package redis
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/zeebo/xxh3"
 
 	"github.com/sarsen-build/sarsen/blob"
 	"github.com/sarsen-build/sarsen/digest"
+	"github.com/sarsen-build/sarsen/s3/naming"
 )
 
 // An entry says which object holds a blob or record. Redis has it under the object's lookup:
@@ -25,52 +24,30 @@ type entry struct {
 // maxName is what the name of an object and its end have at most, in bytes.
 const maxName = 255
 
-// lookupOf returns what the names of all objects of a blob or a record begin with, without what ends it.
+// lookupOf returns under what Redis has the entry of an object: what the names of all objects of its blob or record begin
+// with.
 func lookupOf(name string) (lookup string, ok bool) {
-	what, which, ok := strings.Cut(name, ".")
-	if !ok || which == "" || len(name) >= maxName || strings.Contains(name, "\n") {
+	o, ok := naming.Parse(name)
+	if !ok || len(name) >= maxName || strings.Contains(name, "\n") {
 		return "", false
 	}
-	if strings.HasPrefix(name, "a/") {
-		return what, isLookup(what)
-	}
-	i := strings.LastIndexByte(what, '-')
-	return what[:max(i, 0)], isLookup(what[:max(i, 0)])
+	return o.Of(), true
 }
 
-// isLookup reports whether a prefix is all of a blob's name or a record's that its objects share.
-func isLookup(prefix string) bool {
-	rest, blobs := strings.CutPrefix(prefix, "c/")
-	if !blobs {
-		var records bool
-		if rest, records = strings.CutPrefix(prefix, "a/"); !records {
-			return false
-		}
-	}
-	return len(rest) >= 3+64 && rest[2] == '/' && (!blobs || strings.Count(rest, "-") == 1)
-}
+func blobLookup(d digest.Digest) string { return naming.OfBlob(d.Function, d.Hash) }
 
-func blobLookup(d digest.Digest) string {
-	return "c/" + d.Hex()[:2] + "/" + d.Function.String() + "-" + d.Hex()
-}
+func recordLookup(key [32]byte) string { return naming.OfRecord(key) }
 
-func recordLookup(key [32]byte) string {
-	h := hex.EncodeToString(key[:])
-	return "a/" + h[:2] + "/" + h
-}
+// isRecord reports whether a name, or a lookup, is a record's.
+func isRecord(name string) bool { return strings.HasPrefix(name, naming.Records) }
 
 // sizeOf returns the size that a blob's name says, or -1 of a record.
 func sizeOf(name string) int64 {
-	lookup, ok := lookupOf(name)
-	if !ok || name[0] == 'a' {
+	o, ok := naming.Parse(name)
+	if !ok || o.Record {
 		return -1
 	}
-	size, _, _ := strings.Cut(name[len(lookup)+1:], ".")
-	n, err := strconv.ParseInt(size, 10, 64)
-	if err != nil {
-		return -1
-	}
-	return n
+	return o.Size
 }
 
 func (e entry) encode() string {

@@ -228,8 +228,6 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 		if s.client.found(lookup, e.name, s.Adopt(ctx, e.name)) {
 			return s.Shared.Get(k.in(ctx), key)
 		}
-	case err != nil && k.cutShort(e.name):
-		return s.Shared.Get(k.in(ctx), key)
 	}
 	return rec, err
 }

@@ -178,6 +178,9 @@ func TestTrouble(t *testing.T) {
 					t.Errorf("blob %d: %v", i, err)
 				}
 			}
+			if err := there.inner.Refresh(t.Context()); err != nil { // the bucket is not asked for a record
+				t.Fatal(err)
+			}
 			if r, err := there.Get(t.Context(), [32]byte{1}); err != nil || string(r.Value) != "meanwhile" {
 				t.Errorf("the record is %q, %v", r.Value, err)
 			}

@@ -41,7 +41,7 @@ func (g *garbling) Get(ctx context.Context, key string, off, n int64) ([]byte, b
 func TestGarbled(t *testing.T) {
 	b := &garbling{Memory: &bucket.Memory{}, seen: map[[2]any]bool{}}
 	o := small
-	o.Uncompressed = true
+	o.uncompressed = true
 	s := openStore(t, b, o)
 	ds := keepAll(t, s, "root", append(many(), storetest.Bytes(1000, 40000))...)
 	b.prefix = blobs
@@ -200,7 +200,7 @@ func TestLongLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bucket.Memory{}
 		o := small
-		o.Heartbeat, o.manual, o.Uncompressed = time.Minute, false, true
+		o.Heartbeat, o.manual, o.uncompressed = time.Minute, false, true
 		s := openStore(t, b, o)
 		b.Before = func(op, key string) {
 			if op == "list" && key == blobs {

@@ -16,7 +16,7 @@ func TestCollectAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newMemory()
 		o := small
-		o.Lease, o.Heartbeat, o.manual, o.Uncompressed = time.Hour, time.Minute, false, true
+		o.Lease, o.Heartbeat, o.manual, o.uncompressed = time.Hour, time.Minute, false, true
 		s := openStore(t, b, o)
 		data := storetest.Bytes(1, 100)
 		d := digest.SHA256.Of(data)

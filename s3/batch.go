@@ -35,7 +35,7 @@ func (s *Store) getOne(ctx context.Context, d digest.Digest) ([]byte, error) {
 	}
 	defer s.calls.Leave()
 	var data []byte
-	err = s.undamaged(ctx, l, blobPrefix(keyOf(d)), func() (err error) {
+	err = s.undamaged(ctx, l, keyOf(d), func() (err error) {
 		data, err = s.getHeld(ctx, l, d)
 		return err
 	})
@@ -43,7 +43,7 @@ func (s *Store) getOne(ctx context.Context, d digest.Digest) ([]byte, error) {
 }
 
 func (s *Store) getHeld(ctx context.Context, l *life, d digest.Digest) ([]byte, error) {
-	h, err := s.hold(ctx, l, keyOf(d), d.Size, blobPrefix(keyOf(d)))
+	h, err := s.hold(ctx, l, keyOf(d), d.Size)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func TestCloseMute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &mute{Memory: &bucket.Memory{}, prefix: blobs}
 		o := small
-		o.Heartbeat, o.manual, o.Uncompressed = time.Minute, false, true
+		o.Heartbeat, o.manual, o.uncompressed = time.Minute, false, true
 		s := openStore(t, b, o)
 		put := make(chan error)
 		go func() { put <- blob.Put(t.Context(), s, digest.SHA256.Of(data(1)), data(1)) }()
@@ -60,7 +60,7 @@ func TestWithdrawMute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &mute{Memory: &bucket.Memory{}}
 		o := small
-		o.Heartbeat, o.Lease, o.Uncompressed = time.Minute, time.Second, true
+		o.Heartbeat, o.Lease, o.uncompressed = time.Minute, time.Second, true
 		s := openStore(t, b, o)
 		if err := blob.Put(t.Context(), s, digest.SHA256.Of(data(1)), data(1)); err != nil {
 			t.Fatal(err)

@@ -61,7 +61,7 @@ func TestDamagedRoot(t *testing.T) {
 func damagedRoot(t *testing.T, damage func(*bucket.Memory)) {
 	b := &bucket.Memory{}
 	o := small
-	o.Uncompressed = true
+	o.uncompressed = true
 	s := openStore(t, b, o)
 	keepAll(t, s, "root", storetest.Bytes(999, 20)) // superseded
 	ds := keepAll(t, s, "root", many()...)
@@ -74,7 +74,8 @@ func damagedRoot(t *testing.T, damage func(*bucket.Memory)) {
 	damage(b)
 	r, err := s.Collect(t.Context(), Policy{All: true})
 	var damaged *DamagedError
-	if !errors.As(err, &damaged) || len(damaged.Roots) != 1 || !strings.HasPrefix(damaged.Roots[0].Key, roots) {
+	if !errors.As(err, &damaged) || len(damaged.Roots) != 1 || !strings.HasPrefix(damaged.Roots[0].Key, roots) ||
+		!strings.HasPrefix(damaged.Error(), "1 root is damaged,") {
 		t.Errorf("Collect = %+v, %v, want a DamagedError", r, err)
 	}
 	if got := len(b.Keys(records)); got != 0 {
@@ -120,7 +121,7 @@ func TestDamagedSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bucket.Memory{}
 		o := small
-		o.Heartbeat, o.manual, o.Uncompressed = time.Minute, false, true
+		o.Heartbeat, o.manual, o.uncompressed = time.Minute, false, true
 		s := openStore(t, b, o)
 		alone := o
 		alone.newID = func() string { return "z" }
@@ -193,7 +194,7 @@ func TestDamagedCopy(t *testing.T) {
 func damagedCopy(t *testing.T, size, bad int) {
 	b := &bucket.Memory{}
 	o := small
-	o.Uncompressed = true
+	o.uncompressed = true
 	value := storetest.Bytes(1, size)
 	d := digest.SHA256.Of(value)
 	var keys []string
@@ -242,7 +243,7 @@ func TestDamagedVerdict(t *testing.T) {
 			return bucket.None
 		}}
 		o := small
-		o.Uncompressed, o.Lease = true, time.Second
+		o.uncompressed, o.Lease = true, time.Second
 		s := openStore(t, b, o)
 		d := keepAll(t, s, "root", data(1))[0]
 		if err := s.Release(t.Context(), "root"); err != nil {

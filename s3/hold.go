@@ -21,18 +21,18 @@ type held struct {
 	pin   ledger.Pin
 }
 
-// hold pins a key and returns where it lies. With Lookup it looks in the bucket for what the ledger does not know.
-func (s *Store) hold(ctx context.Context, l *life, k ledger.Key, size int64, prefix string) (h held, err error) {
+// hold pins a key and returns where it lies. With Lookup it looks in the bucket for a blob that the ledger does not know.
+func (s *Store) hold(ctx context.Context, l *life, k ledger.Key, size int64) (h held, err error) {
 	h = held{life: l}
 	if h.tryPin(k, size) {
 		return h, nil
 	}
-	if !s.lookup || s.noRecords && k.Kind == ledger.Record {
+	if !s.lookup || k.Kind == ledger.Record {
 		return h, blob.ErrNotFound
 	}
 	for {
 		before := l.changeCount()
-		undecided, err := s.find(ctx, l, prefix)
+		undecided, err := s.find(ctx, l, k)
 		if err != nil {
 			return h, err
 		}
@@ -41,7 +41,7 @@ func (s *Store) hold(ctx context.Context, l *life, k ledger.Key, size int64, pre
 		case h.tryPin(k, size):
 			return h, nil
 		case l.changeCount() != before: // what was found may have been let go of, or been free to be adopted, since
-		case undecided && k.Kind != ledger.Record && !mutant.UndecidedGone:
+		case undecided && !mutant.UndecidedGone:
 			return h, errUndecided
 		default:
 			return h, blob.ErrNotFound
@@ -124,12 +124,12 @@ var errDropped = errors.New("its object was damaged or removed")
 const copies = 3
 
 // undamaged calls do, and again when that found an object damaged that the bucket has another copy of.
-func (s *Store) undamaged(ctx context.Context, l *life, prefix string, do func() error) (err error) {
+func (s *Store) undamaged(ctx context.Context, l *life, k ledger.Key, do func() error) (err error) {
 	for range copies {
 		if err = do(); !errors.Is(err, errDropped) {
 			return err
 		}
-		if _, failed := s.find(ctx, l, prefix); failed != nil {
+		if _, failed := s.find(ctx, l, k); failed != nil {
 			l.lost.Store(true) // so that another copy is found when the bucket can be listed
 			return failed
 		}

@@ -79,7 +79,7 @@ func (s *Store) pinAll(ctx context.Context, l *life, ds []digest.Digest) (releas
 		if d.IsEmpty() {
 			continue
 		}
-		h, err := s.hold(ctx, l, keyOf(d), d.Size, blobPrefix(keyOf(d)))
+		h, err := s.hold(ctx, l, keyOf(d), d.Size)
 		switch {
 		case err == nil:
 			pins = append(pins, h.pin)

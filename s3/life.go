@@ -22,10 +22,10 @@ type life struct {
 
 	// door is held by whoever adopts what lies in the bucket, and by whoever lets go of it. No I/O is done inside.
 	door chan struct{}
-	// What may be deleted, guarded by the door.
+	// What must not be adopted, guarded by the door.
 	letGo  map[string]map[string]bool // by proposal or verdict: keys that may be deleted
 	unread map[string]bool            // documents that are damaged: what they name is not known, so nothing is adopted
-	spoilt map[string]bool            // keys whose bytes were found damaged: not adopted again, nor is a copy let go for them
+	spoilt map[string]bool            // keys whose bytes were found damaged: nor is another copy let go for one of them
 	drops  uint64                     // how often a set was dropped from letGo
 	adds   uint64                     // how often one was added
 	// What the register said, guarded by the door.

@@ -32,7 +32,7 @@ func TestAnswersLost(t *testing.T) {
 					return bucket.None
 				}}
 				o := small
-				o.Heartbeat, o.manual, o.Uncompressed = time.Minute, false, true
+				o.Heartbeat, o.manual, o.uncompressed = time.Minute, false, true
 				s := openStore(t, b, o)
 				time.Sleep(20 * time.Second) // a renewal
 				closeStore(t, s)
@@ -98,7 +98,7 @@ func TestSilent(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := &bucket.Memory{}
 			o := small
-			o.Heartbeat, o.Uncompressed = time.Minute, true
+			o.Heartbeat, o.uncompressed = time.Minute, true
 			b := of(m)
 			openStore(t, b, o).stop()
 			s := openStore(t, b, o)
@@ -124,7 +124,7 @@ func TestUnanswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bucket.Memory{}
 		o := small
-		o.Heartbeat, o.Uncompressed = time.Hour, true
+		o.Heartbeat, o.uncompressed = time.Hour, true
 		openStore(t, b, o).stop()
 		s := openStore(t, b, o)
 		keepAll(t, s, "root", []byte("garbage"))
@@ -186,7 +186,7 @@ func TestCloseEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &bucket.Memory{}
 		o := small
-		o.Uncompressed = true
+		o.uncompressed = true
 		b := &hanging{Memory: m}
 		s := openStore(t, b, o)
 		value := storetest.Bytes(1, 40000)
@@ -307,7 +307,7 @@ func TestDeadCollector(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := &bucket.Memory{}
 			o := small
-			o.Heartbeat, o.Uncompressed, o.Lookup, o.manual = time.Minute, true, true, false
+			o.Heartbeat, o.uncompressed, o.Lookup, o.manual = time.Minute, true, true, false
 			one, two := openStore(t, b, o), openStore(t, b, o)
 			d := keepAll(t, one, "root", data(1))[0]
 			if err := two.Refresh(t.Context()); err != nil {
@@ -354,7 +354,7 @@ func TestQuiet(t *testing.T) {
 			}
 		}}
 		o := small
-		o.Heartbeat, o.Uncompressed, o.manual = time.Minute, true, false
+		o.Heartbeat, o.uncompressed, o.manual = time.Minute, true, false
 		openStore(t, b, o).stop()
 		s := openStore(t, b, o)
 		keepAll(t, s, "root", []byte("garbage"))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/sarsen-build/sarsen/ledger"
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
 
@@ -122,10 +123,10 @@ func (s *Store) listPart(ctx context.Context, l *life, prefix string, pages int,
 	}
 }
 
-// find adopts what lies below a prefix, and reports whether there is something of which a collection has not decided yet
-// whether it goes.
-func (s *Store) find(ctx context.Context, l *life, prefix string) (undecided bool, err error) {
-	_, err = s.listPart(ctx, l, prefix, -1, func(drops uint64, p []bucket.Object) (bool, error) {
+// find adopts the objects of a blob, and reports whether there is one of which a collection has not decided yet whether
+// it goes.
+func (s *Store) find(ctx context.Context, l *life, k ledger.Key) (undecided bool, err error) {
+	_, err = s.listPart(ctx, l, blobPrefix(k), -1, func(drops uint64, p []bucket.Object) (bool, error) {
 		if !l.adopt(drops, incarnationsOf(p), false) {
 			return true, nil
 		}

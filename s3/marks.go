@@ -47,12 +47,16 @@ func (m *marks) has(k ledger.Key) bool {
 	return ok
 }
 
-// A DamagedError says which roots a collection could not read. It took second copies and superseded records alone then,
-// since nobody knows what those roots name.
+// A DamagedError says which roots a collection could not read. While a root is damaged no blob goes but second copies,
+// since the root may name any; records go as the policy says.
 type DamagedError struct{ Roots []Problem }
 
 func (e *DamagedError) Error() string {
-	return fmt.Sprintf("%d roots are damaged, so no blob was removed, for they may name any: %s: %s: keep it anew under its name, or remove that object", len(e.Roots), e.Roots[0].Key, e.Roots[0].What)
+	what := "1 root is damaged, so no blob was removed, for it may name any"
+	if n := len(e.Roots); n != 1 {
+		what = fmt.Sprintf("%d roots are damaged, so no blob was removed, for they may name any", n)
+	}
+	return fmt.Sprintf("%s: %s: %s: keep it anew under its name, or remove that object", what, e.Roots[0].Key, e.Roots[0].What)
 }
 
 // err returns what is to be said about damaged roots.

@@ -9,18 +9,19 @@ import (
 
 	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/ledger"
+	"github.com/sarsen-build/sarsen/s3/naming"
 )
 
 // Where things lie in the bucket. docs/adr/0005-one-bucket-many-servers.md says why.
 const (
 	registerKey = "owner" // the register that all decisions go through
 	sessions    = "s/"    // s/<session>
-	blobs       = "c/"    // c/<2 hex>/<function>-<hash>-<size>.<session>-<n>
-	records     = "a/"    // a/<2 hex>/<record key>.<n>-<session>
-	roots       = "r/"    // r/<name>.<n>-<session>
-	proposals   = "p/"    // p/<epoch>-<session>, and the answers p/<epoch>-<session>.<who answers>
-	verdicts    = "d/"    // d/<epoch>-<session>
-	nameDigits  = 11      // of a session's time and of n, in hexadecimal: 44 bits
+	blobs       = naming.Blobs
+	records     = naming.Records
+	roots       = "r/"          // r/<name>.<n>-<session>
+	proposals   = "p/"          // p/<epoch>-<session>, and the answers p/<epoch>-<session>.<who answers>
+	verdicts    = "d/"          // d/<epoch>-<session>
+	nameDigits  = naming.Digits // of a session's time and of n
 )
 
 // keyOf returns the ledger's name of a blob.
@@ -40,64 +41,24 @@ type incarnation struct {
 
 // name returns the object's only name.
 func (i incarnation) name() string {
-	hash := hex.EncodeToString(i.key.Hash[:])
-	if i.key.Kind == ledger.Record {
-		return fmt.Sprintf("%s%s/%s.%0*x-%s", records, hash[:2], hash, nameDigits, i.n, i.session)
+	o := naming.Object{Hash: i.key.Hash, Size: i.size, Session: i.session, N: i.n}
+	if o.Record = i.key.Kind == ledger.Record; !o.Record {
+		o.Function = digest.Function(i.key.Kind)
 	}
-	return fmt.Sprintf("%s-%d.%s-%0*x", blobPrefix(i.key), i.size, i.session, nameDigits, i.n)
+	return o.String()
 }
 
 // blobPrefix returns what the names of all incarnations of a blob begin with.
-func blobPrefix(k ledger.Key) string {
-	hash := hex.EncodeToString(k.Hash[:])
-	return blobs + hash[:2] + "/" + digest.Function(k.Kind).String() + "-" + hash
-}
-
-// recordPrefix returns what the names of all incarnations of a record begin with.
-func recordPrefix(k ledger.Key) string {
-	hash := hex.EncodeToString(k.Hash[:])
-	return records + hash[:2] + "/" + hash + "."
-}
+func blobPrefix(k ledger.Key) string { return naming.OfBlob(digest.Function(k.Kind), k.Hash) }
 
 // parseName reads what name wrote, and nothing else.
 func parseName(name string) (i incarnation, ok bool) {
-	what, which, ok := strings.Cut(name, ".")
-	if !ok {
-		return i, false
+	o, ok := naming.Parse(name)
+	k := ledger.Key{Kind: ledger.Kind(o.Function), Hash: o.Hash}
+	if o.Record {
+		k.Kind = ledger.Record
 	}
-	first, second, ok := strings.Cut(which, "-")
-	if !ok {
-		return i, false
-	}
-	if rest, found := strings.CutPrefix(what, records); found {
-		i.key.Kind, i.session, which = ledger.Record, second, first
-		if len(rest) != 3+64 || !unhex(i.key.Hash[:], rest[3:]) {
-			return i, false
-		}
-	} else {
-		i.session, which = first, second
-		if rest, ok = strings.CutPrefix(what, blobs); !ok || len(rest) < 3 {
-			return i, false
-		}
-		parts := strings.Split(rest[3:], "-")
-		if len(parts) != 3 {
-			return i, false
-		}
-		function, ok := digest.FunctionNamed(parts[0])
-		size, err := strconv.ParseInt(parts[2], 10, 64)
-		if !ok || err != nil || size <= 0 || !unhex(i.key.Hash[:], parts[1]) {
-			return i, false
-		}
-		i.key.Kind, i.size = ledger.Kind(function), size
-	}
-	n, err := strconv.ParseUint(which, 16, 64)
-	i.n = n
-	return i, err == nil && n > 0 && n < 1<<(4*nameDigits) && i.name() == name
-}
-
-func unhex(dst []byte, text string) bool {
-	n, err := hex.Decode(dst, []byte(text[:min(len(text), 2*len(dst))]))
-	return err == nil && n == len(dst) && len(text) == 2*n
+	return incarnation{k, o.Size, o.Session, o.N}, ok
 }
 
 // A root's escaped name is cut, and ends with its hash, from so many bytes on, or so many between two slashes: S3's keys

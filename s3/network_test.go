@@ -71,7 +71,7 @@ func (n *network) serve(name string) *host {
 	h := &host{name: name, net: &s3fault.Transport{Next: http.DefaultTransport, Fault: s3fault.Seeded(n.seed, 12)}, rng: rand.New(rand.NewPCG(n.seed, uint64(name[0])))}
 	h.yes, h.roots, h.records = map[digest.Digest]bool{}, map[string][]digest.Digest{}, map[[32]byte]string{}
 	b := n.open(h.net)
-	o := Options{Host: name, Lease: 24 * time.Hour, Heartbeat: time.Second, Parallel: 8, Lookup: name == "b", manual: true, Uncompressed: n.seed%2 == 0}
+	o := Options{Host: name, Lease: 24 * time.Hour, Heartbeat: time.Second, parallel: 8, Lookup: name == "b", manual: true, uncompressed: n.seed%2 == 0}
 	// A heartbeat of real time between two looks of the collector; a thousand until a slow machine is given up.
 	o.clock = func() time.Duration { return time.Since(n.begin) / 1000 }
 	began := 0

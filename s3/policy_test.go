@@ -17,7 +17,7 @@ import (
 // aged returns a store that has n blobs, written an hour from one to the next, and none leased; the youngest is an hour old.
 func aged(t *testing.T, b *bucket.Memory, n int) *Store {
 	o := small
-	o.Uncompressed, o.Lease, o.Heartbeat = true, time.Second, 1000*time.Hour
+	o.uncompressed, o.Lease, o.Heartbeat = true, time.Second, 1000*time.Hour
 	s := openStore(t, b, o)
 	for i := range n {
 		value := storetest.Bytes(uint64(i), 900)
@@ -81,7 +81,7 @@ func TestLimit(t *testing.T) {
 	})
 }
 
-// TestSecondsBounded: second copies beyond what goes at once wait for the next collection.
+// TestSecondsBounded: second copies beyond what goes at once wait for the next collection, and are not held until then.
 func TestSecondsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bucket.Memory{}
@@ -91,9 +91,19 @@ func TestSecondsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 5 {
-			if _, err := s.Collect(t.Context(), Policy{Limit: 2}); err != nil {
-				t.Errorf("Collect = %v", err)
+		c := &choice{policy: Policy{Limit: 2}, marks: newMarks(), life: s.now.Load(), second: map[string][]found{}}
+		var group []found
+		for _, key := range b.Keys(records) {
+			i, _ := parseName(key)
+			group = append(group, found{incarnation: i})
+		}
+		if c.judge(group); len(group) != 20 || c.secondCopies != 8 {
+			t.Errorf("of %d incarnations of one record %d are held as superfluous, want 8 of 20", len(group), c.secondCopies)
+		}
+		for i := range 5 {
+			r, err := s.Collect(t.Context(), Policy{Limit: 2})
+			if want := min(4, 19-4*i); err != nil || r.Deleted != want {
+				t.Errorf("collection %d deletes %d, %v, want %d", i, r.Deleted, err, want)
 			}
 		}
 		if got := len(b.Keys(records)); got != 1 {
@@ -142,7 +152,7 @@ func TestRecordLeased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bucket.Memory{}
 		o := small
-		o.Uncompressed = true
+		o.uncompressed = true
 		s := openStore(t, b, o)
 		if err := s.Put(t.Context(), [32]byte{1}, []byte("x")); err != nil {
 			t.Fatal(err)

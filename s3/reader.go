@@ -22,7 +22,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 	}
 	defer s.calls.Leave()
 	var r *reader
-	if err := s.undamaged(ctx, l, blobPrefix(keyOf(d)), func() (err error) {
+	if err := s.undamaged(ctx, l, keyOf(d), func() (err error) {
 		r, err = s.open(ctx, l, d)
 		return err
 	}); err != nil {
@@ -33,7 +33,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (blob.Reader, error) 
 
 // open reads a blob of one block whole, and the frame of a larger one.
 func (s *Store) open(ctx context.Context, l *life, d digest.Digest) (*reader, error) {
-	h, err := s.hold(ctx, l, keyOf(d), d.Size, blobPrefix(keyOf(d)))
+	h, err := s.hold(ctx, l, keyOf(d), d.Size)
 	if err != nil {
 		return nil, err
 	}

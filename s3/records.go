@@ -16,7 +16,7 @@ func (s *Store) Get(ctx context.Context, key [32]byte) (blob.Record, error) {
 		return blob.Record{}, err
 	}
 	defer s.calls.Leave()
-	h, err := s.hold(ctx, l, recordKey(key), -1, recordPrefix(recordKey(key)))
+	h, err := s.hold(ctx, l, recordKey(key), -1)
 	if err != nil {
 		return blob.Record{}, err
 	}

@@ -33,7 +33,7 @@ func (s *Store) eachRoot(ctx context.Context, prefix string, do func(objects []b
 			if !ok {
 				continue
 			}
-			// Keys come in order, so that those of one root are neighbours.
+			// Keys come in order: those of one root are neighbours, and the greatest comes last.
 			if which != root && len(objects) > 0 {
 				do(objects)
 				objects = nil

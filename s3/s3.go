@@ -57,26 +57,22 @@ type Options struct {
 	// record is renewed four times as often. Others take it for dead after twice that. 0 is a minute.
 	Heartbeat time.Duration
 	Host      string // named to those who wait for this server; "" is none
-	// Lookup makes Open, Keep and their like look in the bucket for what the ledger does not know, since others write
-	// there too. Missing never does: what it lists is uploaded again at worst.
+	// Lookup makes Open, Keep and their like look in the bucket for a blob that the ledger does not know, since others
+	// write there too. Missing never does: what it lists is uploaded again at worst. Nor are records looked for: a build
+	// that finds no result runs, and most results that are asked for are nowhere.
 	Lookup bool
-	// NoRecordLookup spares records that: a build that finds no result runs, and most results that are asked for are
-	// nowhere.
-	NoRecordLookup bool
 	// SpoolFS and Spool are where uploads wait that are larger than a mebibyte; without them they wait in memory.
 	SpoolFS vfs.FS
 	Spool   string
-	// Uncompressed stores bytes as they are. Else they are compressed where that gains a sixteenth.
-	Uncompressed bool
-	// Parallel is how many requests for blobs are under way at most; 0 is 64.
-	Parallel int
-	Log      *slog.Logger
+	Log     *slog.Logger
 
-	blockSize int64                // 0 is blockSize
-	chunk     int64                // blocks that a Reader gets at once; 0 is 8
-	clock     func() time.Duration // nil is the time since the machine was started
-	manual    bool                 // nothing is done in the background
-	newID     func() string        // of sessions
+	uncompressed bool                 // bytes are stored as they are, not compressed where that gains a sixteenth
+	parallel     int                  // how many requests for blobs are under way at most; 0 is 64
+	blockSize    int64                // 0 is blockSize
+	chunk        int64                // blocks that a Reader gets at once; 0 is 8
+	clock        func() time.Duration // nil is the time since the machine was started
+	manual       bool                 // nothing is done in the background
+	newID        func() string        // of sessions
 }
 
 // A Store is a blob.Batcher, blob.Records and blob.Keeper on a bucket.
@@ -86,7 +82,6 @@ type Store struct {
 	heartbeat time.Duration
 	host      string
 	lookup    bool
-	noRecords bool // are looked up
 	fsys      vfs.FS
 	spool     string
 	log       *slog.Logger
@@ -158,8 +153,8 @@ func Open(ctx context.Context, b bucket.Bucket, o Options) (*Store, error) {
 
 func newStore(b bucket.Bucket, o Options) *Store {
 	s := &Store{
-		bucket: b, lease: o.Lease, heartbeat: o.Heartbeat, host: o.Host, lookup: o.Lookup, noRecords: o.NoRecordLookup, fsys: o.SpoolFS, spool: o.Spool,
-		log: o.Log, packer: packer{o.blockSize, o.Uncompressed}, chunk: o.chunk, clock: o.clock, newID: o.newID,
+		bucket: b, lease: o.Lease, heartbeat: o.Heartbeat, host: o.Host, lookup: o.Lookup, fsys: o.SpoolFS, spool: o.Spool,
+		log: o.Log, packer: packer{o.blockSize, o.uncompressed}, chunk: o.chunk, clock: o.clock, newID: o.newID,
 		collecting: make(chan struct{}, 1), seen: seen{sessions: map[string]sighting{}},
 	}
 	if s.lease == 0 {
@@ -183,10 +178,10 @@ func newStore(b bucket.Bucket, o Options) *Store {
 	if s.newID == nil {
 		s.newID = newSession
 	}
-	if o.Parallel == 0 {
-		o.Parallel = 64
+	if o.parallel == 0 {
+		o.parallel = 64
 	}
-	s.slots = make(chan struct{}, o.Parallel)
+	s.slots = make(chan struct{}, o.parallel)
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
 }

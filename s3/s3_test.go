@@ -14,7 +14,7 @@ import (
 )
 
 // Blocks of 1 KiB, of which a Reader gets two at once: the sizes below are less than a block, one, and several parts.
-var small = Options{Lease: time.Hour, Heartbeat: 1000 * time.Hour, Parallel: 16, blockSize: 1 << 10, chunk: 2, manual: true}
+var small = Options{Lease: time.Hour, Heartbeat: 1000 * time.Hour, parallel: 16, blockSize: 1 << 10, chunk: 2, manual: true}
 
 var sizes = []int{1, 1000, 1024, 3000, 40000}
 
@@ -84,7 +84,7 @@ func fixture(t *testing.T) storetest.Fixture { return fixtureOf(t, false) }
 func fixtureOf(t *testing.T, plain bool) storetest.Fixture {
 	b := newMemory()
 	o := small
-	o.Uncompressed = plain
+	o.uncompressed = plain
 	o.SpoolFS, o.Spool = &vfs.Mem{}, "spool"
 	s := openStore(t, b, o)
 	return storetest.Fixture{

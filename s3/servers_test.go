@@ -86,7 +86,7 @@ func TestSuspended(t *testing.T) {
 			return bucket.None
 		}}
 		o := small
-		o.Heartbeat, o.manual, o.Uncompressed = time.Minute, false, true
+		o.Heartbeat, o.manual, o.uncompressed = time.Minute, false, true
 		s := openStore(t, b, o)
 		first := storetest.Bytes(1, 100)
 		if err := blob.Put(t.Context(), s, digest.SHA256.Of(first), first); err != nil {
@@ -153,10 +153,13 @@ func TestShared(t *testing.T) {
 	if err := listing.Put(ctx, [32]byte{7}, []byte("new")); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Refresh(ctx); err != nil {
+	if _, err := looking.Get(ctx, [32]byte{7}); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("a server that looks for blobs: Get = %v, want ErrNotFound, as records are not looked for", err)
+	}
+	if err := errors.Join(a.Refresh(ctx), looking.Refresh(ctx)); err != nil {
 		t.Fatal(err)
 	}
-	for name, s := range map[string]*Store{"the first": a, "the second": listing, "one that looks": looking} {
+	for name, s := range map[string]*Store{"the first": a, "the second": listing, "one that listed it": looking} {
 		if r, err := s.Get(ctx, [32]byte{7}); err != nil || string(r.Value) != "new" {
 			t.Errorf("%s has %q, %v, want the new value", name, r.Value, err)
 		}
@@ -262,7 +265,7 @@ func TestMaxSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bucket.Memory{}
 		o := small
-		o.Uncompressed = true
+		o.uncompressed = true
 		s := openStore(t, b, o)
 		var ds []digest.Digest
 		for i := range 10 {

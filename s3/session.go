@@ -140,7 +140,8 @@ func (s *Store) finish(ctx context.Context, l *life) (err error) {
 	return err
 }
 
-// forsake ends a session that has said nothing and put nothing. Nobody has to wait for what it promised, so its record goes.
+// forsake ends a session that has said nothing and put nothing. Nobody has to wait for what it promised, so its record
+// goes.
 func (s *Store) forsake(ctx context.Context, l *life) error {
 	ctx, cancel := context.WithTimeout(ctx, s.heartbeat)
 	defer cancel()

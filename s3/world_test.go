@@ -54,7 +54,7 @@ type server struct {
 }
 
 // A server that was given up is so within the age at which its requests are refused.
-var worldOptions = Options{Lease: 30 * time.Minute, Heartbeat: 4 * time.Minute, Parallel: 4, Uncompressed: true, blockSize: 1 << 10, chunk: 2, manual: true}
+var worldOptions = Options{Lease: 30 * time.Minute, Heartbeat: 4 * time.Minute, parallel: 4, uncompressed: true, blockSize: 1 << 10, chunk: 2, manual: true}
 
 func newWorld(t *testing.T, s *explore.Schedule) *world {
 	w := &world{T: t, s: s, begin: time.Now(), kept: map[string][]digest.Digest{}}

@@ -139,7 +139,7 @@ func startBucket(ctx context.Context, c *config.Config, ring *segment.Ring, log 
 		return nil, err
 	}
 	o := sessionOptions(c, log)
-	o.Lookup, o.NoRecordLookup = true, true
+	o.Lookup = true
 	o.SpoolFS, o.Spool = vfs.OS{}, filepath.Join(c.Dir, "climbing")
 	if err := emptyDir(o.Spool); err != nil {
 		return nil, fmt.Errorf("uploads to the bucket can't wait in %s: %w", o.Spool, err)
