@@ -18,6 +18,8 @@ var (
 	ErrFull = errors.New("the store is full")
 	// ErrTooLarge says that the store can never hold a blob of that size. What wraps it says the limit.
 	ErrTooLarge = errors.New("larger than the store can ever hold")
+	// ErrChanged says that a root is not what it was to be for a change.
+	ErrChanged = errors.New("it was changed meanwhile")
 	// ErrUnavailable says that what a store is made on can't be reached. It says nothing about what is there.
 	ErrUnavailable = errors.New("the store can't be reached, try again")
 	// ErrAborted says that an upload was given up by the store; trying again may succeed.

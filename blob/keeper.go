@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,8 +25,16 @@ type Keeper interface {
 	// for a long value, and ErrInvalid for a name that is none or a digest without a size.
 	Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error
 
+	// KeepIf is Keep on the condition that name holds what was says, or nothing if was is nil. Otherwise it changes
+	// nothing and returns ErrChanged. Of several who change a root that they have read, on whichever server, one
+	// succeeds, and the others read it again: see WhileChanged.
+	KeepIf(ctx context.Context, name string, was *Root, value []byte, blobs digest.Set) error
+
 	// Release lets go of what name holds, durably. A name that holds nothing is no error.
 	Release(ctx context.Context, name string) error
+
+	// ReleaseIf is Release on the condition that name holds what was says. Otherwise it returns ErrChanged.
+	ReleaseIf(ctx context.Context, was Root) error
 
 	// Kept yields the roots whose names begin with prefix, in the order of their names. What is kept or
 	// released meanwhile may be among them or not. It ends with the first error.
@@ -63,6 +72,23 @@ func KeptRoot(ctx context.Context, k Keeper, name string) (Root, error) {
 		break
 	}
 	return Root{}, fmt.Errorf("%w: nothing is kept as %q", ErrNotFound, name)
+}
+
+// WhileChanged calls change, which reads a root and replaces it by KeepIf or ReleaseIf, until nobody else did in between.
+func WhileChanged(ctx context.Context, change func() error) error {
+	for {
+		if err := change(); !errors.Is(err, ErrChanged) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// Is reports whether r is what other is, or, if other is nil, whether there is none. A Keeper compares by it.
+func (r *Root) Is(other *Root) bool {
+	if r == nil || other == nil {
+		return r == other
+	}
+	return bytes.Equal(r.Encode(), other.Encode())
 }
 
 // Blobs returns what the root holds, in the order of function and hash. A long list is read from s.

@@ -239,3 +239,11 @@ func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs diges
 	}
 	return s.Shared.Keep(ctx, name, value, blobs)
 }
+
+// KeepIf implements blob.Keeper, as Keep does.
+func (s *Store) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
+	if _, err := s.Missing(ctx, blobs); err != nil {
+		return err
+	}
+	return s.Shared.KeepIf(ctx, name, was, value, blobs)
+}

@@ -115,6 +115,28 @@ var scenarios = map[string]func(*world){
 		})
 		w.s.Go("collect", func() { a.collect(soon) })
 	},
+	"add add": func(w *world) { // to one root, which is not there yet, by two servers
+		w.cold(data(1), data(2))
+		a, b := w.serve("a"), w.serve("b")
+		w.s.Go("add 1", func() { a.add("root", data(1)) })
+		w.s.Go("add 2", func() { b.add("root", data(2)) })
+	},
+	"add add, stopped": func(w *world) { // while another one collects what was superseded
+		w.cold(data(1), data(2))
+		a, b := w.serve("a"), w.serve("b")
+		w.s.Go("add 1", func() { b.add("root", data(1)) })
+		w.s.Go("add 2", func() { a.add("root", data(2)); a.add("root", data(2)) })
+		w.s.Go("stop", func() { b.stopFor(some) })
+		w.s.Go("collect", func() { a.collect(long) })
+	},
+	"add add, late": func(w *world) { // a root that its writer has given up comes all the same
+		w.cold(data(1), data(2))
+		a, b := w.serve("a"), w.serve("b")
+		w.once(bucket.Late, "put", roots)
+		w.s.Go("add 1", func() { a.add("root", data(1)) })
+		w.s.Go("add 2", func() { b.add("root", data(2)) })
+		w.network("put", 1)
+	},
 	"begin": func(w *world) { // a session that begins in the middle
 		w.begins = true
 		w.cold(data(1))

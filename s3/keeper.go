@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,9 +18,32 @@ import (
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
 
-// Keep implements blob.Keeper. All that is held is pinned from before the root is written until it is there, or can't
-// come any more.
+// Keep implements blob.Keeper.
 func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
+	return s.keepRoot(ctx, name, value, blobs, nil)
+}
+
+// KeepIf implements blob.Keeper. A name that it begins is best not released: what says so stays in the bucket for ever.
+func (s *Store) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
+	return s.keepRoot(ctx, name, value, blobs, is(name, was))
+}
+
+// A condition says whether a root may be written above the one that is there; nil is above any. None is nil.
+type condition func(now *blob.Root) error
+
+// is wants a root to be what it was.
+func is(name string, was *blob.Root) condition {
+	return func(now *blob.Root) error {
+		if !was.Is(now) {
+			return fmt.Errorf("root %q: %w", name, blob.ErrChanged)
+		}
+		return nil
+	}
+}
+
+// keepRoot keeps a root if it may. All that is held is pinned from before the root is written until it is there, or can't
+// come any more.
+func (s *Store) keepRoot(ctx context.Context, name string, value []byte, blobs digest.Set, may condition) error {
 	r, list, err := blob.NewRoot(name, value, blobs)
 	if err != nil {
 		return err
@@ -42,7 +66,10 @@ func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs diges
 		return err
 	}
 	sim.Point("pinned all")
-	if err := s.writeRoot(ctx, l, name, r.Encode()); err != nil {
+	if err := s.writeRoot(ctx, l, name, r.Encode(), may); errors.Is(err, blob.ErrChanged) {
+		release()
+		return err
+	} else if err != nil {
 		// It may come yet. Until it can't, what it names must stay.
 		s.beats.Go(func() {
 			late := time.NewTimer(bucket.MaxAge)
@@ -97,31 +124,83 @@ func (s *Store) pinAll(ctx context.Context, l *life, ds []digest.Digest) (releas
 	return release, nil
 }
 
-// writeRoot writes a root above all of that name. Whether this session is believed to live is asked after the requests'
-// time was taken: so they come to nothing if the process is stopped here until others have given it up.
-func (s *Store) writeRoot(ctx context.Context, l *life, name string, value []byte) error {
+// writeRoot writes a root above all of that name, if it may. Of several who write above the same one, on whichever server,
+// one does: the next object's name is made of that one's, and created once. Whether this session is believed to live is
+// asked after the requests' time was taken: so they come to nothing if the process is stopped here until others have given
+// it up.
+func (s *Store) writeRoot(ctx context.Context, l *life, name string, value []byte, may condition) error {
 	if !mutant.RootUnfenced {
 		ctx = bucket.WithIssued(ctx, time.Now())
 	}
 	if err := l.yes(); err != nil {
 		return err
 	}
-	newest := uint64(0)
-	if _, err := bucket.All(ctx, s.bucket, rootPrefix(name), func(page []bucket.Object) error {
-		for _, o := range page {
-			if _, n, ok := splitRoot(o.Key); ok {
-				newest = max(newest, n)
-			}
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
 	object := s.packer.seal(rootKey(name), value)
-	if _, err := s.bucket.Put(ctx, rootName(name, l.stamp(newest), l.id), bytesAt(object), int64(len(object)), bucket.Condition{}); err != nil {
-		return err
+	for {
+		newest, err := s.newestRoot(ctx, name)
+		if err == nil && may != nil {
+			err = s.mayFollow(ctx, newest, may)
+		}
+		if err != nil {
+			return err
+		}
+		next, when := l.nextRoot(name, newest, may), bucket.Condition{Absent: true}
+		if mutant.RootOvertaken {
+			_, n, _, _ := splitRoot(newest)
+			next, when = rootName(name, l.stamp(n), l.id), bucket.Condition{}
+		}
+		_, err = s.bucket.Put(ctx, next, bytesAt(object), int64(len(object)), when)
+		if errors.Is(err, bucket.ErrCondition) {
+			// Somebody else was first, unless it was an earlier try of this request, whose answer was lost.
+			b, _, err := s.bucket.Get(ctx, next, 0, -1)
+			if err != nil && !errors.Is(err, bucket.ErrNotFound) {
+				return err
+			} else if !bytes.Equal(b, object) {
+				continue
+			}
+		} else if err != nil {
+			return err
+		}
+		return l.yes()
 	}
-	return l.yes()
+}
+
+// newestRoot returns the greatest key of a root, or "" if there is none.
+func (s *Store) newestRoot(ctx context.Context, name string) (string, error) {
+	keys, err := s.newestRoots(ctx, rootPrefix(name))
+	if err != nil || len(keys) == 0 {
+		return "", err
+	}
+	return keys[0], nil
+}
+
+// mayFollow asks whether a root may be written above the one of that key.
+func (s *Store) mayFollow(ctx context.Context, key string, may condition) error {
+	if key == "" {
+		return may(nil)
+	}
+	k := s.readKept(ctx, key)
+	if k.err != nil {
+		return k.err
+	}
+	if k.none {
+		return may(nil)
+	}
+	return may(&k.Root)
+}
+
+// nextRoot returns the key of the root that comes after that of a key, "" for none. A chain has the name of the session
+// that began it, so that none is there twice. One that may only be begun where nothing is has the same name whoever
+// begins it, and is there as long as the bucket.
+func (l *life) nextRoot(name, newest string, may condition) string {
+	_, n, chain, ok := splitRoot(newest)
+	switch {
+	case ok:
+		return rootName(name, n+1, chain)
+	case may != nil:
+		return rootName(name, 1, firstChain)
+	}
+	return rootName(name, l.stamp(0), l.id)
 }
 
 // Release implements blob.Keeper.
@@ -138,7 +217,17 @@ func (s *Store) Release(ctx context.Context, name string) error {
 	if err != nil || len(p.Objects) == 0 {
 		return err
 	}
-	return s.writeRoot(ctx, l, name, blob.EncodeReleased(name))
+	return s.writeRoot(ctx, l, name, blob.EncodeReleased(name), nil)
+}
+
+// ReleaseIf implements blob.Keeper.
+func (s *Store) ReleaseIf(ctx context.Context, was blob.Root) error {
+	l, err := s.enter()
+	if err != nil {
+		return err
+	}
+	defer s.calls.Leave()
+	return s.writeRoot(ctx, l, was.Name, blob.EncodeReleased(was.Name), is(was.Name, &was))
 }
 
 // Kept implements blob.Keeper.

@@ -18,7 +18,7 @@ const (
 	sessions    = "s/"    // s/<session>
 	blobs       = naming.Blobs
 	records     = naming.Records
-	roots       = "r/"          // r/<name>.<n>-<session>
+	roots       = "r/"          // r/<name>.<n>-<chain>
 	proposals   = "p/"          // p/<epoch>-<session>, and the answers p/<epoch>-<session>.<who answers>
 	verdicts    = "d/"          // d/<epoch>-<session>
 	nameDigits  = naming.Digits // of a session's time and of n
@@ -108,14 +108,17 @@ func rootPrefix(name string) string {
 // prefix would be ".", which some servers refuse.
 const emptyPart = "%"
 
-func rootName(name string, n uint64, session string) string {
-	return fmt.Sprintf("%s%0*x-%s", rootPrefix(name), nameDigits, n, session)
+func rootName(name string, n uint64, chain string) string {
+	return fmt.Sprintf("%s%0*x-%s", rootPrefix(name), nameDigits, n, chain)
 }
 
-// splitRoot returns what a root's key says: which root, in its escaped form, and its number.
-func splitRoot(key string) (which string, n uint64, ok bool) {
+// firstChain is the chain of roots that were begun on the condition that there was nothing.
+const firstChain = "0000000000000000"
+
+// splitRoot returns what a root's key says: which root, in its escaped form, its number and its chain.
+func splitRoot(key string) (which string, n uint64, chain string, ok bool) {
 	which, rest, ok := strings.Cut(key, ".")
-	number, _, ok2 := strings.Cut(rest, "-")
+	number, chain, ok2 := strings.Cut(rest, "-")
 	n, err := strconv.ParseUint(number, 16, 64)
-	return which, n, ok && ok2 && err == nil
+	return which, n, chain, ok && ok2 && err == nil
 }

@@ -29,7 +29,7 @@ func (s *Store) eachRoot(ctx context.Context, prefix string, do func(objects []b
 	var objects []bucket.Object // of root
 	date, err = bucket.All(ctx, s.bucket, prefix, func(page []bucket.Object) error {
 		for _, o := range page {
-			which, _, ok := splitRoot(o.Key)
+			which, _, _, ok := splitRoot(o.Key)
 			if !ok {
 				continue
 			}
@@ -58,7 +58,7 @@ func (s *Store) newestRoots(ctx context.Context, prefix string) (newest []string
 
 // nameOfRoot returns the name in a root's key, or if the key does not have the whole of it, in the object.
 func (s *Store) nameOfRoot(ctx context.Context, key string) (string, error) {
-	which, _, _ := splitRoot(key)
+	which, _, _, _ := splitRoot(key)
 	if !strings.Contains(which, "~") {
 		return url.PathUnescape(strings.TrimSuffix(strings.TrimPrefix(which, roots), emptyPart))
 	}
@@ -86,7 +86,7 @@ func (s *Store) readKept(ctx context.Context, key string) (k kept) {
 			}
 			return k
 		}
-		which, _, _ := splitRoot(key)
+		which, _, _, _ := splitRoot(key)
 		newest, err := s.newestRoots(ctx, which+".")
 		if err != nil || len(newest) == 0 {
 			return kept{key: key, none: true, err: err}

@@ -131,6 +131,7 @@ func (c *collection) tidyDocuments(ctx context.Context) error {
 func (c *collection) tidyRoots(ctx context.Context, m *marks) error {
 	var gone []string
 	var alone []bucket.Object // the only ones of their roots
+	var superseded []bucket.Object
 	date, err := c.eachRoot(ctx, roots, func(objects []bucket.Object) {
 		newest := objects[len(objects)-1]
 		if len(objects) == 1 {
@@ -139,12 +140,16 @@ func (c *collection) tidyRoots(ctx context.Context, m *marks) error {
 		if m.spoiled(newest.Key) {
 			return
 		}
-		for _, older := range objects[:len(objects)-1] {
-			gone = append(gone, older.Key)
-		}
+		superseded = append(superseded, objects[:len(objects)-1]...)
 	})
 	if err != nil {
 		return err
+	}
+	for _, o := range superseded {
+		// While somebody who has not seen it may still create its name, it has to be there.
+		if date.Sub(o.Modified) >= bucket.MaxAge {
+			gone = append(gone, o.Key)
+		}
 	}
 	for _, o := range alone {
 		released, err := c.releasedLongAgo(ctx, o, date)
@@ -163,7 +168,7 @@ func (c *collection) tidyRoots(ctx context.Context, m *marks) error {
 // releasedLongAgo reports whether an object says that its root was released, and is so old that whoever wanted to write
 // an older one can't any more.
 func (c *collection) releasedLongAgo(ctx context.Context, o bucket.Object, now time.Time) (bool, error) {
-	if o.Size > maxReleased || now.Sub(o.Modified) < bucket.MaxAge {
+	if _, _, chain, _ := splitRoot(o.Key); chain == firstChain || o.Size > maxReleased || now.Sub(o.Modified) < bucket.MaxAge {
 		return false, nil
 	}
 	b, _, err := c.bucket.Get(ctx, o.Key, 0, -1)

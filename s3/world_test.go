@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -224,7 +225,7 @@ func (w *world) stand(when string) {
 	var last string
 	keys := w.mem.Keys(roots)
 	for i, key := range keys {
-		which, _, _ := splitRoot(key)
+		which, _, _, _ := splitRoot(key)
 		if i+1 < len(keys) && strings.HasPrefix(keys[i+1], which+".") {
 			continue
 		}
@@ -294,6 +295,30 @@ func (sv *server) keep(name string, all ...[]byte) error {
 	return err
 }
 
+// add adds a blob to what a root keeps, whoever else changes it meanwhile.
+func (sv *server) add(name string, data []byte) {
+	d := digest.SHA256.Of(data)
+	err := blob.WhileChanged(context.Background(), func() error {
+		was, ds := (*blob.Root)(nil), digest.SetOf(d)
+		r, err := blob.KeptRoot(context.Background(), sv.Store, name)
+		if err == nil {
+			was = &r
+			for _, few := range r.Few {
+				ds.Add(few)
+			}
+		} else if !errors.Is(err, blob.ErrNotFound) {
+			return err
+		}
+		return sv.KeepIf(context.Background(), name, was, nil, ds)
+	})
+	sv.w.s.Note(explore.Hash(err))
+	if err == nil {
+		sv.w.mu.Lock()
+		defer sv.w.mu.Unlock()
+		sv.w.kept[name] = append(sv.w.kept[name], d)
+	}
+}
+
 // poll does what the background does, until the collector is through.
 func (sv *server) poll() {
 	for !sv.w.done.Load() {
@@ -357,8 +382,16 @@ func (w *world) rest() {
 	}
 	w.stand("at rest")
 	for name, ds := range w.kept {
-		if keys := w.mem.Keys(rootPrefix(name)); len(keys) == 0 {
+		keys := w.mem.Keys(rootPrefix(name))
+		if len(keys) == 0 {
 			w.Errorf("at rest: root %q of %d blobs is gone", name, len(ds))
+			continue
+		}
+		r, _, err := decodeRootObject(last(keys), w.mem.Value(last(keys)))
+		for _, d := range ds {
+			if !slices.Contains(r.Few, d) {
+				w.Errorf("at rest: lost update: root %q was told to keep %v, and does not: %v", name, d, err)
+			}
 		}
 	}
 	w.reads()

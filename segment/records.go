@@ -71,6 +71,7 @@ func (r *Ring) Put(ctx context.Context, key [32]byte, value []byte) error {
 type revision struct {
 	value                 []byte
 	by                    asker
+	may                   func() error // asked before anything, if it is not nil
 	before, after, failed func()
 
 	released bool // a root that is none any more
@@ -100,6 +101,11 @@ func (r *Ring) revise(k ledger.Key, u *revision) error {
 
 func (r *Ring) put(k ledger.Key, u *revision) error {
 	defer r.hold(k)()
+	if u.may != nil {
+		if err := u.may(); err != nil {
+			return err
+		}
+	}
 	if u.before != nil {
 		u.before()
 	}

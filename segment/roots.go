@@ -33,6 +33,29 @@ func rootKey(name string) ledger.Key {
 
 // Keep implements blob.Keeper.
 func (r *Ring) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
+	return r.keepRoot(ctx, name, value, blobs, nil)
+}
+
+// KeepIf implements blob.Keeper.
+func (r *Ring) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
+	return r.keepRoot(ctx, name, value, blobs, func() error { return r.unchanged(name, was) })
+}
+
+// unchanged returns ErrChanged unless a root is what it was. The caller holds its slot.
+func (r *Ring) unchanged(name string, was *blob.Root) error {
+	root, err := r.root(name)
+	now := &root
+	if errors.Is(err, blob.ErrNotFound) {
+		now, err = nil, nil
+	}
+	if err == nil && !was.Is(now) && !mutant.ChangeBlind {
+		err = fmt.Errorf("root %q: %w", name, blob.ErrChanged)
+	}
+	return err
+}
+
+// keepRoot keeps a root if it may, which is asked while nobody else can change it; nil is always.
+func (r *Ring) keepRoot(ctx context.Context, name string, value []byte, blobs digest.Set, may func() error) error {
 	root, list, err := blob.NewRoot(name, value, blobs)
 	if err != nil {
 		return err
@@ -53,7 +76,7 @@ func (r *Ring) Keep(ctx context.Context, name string, value []byte, blobs digest
 		}
 	}
 	sim.Point("kept")
-	u := &revision{value: encoded, by: putter}
+	u := &revision{value: encoded, by: putter, may: may}
 	if err = r.syncBlobs(); err == nil {
 		err = r.putRoot(ctx, name, u)
 	}
@@ -146,10 +169,20 @@ func (r *Ring) Release(ctx context.Context, name string) error {
 	if !r.roots.has(name) && !r.roots.maybe(name) {
 		return r.standing()
 	}
+	return r.releaseRoot(ctx, name, nil)
+}
+
+// ReleaseIf implements blob.Keeper.
+func (r *Ring) ReleaseIf(ctx context.Context, was blob.Root) error {
+	return r.releaseRoot(ctx, was.Name, func() error { return r.unchanged(was.Name, &was) })
+}
+
+// releaseRoot releases a root if it may, as in keepRoot.
+func (r *Ring) releaseRoot(ctx context.Context, name string, may func() error) error {
 	encoded := blob.EncodeReleased(name)
-	err := r.putRoot(ctx, name, &revision{value: encoded, by: putter, released: true})
+	err := r.putRoot(ctx, name, &revision{value: encoded, by: putter, released: true, may: may})
 	if errors.Is(err, blob.ErrFull) { // whoever gives room back may take a little of the cleaner's
-		err = r.putRoot(ctx, name, &revision{value: encoded, by: mover, released: true})
+		err = r.putRoot(ctx, name, &revision{value: encoded, by: mover, released: true, may: may})
 	}
 	return err
 }

@@ -32,6 +32,7 @@ var table = []struct {
 	{blob.ErrInvalid, codes.InvalidArgument},
 	{blob.ErrClosed, codes.Unavailable},
 	{blob.ErrUnavailable, codes.Unavailable},
+	{blob.ErrChanged, codes.Aborted},
 	{digest.ErrSyntax, codes.InvalidArgument},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},

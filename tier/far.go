@@ -104,6 +104,14 @@ func (f farStore) Keep(ctx context.Context, name string, value []byte, blobs dig
 	return unavailable(ctx, f.Far.Keep(ctx, name, value, blobs))
 }
 
+func (f farStore) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
+	return unavailable(ctx, f.Far.KeepIf(ctx, name, was, value, blobs))
+}
+
+func (f farStore) ReleaseIf(ctx context.Context, was blob.Root) error {
+	return unavailable(ctx, f.Far.ReleaseIf(ctx, was))
+}
+
 func (f farStore) Release(ctx context.Context, name string) error {
 	return unavailable(ctx, f.Far.Release(ctx, name))
 }

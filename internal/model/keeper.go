@@ -15,12 +15,35 @@ var _ blob.Keeper = (*Store)(nil)
 
 // Keep implements blob.Keeper.
 func (s *Store) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keep(name, value, blobs)
+}
+
+// KeepIf implements blob.Keeper.
+func (s *Store) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !was.Is(s.kept(name)) {
+		return blob.ErrChanged
+	}
+	return s.keep(name, value, blobs)
+}
+
+// kept returns the root of that name, or nil.
+func (s *Store) kept(name string) *blob.Root {
+	if r := s.roots[name]; r != nil {
+		return &r.Root
+	}
+	return nil
+}
+
+// keep keeps. The caller holds the mutex.
+func (s *Store) keep(name string, value []byte, blobs digest.Set) error {
 	r, list, err := blob.NewRoot(name, value, blobs)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	var held []*entry
 	var missing []digest.Digest
 	for _, d := range blobs.List() {
@@ -73,6 +96,17 @@ func (s *Store) Release(ctx context.Context, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.letGo(name)
+	return nil
+}
+
+// ReleaseIf implements blob.Keeper.
+func (s *Store) ReleaseIf(ctx context.Context, was blob.Root) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !was.Is(s.kept(was.Name)) {
+		return blob.ErrChanged
+	}
+	s.letGo(was.Name)
 	return nil
 }
 

@@ -141,6 +141,8 @@ const (
 	FilledBlind       = false
 	KeepUnpinned      = false
 	RootUnfenced      = false
+	RootOvertaken     = false
+	ChangeBlind       = false
 	RootsOnce         = false
 	OneListing        = false
 	DeadLeases        = false

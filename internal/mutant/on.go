@@ -298,6 +298,10 @@ var (
 	KeepUnpinned = name == "KeepUnpinned"
 	// RootUnfenced writes a root with a request that is good for ever, however long the process was stopped before it was sent.
 	RootUnfenced = name == "RootUnfenced"
+	// RootOvertaken writes a root above one that its writer has not read (seed 001, lost update).
+	RootOvertaken = name == "RootOvertaken"
+	// ChangeBlind changes a root on whatever condition (seed 001, lost update).
+	ChangeBlind = name == "ChangeBlind"
 	// RootsOnce reads the roots before the sessions let go, and not again (seed 004, mark before the floor).
 	RootsOnce = name == "RootsOnce"
 	// OneListing asks the sessions that there were before the proposal, and not those that began meanwhile.

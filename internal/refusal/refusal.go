@@ -54,6 +54,7 @@ var codes = []Code{
 	{blob.ErrAborted, http.StatusServiceUnavailable},
 	{blob.ErrClosed, http.StatusServiceUnavailable},
 	{blob.ErrUnavailable, http.StatusServiceUnavailable},
+	{blob.ErrChanged, http.StatusServiceUnavailable},
 	{context.Canceled, http.StatusServiceUnavailable},
 	{context.DeadlineExceeded, http.StatusServiceUnavailable},
 	{os.ErrDeadlineExceeded, http.StatusRequestTimeout},

@@ -22,6 +22,7 @@ func Keeper(t *testing.T, open func(t *testing.T) Fixture) {
 	}{
 		{"Keeps", keeps},
 		{"Replaces", replaces},
+		{"Conditions", conditions},
 		{"KeepsNoHole", keepsNoHole},
 		{"SharedBlobs", sharedBlobs},
 		{"ManyBlobs", manyBlobs},
@@ -48,6 +49,7 @@ func SeededKeeper(t *testing.T, open func(t *testing.T) Fixture) {
 		{"KeepOrMissing", keepOrMissing},
 		{"ReplaceWhole", replaceWhole},
 		{"KeepAndRelease", keepAndRelease},
+		{"AddAdd", addAdd},
 	} {
 		t.Run(scenario.name, func(t *testing.T) {
 			explore.Run(t, schedules, func(t *testing.T, s *explore.Schedule) {
@@ -363,4 +365,85 @@ func keepAndRelease(t *testing.T, s *explore.Schedule, f Fixture, k blob.Keeper)
 			t.Errorf("the root is %q, and %q is held: %v (%v)", want, name, held, err)
 		}
 	}
+}
+
+// conditions: what a root is to be for a change is compared, and when it is something else nothing changes.
+func conditions(t *testing.T, f Fixture, k blob.Keeper) {
+	a, _ := putAll(t, f.Store, 1, 1, 100)
+	b, dataB := putAll(t, f.Store, 2, 1, 100)
+	keepIf := func(was *blob.Root, value string, ds digest.Set, want error) {
+		t.Helper()
+		if err := k.KeepIf(ctx, "root", was, []byte(value), ds); !errors.Is(err, want) {
+			t.Fatalf("KeepIf = %v, want %v", err, want)
+		}
+	}
+	holds := func(want string) *blob.Root {
+		t.Helper()
+		r, err := blob.KeptRoot(ctx, k, "root")
+		if err != nil || string(r.Value) != want {
+			t.Fatalf("KeptRoot = %q, %v, want %q", r.Value, err, want)
+		}
+		return &r
+	}
+	keepIf(&blob.Root{Name: "root"}, "x", a, blob.ErrChanged) // nothing is no root that holds nothing
+	keepIf(nil, "first", a, nil)
+	first := holds("first")
+	keepIf(nil, "x", b, blob.ErrChanged)
+	keepIf(first, "second", b, nil)
+	keepIf(first, "x", a, blob.ErrChanged)
+	second := holds("second")
+	if err := k.ReleaseIf(ctx, *first); !errors.Is(err, blob.ErrChanged) {
+		t.Fatalf("ReleaseIf of what it is no more = %v", err)
+	}
+	f.Evict()
+	if err := stands(f.Store, b, dataB); err != nil {
+		t.Errorf("what the root keeps: %v", err)
+	}
+	if err := k.ReleaseIf(ctx, *second); err != nil {
+		t.Fatalf("ReleaseIf = %v", err)
+	}
+	keepIf(second, "x", b, blob.ErrChanged)
+	if err := k.ReleaseIf(ctx, *second); !errors.Is(err, blob.ErrChanged) {
+		t.Fatalf("ReleaseIf of what was released = %v", err)
+	}
+	keepIf(nil, "third", b, nil)
+	holds("third")
+	f.Evict()
+	if err := stands(f.Store, b, dataB); err != nil {
+		t.Errorf("what the root keeps again: %v", err)
+	}
+}
+
+// addAdd has three add a blob each to one root, after reading what it keeps.
+func addAdd(t *testing.T, s *explore.Schedule, f Fixture, k blob.Keeper) {
+	var all digest.Set
+	for i := range 3 {
+		ds, _ := putAll(t, f.Store, uint64(i), 1, 100)
+		d := ds.List()[0]
+		all.Add(d)
+		s.Go(fmt.Sprint("add ", i), func() {
+			if err := blob.WhileChanged(ctx, func() error { return add(k, "root", d) }); err != nil {
+				t.Errorf("add = %v", err)
+			}
+		})
+	}
+	s.Run()
+	r, err := blob.KeptRoot(ctx, k, "root")
+	if err != nil || r.Count != int64(all.Len()) {
+		t.Errorf("lost update: three added a blob each, and the root keeps %d, %v", r.Count, err)
+	}
+	mustRelease(t, k, "root")
+}
+
+// add adds a blob to what a root keeps, if nobody changes it meanwhile.
+func add(k blob.Keeper, name string, d digest.Digest) error {
+	r, err := blob.KeptRoot(ctx, k, name)
+	was := &r
+	if errors.Is(err, blob.ErrNotFound) {
+		was = nil
+	} else if err != nil {
+		return err
+	}
+	sim.Point("read a root")
+	return k.KeepIf(ctx, name, was, nil, digest.SetOf(append(r.Few, d)...))
 }
