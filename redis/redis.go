@@ -2,7 +2,7 @@
 // of small ones. It stands around a store on a bucket: Bucket below the store, and Store above it.
 //
 // An entry in Redis is the name of an object and, of a small one, its bytes. The names of objects are never used again, so an
-// entry may be old but never wrong. What has no entry is looked for in the bucket, as it is without Redis.
+// entry may be old but never wrong. A blob that has no entry is looked for in the bucket, as it is without Redis.
 //
 // # Invariants
 //
