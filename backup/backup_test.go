@@ -283,6 +283,10 @@ type failing struct {
 
 func (f failing) Keep(_ context.Context, _ string, _ []byte, _ digest.Set) error { return f.err }
 
+func (f failing) KeepIf(_ context.Context, _ string, _ *blob.Root, _ []byte, _ digest.Set) error {
+	return f.err
+}
+
 // TestStoreFails: what could not be kept was not stored.
 func TestStoreFails(t *testing.T) {
 	data := storetest.Bytes(1, 500)

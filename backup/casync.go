@@ -90,15 +90,13 @@ func (q *request) removeChunk(root string, id [32]byte) error {
 		return err
 	}
 	defer done()
-	s, was, err := q.chunks(root)
-	if err != nil {
-		return err
-	}
-	i := s.find(id)
-	if i < 0 {
-		return refusal.New(http.StatusNotFound, "chunk %x is not here", id)
-	}
-	return q.keepChunks(root, slices.Delete(s, i, i+1), was, share)
+	return q.changeChunks(root, share, func(s chunks) (chunks, error) {
+		i := s.find(id)
+		if i < 0 {
+			return nil, refusal.New(http.StatusNotFound, "chunk %x is not here", id)
+		}
+		return slices.Delete(s, i, i+1), nil
+	})
 }
 
 func (q *request) putChunk(root string, id [32]byte) error {
@@ -139,17 +137,16 @@ func (q *request) putChunk(root string, id [32]byte) error {
 		return err
 	}
 	defer done()
-	if s, was, err = q.chunks(root); err != nil {
-		return err
-	}
-	if i := s.find(id); i < 0 {
-		s = append(s, chunk{id, d})
-	} else if readable, err := q.readable(s[i].d); err != nil {
-		return err
-	} else if !readable { // it is damaged
-		s[i].d = d
-	}
-	return q.keepChunks(root, s, was, share)
+	return q.changeChunks(root, share, func(s chunks) (chunks, error) {
+		if i := s.find(id); i < 0 {
+			s = append(s, chunk{id, d})
+		} else if readable, err := q.readable(s[i].d); err != nil {
+			return nil, err
+		} else if !readable { // it is damaged
+			s[i].d = d
+		}
+		return s, nil
+	})
 }
 
 // readable reports whether a blob is there. A store that can't tell now is an error, never a no: what is called damaged is
@@ -196,21 +193,40 @@ func (s chunks) find(id [32]byte) int {
 }
 
 // chunks returns those of one prefix, and the root that has them, if there is one.
-func (q *request) chunks(root string) (chunks, blob.Root, error) {
+func (q *request) chunks(root string) (chunks, *blob.Root, error) {
 	r, there, err := q.kept(root)
 	if err != nil || !there {
-		return nil, r, err
+		return nil, nil, err
 	}
 	s, err := decodeChunks(r.Value)
-	return s, r, err
+	return s, &r, err
 }
 
-// keepChunks makes s those of one prefix, whose root was that, and what this takes more than before the share's.
-func (q *request) keepChunks(root string, s chunks, was blob.Root, share *share) error {
-	if len(s) == 0 {
-		err := q.Keeper.Release(context.WithoutCancel(q.r.Context()), root)
+// changeChunks replaces those of one prefix by what change makes of them, which is asked again if another server did the
+// same meanwhile, and makes what they take more than before the share's.
+func (q *request) changeChunks(root string, share *share, change func(chunks) (chunks, error)) error {
+	return blob.WhileChanged(q.r.Context(), func() error {
+		s, was, err := q.chunks(root)
 		if err == nil {
-			share.becomes(-was.Bytes)
+			s, err = change(s)
+		}
+		if err != nil {
+			return err
+		}
+		return q.keepChunks(root, was, s, share)
+	})
+}
+
+// keepChunks makes s those of one prefix, if its root still is what it was.
+func (q *request) keepChunks(root string, was *blob.Root, s chunks, share *share) error {
+	took := int64(0)
+	if was != nil {
+		took = was.Bytes
+	}
+	if len(s) == 0 {
+		err := q.Keeper.ReleaseIf(context.WithoutCancel(q.r.Context()), *was) // which had one
+		if err == nil {
+			share.becomes(-took)
 		}
 		return err
 	}
@@ -225,9 +241,9 @@ func (q *request) keepChunks(root string, s chunks, was blob.Root, share *share)
 			bytes += c.d.Size
 		}
 	}
-	err := q.keep(root, s.encode(), ds)
+	err := q.Keeper.KeepIf(context.WithoutCancel(q.r.Context()), root, was, s.encode(), ds)
 	if err == nil {
-		share.becomes(bytes - was.Bytes)
+		share.becomes(bytes - took)
 	}
 	return err
 }

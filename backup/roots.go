@@ -27,22 +27,27 @@ func holds(r blob.Root, d digest.Digest) bool {
 	return len(r.Few) == 1 && r.Few[0] == d || len(r.Few) == 0 && r.Count == 0 && d.IsEmpty()
 }
 
-// keep makes a root of what was uploaded whole, also when the client does not wait for the answer any more.
-func (q *request) keep(root string, value []byte, blobs digest.Set) error {
-	return q.Keeper.Keep(context.WithoutCancel(q.r.Context()), root, value, blobs)
+// keep makes a root of what was uploaded whole, if it still is what it was, also when the client does not wait for the
+// answer any more. What is new is kept on no condition: the names of restic's files are the hashes of what is in them, so
+// that whoever else makes one makes the same.
+func (q *request) keep(root string, was blob.Root, there bool, d digest.Digest) error {
+	ctx := context.WithoutCancel(q.r.Context())
+	if !there {
+		return q.Keeper.Keep(ctx, root, nil, digest.SetOf(d))
+	}
+	return q.Keeper.KeepIf(ctx, root, &was, nil, digest.SetOf(d))
 }
 
 // replace stores d, which store does, and makes the root keep it in place of what it kept. may refuses by what the root
 // was: before anything is stored, and once more when nobody else changes the root.
 func (q *request) replace(root string, d digest.Digest, store func() error, may func(was blob.Root, there bool) error) error {
-	look := func() (blob.Root, error) {
-		was, there, err := q.kept(root)
-		if err == nil {
+	look := func() (was blob.Root, there bool, err error) {
+		if was, there, err = q.kept(root); err == nil {
 			err = may(was, there)
 		}
-		return was, err
+		return was, there, err
 	}
-	was, err := look()
+	was, _, err := look()
 	if err != nil {
 		return err
 	}
@@ -59,18 +64,21 @@ func (q *request) replace(root string, d digest.Digest, store func() error, may 
 		return err
 	}
 	defer done()
-	if was, err = look(); err != nil {
-		return err
-	}
-	if err := q.more(share, d.Size-was.Bytes); err != nil { // it may have been deleted meanwhile
-		return err
-	}
-	// What is there is kept again: its bytes may have turned out to be damaged, and been healed just now.
-	if err := q.keep(root, nil, digest.SetOf(d)); err != nil {
-		return err
-	}
-	share.becomes(d.Size - was.Bytes)
-	return nil
+	return blob.WhileChanged(q.r.Context(), func() error {
+		was, there, err := look()
+		if err != nil {
+			return err
+		}
+		if err := q.more(share, d.Size-was.Bytes); err != nil { // it may have been deleted meanwhile
+			return err
+		}
+		// What is there is kept again: its bytes may have turned out to be damaged, and been healed just now.
+		if err := q.keep(root, was, there, d); err != nil {
+			return err
+		}
+		share.becomes(d.Size - was.Bytes)
+		return nil
+	})
 }
 
 // remove answers DELETE: what a root kept is kept no more.

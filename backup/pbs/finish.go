@@ -62,7 +62,7 @@ func (s *session) commit(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	if err := s.claim(ctx); err != nil {
+	if err := blob.WhileChanged(ctx, func() error { return s.claim(ctx) }); err != nil {
 		return err
 	}
 	sim.Point("finish")

@@ -15,6 +15,8 @@ import (
 // A groupInfo is the value of a group's root. It is there from the first snapshot on, and stays until the group is
 // removed.
 type groupInfo struct {
+	was *blob.Root // it was read from, nil if it is new
+
 	Owner string `json:"owner"`
 	Notes string `json:"notes,omitempty"`
 }
@@ -31,15 +33,17 @@ func (d *datastore) group(ctx context.Context, g group) (info groupInfo, ok bool
 	if err := json.Unmarshal(r.Value, &info); err != nil {
 		return info, false, fmt.Errorf("%w: the root %q: %w", blob.ErrCorrupt, r.Name, err)
 	}
+	info.was = &r
 	return info, true, nil
 }
 
+// keepGroup makes info what is known of a group, if nobody changed that since it was read.
 func (d *datastore) keepGroup(ctx context.Context, g group, info groupInfo) error {
 	value, err := json.Marshal(info)
 	if err != nil {
 		return err
 	}
-	return d.Keeper.Keep(ctx, g.root(d.Name), value, digest.Set{})
+	return d.Keeper.KeepIf(ctx, g.root(d.Name), info.was, value, digest.Set{})
 }
 
 // changeGroup changes a group that is there.
@@ -49,17 +53,19 @@ func (d *datastore) changeGroup(ctx context.Context, g group, fn func(*groupInfo
 		return err
 	}
 	defer release()
-	info, ok, err := d.group(ctx, g)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return refusal.New(http.StatusNotFound, "group %s does not exist", g)
-	}
-	if err := fn(&info); err != nil {
-		return err
-	}
-	return d.keepGroup(ctx, g, info)
+	return blob.WhileChanged(ctx, func() error {
+		info, ok, err := d.group(ctx, g)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return refusal.New(http.StatusNotFound, "group %s does not exist", g)
+		}
+		if err := fn(&info); err != nil {
+			return err
+		}
+		return d.keepGroup(ctx, g, info)
+	})
 }
 
 // A removed counts what was removed of groups, and what stays of them.
@@ -82,6 +88,11 @@ func (d *datastore) removeGroup(ctx context.Context, g group, r *removed) error 
 		return err
 	}
 	defer release()
+	return blob.WhileChanged(ctx, func() error { return d.removeFree(ctx, g, r) })
+}
+
+// removeFree removes what is not protected, up to the first snapshot that another server changed meanwhile.
+func (d *datastore) removeFree(ctx context.Context, g group, r *removed) error {
 	all, err := d.ofGroup(ctx, g)
 	if err != nil {
 		return err
@@ -92,7 +103,7 @@ func (d *datastore) removeGroup(ctx context.Context, g group, r *removed) error 
 			stay++
 			continue
 		}
-		if err := d.Keeper.Release(ctx, s.name.root(d.Name)); err != nil {
+		if err := d.Keeper.ReleaseIf(ctx, *s.was); err != nil {
 			return err
 		}
 		r.Snapshots++

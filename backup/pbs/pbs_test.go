@@ -515,6 +515,14 @@ func (f *full) Keep(ctx context.Context, name string, value []byte, blobs digest
 	return f.Store.Keep(ctx, name, value, blobs)
 }
 
+// KeepIf implements blob.Keeper.
+func (f *full) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
+	if f.is.Load() {
+		return fmt.Errorf("%w: raise --max-size", blob.ErrFull)
+	}
+	return f.Store.KeepIf(ctx, name, was, value, blobs)
+}
+
 // TestFull: a backup that does not fit is refused with what to do, and can be finished when there is room.
 func TestFull(t *testing.T) {
 	store := &full{Store: forgets()}

@@ -57,6 +57,14 @@ func (s *shy) Keep(ctx context.Context, name string, value []byte, blobs digest.
 	return s.Store.Keep(ctx, name, value, blobs)
 }
 
+// KeepIf implements blob.Keeper.
+func (s *shy) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
+	if missing := s.lacks(blobs.List()...); len(missing) > 0 {
+		return &blob.MissingError{Blobs: missing}
+	}
+	return s.Store.KeepIf(ctx, name, was, value, blobs)
+}
+
 // TestMissingForAWhile: what another server wrote may be said to be missing while a collection asks about it. A
 // snapshot loses nothing by that, and restores wait.
 func TestMissingForAWhile(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 // A snapshot is what a root's value says of it: enough to list snapshots without reading anything else.
 type snapshot struct {
 	name snapshotName
+	was  *blob.Root // it was read from, nil if it is new
 
 	Owner       string        `json:"owner"`
 	Protected   bool          `json:"protected,omitempty"`
@@ -82,7 +83,7 @@ func decodeSnapshot(name snapshotName, r blob.Root) (*snapshot, error) {
 	if err := json.Unmarshal(r.Value, s); err != nil {
 		return nil, fmt.Errorf("%w: the root %q: %w", blob.ErrCorrupt, r.Name, err)
 	}
-	s.name = name
+	s.name, s.was = name, &r
 	return s, nil
 }
 
@@ -276,16 +277,20 @@ func blobsOf(files []file) (all []stored) {
 	return all
 }
 
-// keep makes s what its root says.
+// keep makes s what its root says, if that is still the one that s was read from.
 func (d *datastore) keep(ctx context.Context, s *snapshot, set digest.Set) error {
 	value, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	return d.Keeper.Keep(ctx, s.name.root(d.Name), value, set)
+	if s.was == nil || mutant.ChangeUnlocked {
+		return d.Keeper.Keep(ctx, s.name.root(d.Name), value, set)
+	}
+	return d.Keeper.KeepIf(ctx, s.name.root(d.Name), s.was, value, set)
 }
 
-// change changes a snapshot in order with other changes of its group. fn may store what is new with the hold.
+// change changes a snapshot in order with other changes of its group: fn does, which may store what is new with the hold,
+// and is called again if another server changed the snapshot meanwhile.
 func (d *datastore) change(ctx context.Context, name snapshotName, fn func(*snapshot, *hold) error) error {
 	if !mutant.ChangeUnlocked {
 		release, err := d.turns.Take(ctx, name.group.root(d.Name))
@@ -294,6 +299,10 @@ func (d *datastore) change(ctx context.Context, name snapshotName, fn func(*snap
 		}
 		defer release()
 	}
+	return blob.WhileChanged(ctx, func() error { return d.changeOnce(ctx, name, fn) })
+}
+
+func (d *datastore) changeOnce(ctx context.Context, name snapshotName, fn func(*snapshot, *hold) error) error {
 	s, err := d.snapshot(ctx, name)
 	if err != nil {
 		return err
@@ -347,12 +356,14 @@ func (d *datastore) forget(ctx context.Context, name snapshotName) error {
 		return err
 	}
 	defer release()
-	s, err := d.snapshot(ctx, name)
-	if err != nil {
-		return err
-	}
-	if s.Protected {
-		return badRequest("snapshot %s is protected", name)
-	}
-	return d.Keeper.Release(ctx, name.root(d.Name))
+	return blob.WhileChanged(ctx, func() error {
+		s, err := d.snapshot(ctx, name)
+		if err != nil {
+			return err
+		}
+		if s.Protected {
+			return badRequest("snapshot %s is protected", name)
+		}
+		return d.Keeper.ReleaseIf(ctx, *s.was)
+	})
 }
