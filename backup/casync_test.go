@@ -195,3 +195,62 @@ func TestCasyncAppendOnly(t *testing.T) {
 		}
 	}
 }
+
+// neighbours returns chunks whose IDs begin with the same four digits.
+func neighbours(n int) (chunks [][]byte, ids [][32]byte) {
+	for i := 0; len(chunks) < n; i++ {
+		data := fmt.Append(nil, i)
+		if id := sha256.Sum256(data); binary.BigEndian.Uint16(id[:]) == 0xbeef {
+			chunks, ids = append(chunks, data), append(ids, id)
+		}
+	}
+	return chunks, ids
+}
+
+// A store that writesSlowly takes some time to write a root, in which another server may write it.
+type writesSlowly struct{ *model.Store }
+
+func (s writesSlowly) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
+	time.Sleep(5 * time.Millisecond)
+	return s.Store.Keep(ctx, name, value, blobs)
+}
+
+func (s writesSlowly) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
+	time.Sleep(5 * time.Millisecond)
+	return s.Store.KeepIf(ctx, name, was, value, blobs)
+}
+
+// TestCasyncServers: two servers that share a store write chunks of one folder at once, and remove others. What was
+// acknowledged is so.
+func TestCasyncServers(t *testing.T) {
+	s := model.New(time.Hour)
+	var servers [2]*rig
+	for i := range servers {
+		servers[i] = &rig{t, s, backup.New(backup.Options{Store: s, Keeper: writesSlowly{s}, SpoolDir: t.TempDir(), MaxBlobSize: 1 << 20})}
+	}
+	chunks, ids := neighbours(12)
+	remove := 4
+	for i := range remove {
+		servers[0].want(200, "PUT", chunkPath("s", ids[i]), zstd.Encode(chunks[i]))
+	}
+	var group sync.WaitGroup
+	for i := range chunks {
+		group.Go(func() {
+			if r, path := servers[i%2], chunkPath("s", ids[i]); i < remove {
+				r.want(200, "DELETE", path, nil)
+			} else {
+				r.want(200, "PUT", path, zstd.Encode(chunks[i]))
+			}
+		})
+	}
+	group.Wait()
+	for i, id := range ids {
+		want := http.StatusOK
+		if i < remove {
+			want = http.StatusNotFound
+		}
+		for _, r := range servers {
+			r.want(want, "GET", chunkPath("s", id), nil)
+		}
+	}
+}
