@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/internal/mutant"
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
 
@@ -147,7 +148,7 @@ func (c *collection) tidyRoots(ctx context.Context, m *marks) error {
 	}
 	for _, o := range superseded {
 		// While somebody who has not seen it may still create its name, it has to be there.
-		if date.Sub(o.Modified) >= bucket.MaxAge {
+		if date.Sub(o.Modified) >= bucket.MaxAge || mutant.SupersededEarly {
 			gone = append(gone, o.Key)
 		}
 	}

@@ -2,6 +2,7 @@ package pbs_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -99,5 +100,60 @@ func TestMissingForAWhile(t *testing.T) {
 	store.hide(3, all.List()...)
 	if exit, log := task(t, f.Client, "verify", nil); exit != "OK" {
 		t.Errorf("verify ended %s: %s", exit, log)
+	}
+}
+
+// A store that writesSlowly takes some time to write a root, in which another server may write it.
+type writesSlowly struct{ *model.Store }
+
+func (s writesSlowly) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
+	time.Sleep(5 * time.Millisecond)
+	return s.Store.Keep(ctx, name, value, blobs)
+}
+
+func (s writesSlowly) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
+	time.Sleep(5 * time.Millisecond)
+	return s.Store.KeepIf(ctx, name, was, value, blobs)
+}
+
+// TestTwoServers: one protects a snapshot while the other one writes its notes, or forgets it. Neither is lost.
+func TestTwoServers(t *testing.T) {
+	store := writesSlowly{forgets()}
+	a, b := start(t, store), start(t, store)
+	backUp(t, a.Client, host, nil, bytesOf(1, 50<<10))
+	put := func(f *fixture, what, name, value string) error {
+		return f.Admin(t.Context(), "PUT", what, with(host.Query(), name, value), nil)
+	}
+	at := func(f *fixture, what string) (text string) {
+		var answer any
+		if err := f.Admin(t.Context(), "GET", what, host.Query(), &answer); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(answer)
+	}
+	for i := range 5 {
+		protect, note := fmt.Sprint(i%2 == 0), fmt.Sprint("round ", i)
+		var group sync.WaitGroup
+		var errs [2]error
+		group.Go(func() { errs[0] = put(a, "protected", "protected", protect) })
+		group.Go(func() { errs[1] = put(b, "notes", "notes", note) })
+		group.Wait()
+		if err := errors.Join(errs[:]...); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := at(b, "protected")+", "+at(a, "notes"), protect+", "+note; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	if err := put(a, "protected", "protected", "false"); err != nil {
+		t.Fatal(err)
+	}
+	var protected, forgotten error
+	var group sync.WaitGroup
+	group.Go(func() { protected = put(a, "protected", "protected", "true") })
+	group.Go(func() { forgotten = b.Admin(t.Context(), "DELETE", "snapshots", host.Query(), nil) })
+	group.Wait()
+	if protected == nil && forgotten == nil {
+		t.Error("a snapshot was protected, and forgotten")
 	}
 }

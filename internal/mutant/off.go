@@ -143,6 +143,7 @@ const (
 	RootUnfenced      = false
 	RootOvertaken     = false
 	ChangeBlind       = false
+	SupersededEarly   = false
 	RootsOnce         = false
 	OneListing        = false
 	DeadLeases        = false

@@ -300,6 +300,8 @@ var (
 	RootUnfenced = name == "RootUnfenced"
 	// RootOvertaken writes a root above one that its writer has not read (seed 001, lost update).
 	RootOvertaken = name == "RootOvertaken"
+	// SupersededEarly removes a superseded root while its name may yet be created by who has not seen it (seed 001, lost update).
+	SupersededEarly = name == "SupersededEarly"
 	// ChangeBlind changes a root on whatever condition (seed 001, lost update).
 	ChangeBlind = name == "ChangeBlind"
 	// RootsOnce reads the roots before the sessions let go, and not again (seed 004, mark before the floor).

@@ -53,6 +53,7 @@ var caught = []struct {
 	{"MoveUnsynced", "segment", "TestRaceCopyAndPowerCut", "after a power cut: a yes did not stand"},
 
 	{"RootFirst", "segment", "TestSeededKeeper/KeepOrMissing", "a yes did not stand"},
+	{"ChangeBlind", "segment", "TestSeededKeeper/AddAdd", "lost update: three"},
 	{"ReleaseFirst", "segment", "TestRaceRelease", "and has a hole"},
 	{"MarkLate", "segment", "TestRestartMarks", "a root did not hold over a restart"},
 	{"HoleKept", "segment", "TestKeeper/KeepsNoHole", "want a MissingError"},
@@ -139,6 +140,8 @@ var caught = []struct {
 	{"KeepUnpinned", "s3", "TestExhaustive/keep", "CollectorSpares: root"},
 	{"RootsOnce", "s3", "TestExhaustive/keep_and_crash,_collector_stopped", "CollectorSpares: root"},
 	{"RootUnfenced", "s3", "TestExhaustive/keep,_stopped", "CollectorSpares: root"},
+	{"RootOvertaken", "s3", "TestExhaustive/add_add", "lost update: root"},
+	{"SupersededEarly", "s3", "TestExhaustive/add_add,_stopped", "lost update: root"},
 	{"OneListing", "s3", "TestExhaustive/begin", "YesStands: the object is gone"},
 	{"DamageIgnored", "s3", "TestDamagedRoot/flipped", "CollectorSpares: "},
 	{"RecordUnleased", "s3", "TestRecordLeased", "in its lease, after a collection"},
