@@ -179,7 +179,7 @@ func (s *Store) mayFollow(ctx context.Context, key string, may condition) error 
 	if key == "" {
 		return may(nil)
 	}
-	k := s.readKept(ctx, key)
+	k := s.knownKept(ctx, key)
 	if k.err != nil {
 		return k.err
 	}
@@ -247,7 +247,7 @@ func (s *Store) Kept(ctx context.Context, prefix string) iter.Seq2[blob.Root, er
 			}
 		}
 		slices.SortFunc(newest, func(a, b string) int { return strings.Compare(names[a], names[b]) })
-		for i, next := range ahead(newest, func(key string) kept { return s.readKept(ctx, key) }) {
+		for i, next := range ahead(newest, func(key string) kept { return s.knownKept(ctx, key) }) {
 			got := next()
 			if got.err != nil {
 				yield(blob.Root{}, got.err)

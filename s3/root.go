@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,8 +63,21 @@ func (s *Store) nameOfRoot(ctx context.Context, key string) (string, error) {
 	if !strings.Contains(which, "~") {
 		return url.PathUnescape(strings.TrimSuffix(strings.TrimPrefix(which, roots), emptyPart))
 	}
-	k := s.readKept(ctx, key)
+	k := s.knownKept(ctx, key)
 	return k.Name, k.err
+}
+
+// knownKept is readKept of a root that may be remembered. What a collection decides by is read anew.
+func (s *Store) knownKept(ctx context.Context, key string) kept {
+	if k, ok := s.rootCache.get(key); ok {
+		return k
+	}
+	k := s.readKept(ctx, key)
+	if k.err == nil && k.Name != "" {
+		k.Value, k.Few = slices.Clip(k.Value), slices.Clip(k.Few) // they are shared: nobody appends in place
+		s.rootCache.put(k.key, k)
+	}
+	return k
 }
 
 // A kept is a root as it was read.

@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -99,5 +100,59 @@ func TestRootKeys(t *testing.T) {
 			t.Errorf("%.20q and %.20q have one key", name, other)
 		}
 		seen[rootPrefix(name)] = name
+	}
+}
+
+// TestRootsReadOnce: a root is read once, whoever lists it how often, and anew when it was changed.
+func TestRootsReadOnce(t *testing.T) {
+	ctx := t.Context()
+	b := &bucket.Memory{}
+	a, other := openStore(t, b, small), openStore(t, b, small)
+	for i := range 20 {
+		if err := a.Keep(ctx, fmt.Sprint("root", i), []byte("old"), digest.Set{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func(want string, reads int) {
+		t.Helper()
+		before := b.Requests("get")
+		n := 0
+		for r, err := range a.Kept(ctx, "root") {
+			if err != nil || r.Name == "root7" && string(r.Value) != want {
+				t.Errorf("%s keeps %q, %v, want %q", r.Name, r.Value, err, want)
+			}
+			n++
+		}
+		if got := b.Requests("get") - before; n != 20 || got != reads {
+			t.Errorf("%d roots, %d reads, want 20 and %d", n, got, reads)
+		}
+	}
+	list("old", 20)
+	list("old", 0)
+	if err := other.Keep(ctx, "root7", []byte("new"), digest.Set{}); err != nil {
+		t.Fatal(err)
+	}
+	list("new", 1)
+	list("new", 0)
+	closeStore(t, a)
+	closeStore(t, other)
+}
+
+// TestRootCacheBounded: what is read again stays, and the rest goes when there is much of it.
+func TestRootCacheBounded(t *testing.T) {
+	var c rootCache
+	value := make([]byte, blob.MaxRootValue)
+	c.put("used", kept{})
+	for i := range 4 * rootCacheHalf / len(value) {
+		c.put(fmt.Sprint(i), kept{Root: blob.Root{Value: value}})
+		if _, ok := c.get("used"); !ok {
+			t.Fatalf("what is read again is gone after %d more", i)
+		}
+	}
+	if _, ok := c.get("0"); ok {
+		t.Error("the first one is still there")
+	}
+	if n := len(c.young) + len(c.older); n > 2*rootCacheHalf/len(value) {
+		t.Errorf("%d roots of %d bytes are there", n, len(value))
 	}
 }

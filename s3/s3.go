@@ -100,6 +100,7 @@ type Store struct {
 
 	seen       seen          // of other sessions
 	collecting chan struct{} // held by who collects in this process
+	rootCache  rootCache
 
 	counts counts
 }
