@@ -44,6 +44,8 @@ type Options struct {
 	// Store holds the bytes, and Keeper keeps them.
 	Store  blob.Store
 	Keeper blob.Keeper
+	// Shared says that other servers keep roots there too.
+	Shared bool
 	// Access says who may do what. nil is Open.
 	Access *Access
 	// SpoolDir is where files wait whose digest is not known before their end. Empty means the system's temporary folder.
@@ -81,7 +83,7 @@ func New(o Options) http.Handler {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &handler{
-		Options: o, quotas: quotas{keeper: o.Keeper}, whole: make(chan struct{}, maxWhole), large: make(chan struct{}, maxWhole),
+		Options: o, quotas: quotas{keeper: o.Keeper, shared: o.Shared}, whole: make(chan struct{}, maxWhole), large: make(chan struct{}, maxWhole),
 	}
 }
 

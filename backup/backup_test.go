@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sarsen-build/sarsen/backup"
@@ -317,5 +318,31 @@ func FuzzPaths(f *testing.F) {
 		if r.ServeHTTP(w, req); w.Code >= 500 {
 			t.Errorf("GET %q: got %d", path, w.Code)
 		}
+	})
+}
+
+// TestQuotaServers: what other servers add and delete counts, if not at once.
+func TestQuotaServers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := model.New(time.Hour)
+		server := func() *rig {
+			return &rig{t, s, backup.New(backup.Options{Store: s, Keeper: s, Shared: true, Access: restricted, SpoolDir: t.TempDir(), MaxBlobSize: 1 << 20})}
+		}
+		a, b := server(), server()
+		put := func(r *rig, want, n int) string {
+			t.Helper()
+			data := storetest.Bytes(uint64(n), n)
+			r.want(want, "POST", "/restic/laptop/data/"+name(data), data, basic("secret-1")...)
+			return "/restic/laptop/data/" + name(data)
+		}
+		put(b, 200, 1)
+		big := put(a, 200, 6000)
+		time.Sleep(time.Minute)
+		put(b, 507, 4000) // which has seen what came through the other one
+		put(b, 200, 3999)
+		put(b, 507, 2)
+		a.want(200, "DELETE", big, nil, basic("secret-2")...)
+		time.Sleep(5 * time.Second)
+		put(b, 200, 6000) // before it refuses it looks again
 	})
 }

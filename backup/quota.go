@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -14,18 +15,30 @@ import (
 // quotas count what repositories take that have a quota. What is under way counts already.
 type quotas struct {
 	keeper blob.Keeper
+	shared bool // other servers keep roots there too
 	mu     sync.Mutex
 	used   map[string]*usage // by the prefix of their roots
 }
 
-// A usage is of one repository. Whoever makes it counts what is there, and others wait for that.
+// A usage is of one repository.
 type usage struct {
-	once  sync.Once
-	err   error
-	mu    sync.Mutex
-	bytes int64
+	turn chan struct{} // held by who counts
+
+	mu      sync.Mutex
+	known   bool
+	counted time.Time // when the last count began
+	kept    int64     // by roots, in bytes
+	taken   int64     // by requests that are under way
+	grown   int64     // what this server added since then, which the count may have seen or not
 }
 
+// Where other servers write too, a count is old after countsFor, and after refusesFor none to refuse by.
+const (
+	countsFor  = time.Minute
+	refusesFor = 5 * time.Second
+)
+
+// of returns the usage of a repository, which is known.
 func (s *quotas) of(ctx context.Context, prefix string) (*usage, error) {
 	s.mu.Lock()
 	if s.used == nil {
@@ -33,27 +46,47 @@ func (s *quotas) of(ctx context.Context, prefix string) (*usage, error) {
 	}
 	u := s.used[prefix]
 	if u == nil {
-		u = new(usage)
+		u = &usage{turn: make(chan struct{}, 1)}
 		s.used[prefix] = u
 	}
 	s.mu.Unlock()
-	u.once.Do(func() {
-		for root, err := range s.keeper.Kept(ctx, prefix) {
-			if err != nil {
-				u.err = err
-				return
-			}
-			u.bytes += root.Bytes
-		}
-	})
-	if u.err != nil { // the next request counts again
-		s.mu.Lock()
-		if s.used[prefix] == u { // else it does already
-			delete(s.used, prefix)
-		}
-		s.mu.Unlock()
+	return u, s.count(ctx, u, prefix, countsFor)
+}
+
+// count counts what a repository keeps, unless that is known and not too old. Others wait for it.
+func (s *quotas) count(ctx context.Context, u *usage, prefix string, age time.Duration) error {
+	if s.knows(u, age) {
+		return nil
 	}
-	return u, u.err
+	select {
+	case u.turn <- struct{}{}:
+		defer func() { <-u.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.knows(u, age) {
+		return nil
+	}
+	u.mu.Lock()
+	u.grown = 0
+	u.mu.Unlock()
+	began, kept := time.Now(), int64(0)
+	for root, err := range s.keeper.Kept(ctx, prefix) {
+		if err != nil {
+			return err
+		}
+		kept += root.Bytes
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.known, u.counted, u.kept = true, began, kept+u.grown
+	return nil
+}
+
+func (s *quotas) knows(u *usage, age time.Duration) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.known && (!s.shared || time.Since(u.counted) < age)
 }
 
 // A share is what a request takes of its repository's quota.
@@ -81,16 +114,37 @@ func (q *request) more(s *share, n int64) error {
 	if s.usage == nil || n <= s.bytes {
 		return nil
 	}
+	if s.grow(n, q.rights.quota) {
+		return nil
+	}
+	if err := q.quotas.count(q.r.Context(), s.usage, q.prefix(), refusesFor); err != nil {
+		return err
+	}
+	if s.grow(n, q.rights.quota) {
+		return nil
+	}
+	return refusal.New(http.StatusInsufficientStorage, "the quota of %s is full: %s of %s are taken, and %s more are wanted",
+		q.prefix(), humanize.IBytes(uint64(s.usage.all())), humanize.IBytes(uint64(q.rights.quota)), humanize.IBytes(uint64(n)))
+}
+
+// grow makes s a share of n bytes, if the quota has them.
+func (s *share) grow(n, quota int64) bool {
 	u := s.usage
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.bytes+n-s.bytes > q.rights.quota {
-		return refusal.New(http.StatusInsufficientStorage, "the quota of %s is full: %s of %s are taken, and %s more are wanted",
-			q.prefix(), humanize.IBytes(uint64(u.bytes)), humanize.IBytes(uint64(q.rights.quota)), humanize.IBytes(uint64(n)))
+	if u.kept+u.taken+n-s.bytes > quota {
+		return false
 	}
-	u.bytes += n - s.bytes
+	u.taken += n - s.bytes
 	s.bytes = n
-	return nil
+	return true
+}
+
+// all returns what is kept and under way, in bytes.
+func (u *usage) all() int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.kept + u.taken
 }
 
 // giveBack gives back what is left of the share. It may be called again, to no effect.
@@ -101,8 +155,11 @@ func (s *share) becomes(n int64) {
 	if s.usage == nil {
 		return
 	}
-	s.usage.mu.Lock()
-	defer s.usage.mu.Unlock()
-	s.usage.bytes += n - s.bytes
+	u := s.usage
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.taken -= s.bytes
+	u.kept += n
+	u.grown += max(n, 0)
 	s.bytes = 0
 }

@@ -214,7 +214,7 @@ func (s *services) wire() {
 			Fsck:        s.fsck(stopping),
 			Collect:     s.collect(stopping),
 			Backup: backup.New(backup.Options{
-				Store: s.store, Keeper: s.store, Access: s.access, SpoolDir: filepath.Join(s.config.Dir, "spool"),
+				Store: s.store, Keeper: s.store, Shared: s.behind != nil, Access: s.access, SpoolDir: filepath.Join(s.config.Dir, "spool"),
 				MaxBlobSize: s.ring.MaxBlobSize(), Log: s.log,
 			}),
 			Version: shortVersion(),
