@@ -42,7 +42,9 @@ var repositoryFields = map[string]func(r *Repository, text string) error{
 		return nil
 	},
 	"quota": func(r *Repository, text string) (err error) {
-		r.Quota, err = ParseSize(text)
+		if r.Quota, err = ParseSize(text); err == nil && r.Quota == 0 {
+			err = errors.New("0 would be none; leave it out for no limit, or write one like 100GB")
+		}
 		return err
 	},
 }
@@ -108,6 +110,12 @@ func (d *decoder) repository(at string, n *yaml.Node) (r Repository) {
 			d.fail(value, at+"."+name, "%v", err)
 		}
 	})
+	switch {
+	case r.MaintenanceToken != "" && !r.AppendOnly:
+		d.fail(n, at+".maintenance-token", "it is who may delete where append-only is true; set that, or leave this out")
+	case r.MaintenanceToken != "" && r.MaintenanceToken == r.Token:
+		d.fail(n, at+".maintenance-token", "it is the same as token, whose owner may not delete; choose another one")
+	}
 	return r
 }
 

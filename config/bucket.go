@@ -65,16 +65,10 @@ var bucketFields = []Field{
 		get:   func(c *Config) string { return c.Bucket.Prefix },
 	},
 	{
-		Name: "bucket.region", Flag: "bucket-region", Value: "REGION", Default: "us-east-1",
-		Usage: "its region, which servers other than AWS mostly don't care about",
-		set: func(c *Config, text string) error {
-			if text == "" {
-				return errors.New("a region has a name, like us-east-1")
-			}
-			c.Bucket.Region = text
-			return nil
-		},
-		get: func(c *Config) string { return c.Bucket.Region },
+		Name: "bucket.region", Flag: "bucket-region", Value: "REGION",
+		Usage: "its region, which servers other than AWS mostly don't care about (default: AWS_REGION, the profile's, us-east-1)",
+		set:   func(c *Config, text string) error { c.Bucket.Region = text; return nil },
+		get:   func(c *Config) string { return c.Bucket.Region },
 	},
 	{
 		Name: "bucket.path-style", Flag: "bucket-path-style", Value: "WHETHER", Default: "auto",

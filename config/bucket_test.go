@@ -23,7 +23,7 @@ bucket:
 		t.Fatal(err)
 	}
 	got, want := c.Bucket, Bucket{
-		Name: "builds", Endpoint: "https://minio.example:9000", Prefix: "team/cache/", Region: "us-east-1", PathStyle: "auto",
+		Name: "builds", Endpoint: "https://minio.example:9000", Prefix: "team/cache/", PathStyle: "auto",
 		WriteBack: true, Queue: 2 << 30, Heartbeat: time.Minute, Collect: 12 * time.Hour, MaxSize: 5e12,
 	}
 	if got != want {

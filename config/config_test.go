@@ -221,7 +221,7 @@ bucket:
   name: ''                 # default
   endpoint: ''             # default
   prefix: ''               # default
-  region: us-east-1        # default
+  region: ''               # default
   path-style: auto         # default
   profile: ''              # default
   credentials: ''          # default

@@ -63,6 +63,7 @@ func openBucket(ctx context.Context, c config.Bucket) (*bucket.S3, error) {
 	defer cancel()
 	b, err := bucket.Open(ctx, o)
 	if err == nil {
+		c.Region = b.Region()
 		err = b.Probe(ctx)
 	}
 	if err != nil && context.Cause(ctx) == errSilent {
@@ -83,7 +84,7 @@ var errSilent = errors.New("it did not answer within " + config.FormatDuration(a
 func explainBucket(c config.Bucket, err error) error {
 	server := c.Endpoint
 	if server == "" {
-		server = "AWS in " + c.Region
+		server = strings.TrimSuffix("AWS in "+c.Region, " in ")
 	}
 	keys := "AWS's variables, the shared configuration or the machine's role; set bucket.credentials or bucket.profile for others"
 	if c.Credentials != "" {
@@ -117,6 +118,8 @@ func explainBucket(c config.Bucket, err error) error {
 		return fmt.Errorf("%w %q at %s; create it, or see bucket.name, bucket.endpoint and bucket.path-style", bucket.ErrNoBucket, c.Name, server)
 	case errors.Is(err, bucket.ErrCredentials):
 		return fmt.Errorf("the bucket %s at %s can't be used: %w; they are those of %s; they must allow to list the bucket, and to get, put and delete its objects", c.Name, server, cause, keys)
+	case errors.Is(err, bucket.ErrNoCredentials):
+		return fmt.Errorf("%w for the bucket %s at %s: looked for were those of %s: %w", bucket.ErrNoCredentials, c.Name, server, keys, cause)
 	case errors.Is(err, bucket.ErrRegion):
 		return fmt.Errorf("the bucket %s at %s is in another region than %s; see bucket.region: %w", c.Name, server, c.Region, err)
 	case errors.Is(err, bucket.ErrClock):

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sarsen-build/sarsen/config"
 )
 
 func newConfigCommand() *cobra.Command {
@@ -58,6 +60,11 @@ line. Nothing is started, and no port or directory is touched.`,
 			}
 			if c.PBS != "" {
 				if _, _, err := pbsAccounts(c); err != nil {
+					return err
+				}
+			}
+			if c.Bucket.Credentials != "" {
+				if _, err := config.LoadBucketKeys(c.Bucket.Credentials); err != nil {
 					return err
 				}
 			}

@@ -186,6 +186,10 @@ func explainRedis(c config.Redis, err error) error {
 		hint = "its certificate is signed by nobody who is trusted here; name the CA's file in redis.ca"
 	case strings.Contains(text, "WRONGPASS") || strings.Contains(text, "NOAUTH"):
 		hint = "it refuses the user or the password; see redis.credentials"
+	case strings.Contains(text, "unknown command 'SENTINEL'"):
+		hint = "it is no sentinel; leave redis.sentinel out, or name the sentinels in redis.address"
+	case strings.Contains(text, "unknown message type"):
+		hint = "it does not speak Redis' protocol; see redis.address"
 	case strings.Contains(text, "NOPERM"):
 		hint = "the user may not do all that is needed: +get +getrange +set +eval +del on ~" + c.Prefix + "*"
 	case strings.Contains(text, "MOVED"):

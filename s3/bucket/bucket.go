@@ -39,7 +39,9 @@ var (
 	ErrUnknown = errors.New("what became of the request is not known")
 	// ErrBusy says that the bucket asks for patience (503, 429, 409).
 	ErrBusy = errors.New("the bucket is busy")
-	// ErrCredentials says that the credentials are missing, wrong or expired, or do not allow it.
+	// ErrNoCredentials says that there are none to sign with.
+	ErrNoCredentials = errors.New("no credentials were found")
+	// ErrCredentials says that the credentials are wrong or expired, or do not allow it.
 	ErrCredentials = errors.New("the bucket refuses the credentials")
 	// ErrNoBucket says that there is no such bucket.
 	ErrNoBucket = errors.New("there is no such bucket")

@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -23,7 +24,7 @@ type Options struct {
 	Bucket   string
 	Prefix   string // before every key, with its slash; "" for a bucket of our own
 	Endpoint string // a URL; "" for AWS
-	Region   string // "" is us-east-1, which servers other than AWS mostly take
+	Region   string // "" is that of the environment or the profile, or us-east-1, which servers other than AWS mostly take
 	// PathStyle puts the bucket's name into the path. Servers without a name of their own for each bucket need it.
 	PathStyle bool
 
@@ -69,14 +70,11 @@ func Open(ctx context.Context, o Options) (*S3, error) {
 	if o.Bucket == "" {
 		return nil, &Error{"open", "", "name a bucket", ErrNoBucket}
 	}
-	if o.Region == "" {
-		o.Region = "us-east-1"
-	}
 	if o.TryLimit == 0 {
 		o.TryLimit = tryLimit
 	}
 	load := []func(*config.LoadOptions) error{
-		config.WithRegion(o.Region),
+		config.WithRegion(o.Region),      // "" looks elsewhere
 		config.WithLogger(logging.Nop{}), // what matters is an error, and that is returned
 		config.WithHTTPClient(o.client()),
 		config.WithRetryer(func() aws.Retryer {
@@ -101,8 +99,10 @@ func Open(ctx context.Context, o Options) (*S3, error) {
 	}
 	c, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
-		return nil, &Error{"open", o.Bucket, "see the profile and the shared configuration", fmt.Errorf("%w: %w", ErrCredentials, err)}
+		return nil, &Error{"open", o.Bucket, "see the profile and the shared configuration", fmt.Errorf("%w: %w", ErrNoCredentials, err)}
 	}
+	c.Region = cmp.Or(c.Region, "us-east-1")
+	o.Region = c.Region
 	b := &S3{bucket: aws.String(o.Bucket), prefix: o.Prefix, options: o, partSize: o.PartSize, parallel: o.Parallel}
 	if b.partSize == 0 {
 		b.partSize = 64 << 20
@@ -164,6 +164,9 @@ func (b *S3) Probe(ctx context.Context) error {
 	return b.failed("probe", *b.bucket, err, false)
 }
 
+// Region returns the region that requests are signed for.
+func (b *S3) Region() string { return b.options.Region }
+
 // String returns the bucket's name and prefix.
 func (b *S3) String() string { return "s3://" + *b.bucket + "/" + b.prefix }
 
@@ -185,8 +188,10 @@ func (b *S3) failed(op, key string, err error, effect bool) error {
 		e.Err, e.Hint = ErrClock, "set this machine's clock (NTP)"
 	case code == "PermanentRedirect", code == "AuthorizationHeaderMalformed", code == "IllegalLocationConstraintException", status == http.StatusMovedPermanently:
 		e.Err, e.Hint = ErrRegion, fmt.Sprintf("region %q is set: %v", b.options.Region, err)
-	case code == "InvalidAccessKeyId", code == "XAdminUserNotFound", code == "SignatureDoesNotMatch", code == "ExpiredToken", code == "InvalidToken", code == "AccessDenied", status == http.StatusForbidden, status == http.StatusUnauthorized, noCredentials(err):
+	case code == "InvalidAccessKeyId", code == "XAdminUserNotFound", code == "SignatureDoesNotMatch", code == "ExpiredToken", code == "InvalidToken", code == "AccessDenied", status == http.StatusForbidden, status == http.StatusUnauthorized:
 		e.Err, e.Hint = fmt.Errorf("%w: %w", ErrCredentials, err), "the access key needs to list the bucket, and to get, put and delete its objects"
+	case noCredentials(err):
+		e.Err = fmt.Errorf("%w: %w", ErrNoCredentials, err)
 	case code == "NoSuchKey", code == "NotFound", status == http.StatusNotFound && code == "":
 		e.Err = ErrNotFound
 	case status == http.StatusServiceUnavailable, status == http.StatusTooManyRequests, status == http.StatusConflict, code == "SlowDown":

@@ -85,6 +85,16 @@ func TestCheckRegion(t *testing.T) {
 	if out, err := f.check(nil, "--bucket-region", "eu-central-1"); err != nil {
 		t.Errorf("with the right region: %s, %v", out, err)
 	}
+	if out, err := f.check([]string{"AWS_REGION=eu-central-1"}); err != nil {
+		t.Errorf("with the right region in the environment: %s, %v", out, err)
+	}
+	profiles := filepath.Join(f.dir, "config")
+	if err := os.WriteFile(profiles, []byte("[profile builds]\nregion = eu-central-1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := f.check([]string{"AWS_CONFIG_FILE=" + profiles}, "--bucket-profile", "builds"); err != nil {
+		t.Errorf("with the right region in the profile: %s, %v", out, err)
+	}
 }
 
 // TestCheckProfile: credentials from a profile of the shared configuration.
@@ -142,7 +152,7 @@ func TestCheckRole(t *testing.T) {
 	}
 	env[0] = "AWS_EC2_METADATA_DISABLED=true"
 	out, err := f.check(env, "--bucket-credentials", "")
-	if err == nil || !strings.Contains(out, "bucket.credentials") {
+	if err == nil || !strings.Contains(out, "no credentials were found") || !strings.Contains(out, "bucket.credentials") {
 		t.Errorf("no credentials at all: %s, %v, want bucket.credentials named", out, err)
 	}
 }
