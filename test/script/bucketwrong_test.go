@@ -89,10 +89,11 @@ func TestCheckRegion(t *testing.T) {
 		t.Errorf("with the right region in the environment: %s, %v", out, err)
 	}
 	profiles := filepath.Join(f.dir, "config")
-	if err := os.WriteFile(profiles, []byte("[profile builds]\nregion = eu-central-1\n"), 0o600); err != nil {
+	text := fmt.Sprintf("[profile builds]\nregion = eu-central-1\naws_access_key_id = %s\naws_secret_access_key = %s\n", f.gate.AccessKey, f.gate.SecretKey)
+	if err := os.WriteFile(profiles, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := f.check([]string{"AWS_CONFIG_FILE=" + profiles}, "--bucket-profile", "builds"); err != nil {
+	if out, err := f.check([]string{"AWS_CONFIG_FILE=" + profiles}, "--bucket-credentials", "", "--bucket-profile", "builds"); err != nil {
 		t.Errorf("with the right region in the profile: %s, %v", out, err)
 	}
 }
