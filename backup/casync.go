@@ -90,7 +90,7 @@ func (q *request) removeChunk(root string, id [32]byte) error {
 		return err
 	}
 	defer done()
-	return q.changeChunks(root, share, func(s chunks) (chunks, error) {
+	return q.changeChunks(root, digest.Digest{}, share, func(s chunks) (chunks, error) {
 		i := s.find(id)
 		if i < 0 {
 			return nil, refusal.New(http.StatusNotFound, "chunk %x is not here", id)
@@ -137,7 +137,7 @@ func (q *request) putChunk(root string, id [32]byte) error {
 		return err
 	}
 	defer done()
-	return q.changeChunks(root, share, func(s chunks) (chunks, error) {
+	return q.changeChunks(root, d, share, func(s chunks) (chunks, error) {
 		if i := s.find(id); i < 0 {
 			s = append(s, chunk{id, d})
 		} else if readable, err := q.readable(s[i].d); err != nil {
@@ -203,8 +203,8 @@ func (q *request) chunks(root string) (chunks, *blob.Root, error) {
 }
 
 // changeChunks replaces those of one prefix by what change makes of them, which is asked again if another server did the
-// same meanwhile, and makes what they take more than before the share's.
-func (q *request) changeChunks(root string, share *share, change func(chunks) (chunks, error)) error {
+// same meanwhile, and makes what they take more than before the share's. fresh was stored just now.
+func (q *request) changeChunks(root string, fresh digest.Digest, share *share, change func(chunks) (chunks, error)) error {
 	return blob.WhileChanged(q.r.Context(), func() error {
 		s, was, err := q.chunks(root)
 		if err == nil {
@@ -213,12 +213,12 @@ func (q *request) changeChunks(root string, share *share, change func(chunks) (c
 		if err != nil {
 			return err
 		}
-		return q.keepChunks(root, was, s, share)
+		return q.keepChunks(root, was, s, fresh, share)
 	})
 }
 
-// keepChunks makes s those of one prefix, if its root still is what it was.
-func (q *request) keepChunks(root string, was *blob.Root, s chunks, share *share) error {
+// keepChunks makes s those of one prefix, if its root still is what it was. What is fresh is kept, or it fails.
+func (q *request) keepChunks(root string, was *blob.Root, s chunks, fresh digest.Digest, share *share) error {
 	took := int64(0)
 	if was != nil {
 		took = was.Bytes
@@ -233,7 +233,10 @@ func (q *request) keepChunks(root string, was *blob.Root, s chunks, share *share
 	var ds digest.Set
 	bytes := int64(0)
 	for _, c := range s {
-		readable, err := q.readable(c.d)
+		readable, err := c.d == fresh, error(nil)
+		if !readable {
+			readable, err = q.readable(c.d)
+		}
 		if err != nil {
 			return err
 		}
