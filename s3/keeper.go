@@ -136,7 +136,7 @@ func (s *Store) writeRoot(ctx context.Context, l *life, name string, value []byt
 		return err
 	}
 	object := s.packer.seal(rootKey(name), value)
-	for {
+	for tried := ""; ; {
 		newest, err := s.newestRoot(ctx, name)
 		if err == nil && may != nil {
 			err = s.mayFollow(ctx, newest, may)
@@ -144,25 +144,36 @@ func (s *Store) writeRoot(ctx context.Context, l *life, name string, value []byt
 		if err != nil {
 			return err
 		}
-		next, when := l.nextRoot(name, newest, may), bucket.Condition{Absent: true}
+		next := l.nextRoot(name, newest, may)
 		if mutant.RootOvertaken {
 			_, n, _, _ := splitRoot(newest)
-			next, when = rootName(name, l.stamp(n), l.id), bucket.Condition{}
+			next = rootName(name, l.stamp(n), l.id)
 		}
-		_, err = s.bucket.Put(ctx, next, bytesAt(object), int64(len(object)), when)
-		if errors.Is(err, bucket.ErrCondition) {
-			// Somebody else was first, unless it was an earlier try of this request, whose answer was lost.
-			b, _, err := s.bucket.Get(ctx, next, 0, -1)
-			if err != nil && !errors.Is(err, bucket.ErrNotFound) {
-				return err
-			} else if !bytes.Equal(b, object) {
-				continue
-			}
-		} else if err != nil {
+		created, err := s.create(ctx, next, object)
+		switch {
+		case err != nil:
 			return err
+		case created:
+			return l.yes()
+		case next == tried:
+			return fmt.Errorf("%w: %s is there and not listed", blob.ErrUnavailable, next)
 		}
-		return l.yes()
+		tried = next
 	}
+}
+
+// create creates an object, and reports whether it is there: one with other bytes was created by somebody else. One with
+// the same bytes may be of an earlier try of this request, whose answer was lost.
+func (s *Store) create(ctx context.Context, key string, object []byte) (bool, error) {
+	_, err := s.bucket.Put(ctx, key, bytesAt(object), int64(len(object)), bucket.Condition{Absent: true})
+	if !errors.Is(err, bucket.ErrCondition) {
+		return err == nil, err
+	}
+	b, _, err := s.bucket.Get(ctx, key, 0, -1)
+	if errors.Is(err, bucket.ErrNotFound) {
+		return false, nil
+	}
+	return bytes.Equal(b, object), err
 }
 
 // newestRoot returns the greatest key of a root, or "" if there is none.
