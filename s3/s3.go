@@ -13,6 +13,7 @@
 //     session that ended has a yes that may still stand, no root that was read after all that names it, and the verdict
 //     that says so is in the register.
 //   - A session that could not renew its record in time gives no yes, ever again.
+//   - Of several who change a root that they have read, on whichever server, one does; the others read it again.
 //
 // # Concurrency
 //
