@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -157,4 +158,42 @@ func TestRootCacheBounded(t *testing.T) {
 	if n := len(c.young) + len(c.older); n > 2*rootCacheHalf/len(value) {
 		t.Errorf("%d roots of %d bytes are there", n, len(value))
 	}
+}
+
+// TestSupersededStays: between a writer's look at a root and its write, another server changes the root twice, and a
+// collection removes what was superseded. The writer is told that the root was changed: the name that it wants to create
+// is still there.
+func TestSupersededStays(t *testing.T) {
+	ctx := t.Context()
+	b := &bucket.Memory{}
+	a, other := openStore(t, b, small), openStore(t, b, small)
+	if err := a.Keep(ctx, "root", []byte("0"), digest.Set{}); err != nil {
+		t.Fatal(err)
+	}
+	was, err := blob.KeptRoot(ctx, a, "root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Before = func(op, key string) {
+		if op != "put" || !strings.HasPrefix(key, roots) {
+			return
+		}
+		b.Before = nil
+		for _, value := range []string{"1", "2"} {
+			if err := other.Keep(ctx, "root", []byte(value), digest.Set{}); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := other.Collect(ctx, Policy{}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := a.KeepIf(ctx, "root", &was, []byte("3"), digest.Set{}); !errors.Is(err, blob.ErrChanged) {
+		t.Errorf("lost update: KeepIf of what is no more = %v", err)
+	}
+	if r, err := blob.KeptRoot(ctx, a, "root"); err != nil || string(r.Value) != "2" {
+		t.Errorf("lost update: the root keeps %q, %v, want the last write", r.Value, err)
+	}
+	closeStore(t, a)
+	closeStore(t, other)
 }

@@ -141,7 +141,7 @@ var caught = []struct {
 	{"RootsOnce", "s3", "TestExhaustive/keep_and_crash,_collector_stopped", "CollectorSpares: root"},
 	{"RootUnfenced", "s3", "TestExhaustive/keep,_stopped", "CollectorSpares: root"},
 	{"RootOvertaken", "s3", "TestExhaustive/add_add", "lost update: root"},
-	{"SupersededEarly", "s3", "TestExhaustive/add_add,_stopped", "lost update: root"},
+	{"SupersededEarly", "s3", "TestSupersededStays", "lost update: KeepIf"},
 	{"OneListing", "s3", "TestExhaustive/begin", "YesStands: the object is gone"},
 	{"DamageIgnored", "s3", "TestDamagedRoot/flipped", "CollectorSpares: "},
 	{"RecordUnleased", "s3", "TestRecordLeased", "in its lease, after a collection"},
