@@ -43,6 +43,7 @@ import (
 	"github.com/sarsen-build/sarsen/internal/boottime"
 	"github.com/sarsen-build/sarsen/internal/gate"
 	"github.com/sarsen-build/sarsen/internal/vfs"
+	"github.com/sarsen-build/sarsen/ledger"
 	"github.com/sarsen-build/sarsen/s3/bucket"
 )
 
@@ -284,6 +285,17 @@ func (s *Store) Stats() Stats {
 		Uploads: c.uploads.Load(), Downloads: c.downloads.Load(), BytesUp: c.bytesUp.Load(), BytesDown: c.bytesDown.Load(),
 		Corrupt: c.corrupt.Load(), Deleted: c.deleted.Load(), Sessions: c.lives.Load() + 1,
 	}
+}
+
+// Size returns how many bytes the blobs have that this server knows of, each once and not compressed. It takes a while,
+// as ledger.Each does.
+func (s *Store) Size() (bytes int64) {
+	s.now.Load().ledger.Each(func(k ledger.Key, size int64, _ ledger.Place, _ bool) {
+		if k.Kind != ledger.Record {
+			bytes += size
+		}
+	})
+	return bytes
 }
 
 // Missing implements blob.Store.

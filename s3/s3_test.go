@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sarsen-build/sarsen/blob"
+	"github.com/sarsen-build/sarsen/digest"
 	"github.com/sarsen-build/sarsen/internal/sim"
 	"github.com/sarsen-build/sarsen/internal/storetest"
 	"github.com/sarsen-build/sarsen/internal/vfs"
@@ -101,3 +103,25 @@ func TestStore(t *testing.T)        { storetest.Run(t, fixture) }
 func TestSeeded(t *testing.T)       { storetest.Seeded(t, plain) }
 func TestKeeper(t *testing.T)       { storetest.Keeper(t, fixture) }
 func TestSeededKeeper(t *testing.T) { storetest.SeededKeeper(t, plain) }
+
+// TestSize: each blob counts once, whoever put it, and records do not.
+func TestSize(t *testing.T) {
+	b := &bucket.Memory{}
+	s := openStore(t, b, small)
+	for i, n := range []int{10, 300, 5000, 300} {
+		data := storetest.Bytes(uint64(n), n)
+		if err := blob.Put(t.Context(), s, digest.SHA256.Of(data), data); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Put(t.Context(), [32]byte{byte(i)}, []byte("a record")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := openStore(t, b, small)
+	for _, s := range []*Store{s, other} {
+		if got := s.Size(); got != 5310 {
+			t.Errorf("Size = %d, want 5310", got)
+		}
+		closeStore(t, s)
+	}
+}

@@ -84,11 +84,12 @@ const bucketPatience = 30 * time.Second
 // boundless is how many bytes a bucket without a limit is said to have: a PiB.
 const boundless = 1 << 50
 
-// backupSpace returns how many bytes backups may take, which is half of the store, and how many they do. A bucket does
-// not know how many.
+// backupSpace returns how many bytes backups may take, which is half of the store, and how many they do. In a bucket
+// nothing bounds them, and what all blobs take is known.
 func (s *services) backupSpace() (total, used int64) {
 	if s.behind != nil {
-		return cmp.Or(s.behind.config.MaxSize, boundless), 0
+		used = s.behind.far.Size()
+		return max(cmp.Or(s.behind.config.MaxSize, boundless), used), used
 	}
 	stats := s.ring.Stats()
 	return stats.LimitBytes / 2, stats.KeptBytes
