@@ -81,11 +81,7 @@ func (q *request) chunk(id [32]byte) error {
 }
 
 func (q *request) removeChunk(root string, id [32]byte) error {
-	share, err := q.take(0)
-	if err != nil {
-		return err
-	}
-	done, err := q.turns.Take(q.r.Context(), root)
+	share, done, err := q.deletes(root)
 	if err != nil {
 		return err
 	}

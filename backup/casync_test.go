@@ -207,26 +207,13 @@ func neighbours(n int) (chunks [][]byte, ids [][32]byte) {
 	return chunks, ids
 }
 
-// A store that writesSlowly takes some time to write a root, in which another server may write it.
-type writesSlowly struct{ *model.Store }
-
-func (s writesSlowly) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
-	time.Sleep(5 * time.Millisecond)
-	return s.Store.Keep(ctx, name, value, blobs)
-}
-
-func (s writesSlowly) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
-	time.Sleep(5 * time.Millisecond)
-	return s.Store.KeepIf(ctx, name, was, value, blobs)
-}
-
 // TestCasyncServers: two servers that share a store write chunks of one folder at once, and remove others. What was
 // acknowledged is so.
 func TestCasyncServers(t *testing.T) {
 	s := model.New(time.Hour)
 	var servers [2]*rig
 	for i := range servers {
-		servers[i] = &rig{t, s, backup.New(backup.Options{Store: s, Keeper: writesSlowly{s}, SpoolDir: t.TempDir(), MaxBlobSize: 1 << 20})}
+		servers[i] = &rig{t, s, backup.New(backup.Options{Store: s, Keeper: model.Slow{Store: s}, SpoolDir: t.TempDir(), MaxBlobSize: 1 << 20})}
 	}
 	chunks, ids := neighbours(12)
 	remove := 4

@@ -81,16 +81,21 @@ func (q *request) replace(root string, d digest.Digest, store func() error, may 
 	})
 }
 
+// deletes returns a share of nothing and the turn to change a root, which done ends.
+func (q *request) deletes(root string) (s *share, done func(), err error) {
+	if s, err = q.take(0); err != nil {
+		return nil, nil, err
+	}
+	done, err = q.turns.Take(q.r.Context(), root)
+	return s, done, err
+}
+
 // remove answers DELETE: what a root kept is kept no more.
 func (q *request) remove(root string, may bool) error {
 	if !may {
 		return q.appendOnly()
 	}
-	s, err := q.take(0)
-	if err != nil {
-		return err
-	}
-	done, err := q.turns.Take(q.r.Context(), root)
+	s, done, err := q.deletes(root)
 	if err != nil {
 		return err
 	}

@@ -137,7 +137,7 @@ func (s *Store) writeRoot(ctx context.Context, l *life, name string, value []byt
 	}
 	object := s.packer.seal(rootKey(name), value)
 	for tried := ""; ; {
-		newest, err := s.newestRoot(ctx, name)
+		newest, err := s.newestRoot(ctx, rootPrefix(name))
 		if err == nil && may != nil {
 			err = s.mayFollow(ctx, newest, may)
 		}
@@ -174,15 +174,6 @@ func (s *Store) create(ctx context.Context, key string, object []byte) (bool, er
 		return false, nil
 	}
 	return bytes.Equal(b, object), err
-}
-
-// newestRoot returns the greatest key of a root, or "" if there is none.
-func (s *Store) newestRoot(ctx context.Context, name string) (string, error) {
-	keys, err := s.newestRoots(ctx, rootPrefix(name))
-	if err != nil || len(keys) == 0 {
-		return "", err
-	}
-	return keys[0], nil
 }
 
 // mayFollow asks whether a root may be written above the one of that key.

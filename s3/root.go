@@ -57,6 +57,15 @@ func (s *Store) newestRoots(ctx context.Context, prefix string) (newest []string
 	return newest, err
 }
 
+// newestRoot returns the greatest key of the one root whose keys have a prefix, or "" if there is none.
+func (s *Store) newestRoot(ctx context.Context, prefix string) (string, error) {
+	keys, err := s.newestRoots(ctx, prefix)
+	if err != nil || len(keys) == 0 {
+		return "", err
+	}
+	return keys[0], nil
+}
+
 // nameOfRoot returns the name in a root's key, or if the key does not have the whole of it, in the object.
 func (s *Store) nameOfRoot(ctx context.Context, key string) (string, error) {
 	which, _, _, _ := splitRoot(key)
@@ -101,11 +110,11 @@ func (s *Store) readKept(ctx context.Context, key string) (k kept) {
 			return k
 		}
 		which, _, _, _ := splitRoot(key)
-		newest, err := s.newestRoots(ctx, which+".")
-		if err != nil || len(newest) == 0 {
+		newest, err := s.newestRoot(ctx, which+".")
+		if err != nil || newest == "" {
 			return kept{key: key, none: true, err: err}
 		}
-		key = newest[0]
+		key = newest
 	}
 	return k
 }

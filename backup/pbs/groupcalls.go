@@ -101,11 +101,8 @@ func (q *request) putGroupNotes(d *datastore) (any, error) {
 	if len(notes) > maxGroupNotes {
 		return nil, badRequest("notes of %d bytes, at most %d are kept", len(notes), maxGroupNotes)
 	}
-	g, err := q.params.group()
+	g, err := q.myGroup(d)
 	if err != nil {
-		return nil, err
-	}
-	if err := q.mayChange(d, g); err != nil {
 		return nil, err
 	}
 	return nil, d.changeGroup(q.r.Context(), g, func(info *groupInfo) error {
@@ -122,17 +119,23 @@ func (q *request) changeOwner(d *datastore) (any, error) {
 	if q.server.account(owner) == nil {
 		return nil, badRequest("there is no account '%s'", owner)
 	}
-	g, err := q.params.group()
+	g, err := q.myGroup(d)
 	if err != nil {
-		return nil, err
-	}
-	if err := q.mayChange(d, g); err != nil {
 		return nil, err
 	}
 	return nil, d.changeGroup(q.r.Context(), g, func(info *groupInfo) error {
 		info.Owner = owner
 		return nil
 	})
+}
+
+// myGroup returns the group that is asked for, which the sender may change.
+func (q *request) myGroup(d *datastore) (group, error) {
+	g, err := q.params.group()
+	if err != nil {
+		return g, err
+	}
+	return g, q.mayChange(d, g)
 }
 
 // mayChange refuses, unless the sender may change g and g is there.

@@ -103,22 +103,9 @@ func TestMissingForAWhile(t *testing.T) {
 	}
 }
 
-// A store that writesSlowly takes some time to write a root, in which another server may write it.
-type writesSlowly struct{ *model.Store }
-
-func (s writesSlowly) Keep(ctx context.Context, name string, value []byte, blobs digest.Set) error {
-	time.Sleep(5 * time.Millisecond)
-	return s.Store.Keep(ctx, name, value, blobs)
-}
-
-func (s writesSlowly) KeepIf(ctx context.Context, name string, was *blob.Root, value []byte, blobs digest.Set) error {
-	time.Sleep(5 * time.Millisecond)
-	return s.Store.KeepIf(ctx, name, was, value, blobs)
-}
-
 // TestTwoServers: one protects a snapshot while the other one writes its notes, or forgets it. Neither is lost.
 func TestTwoServers(t *testing.T) {
-	store := writesSlowly{forgets()}
+	store := model.Slow{Store: forgets()}
 	a, b := start(t, store), start(t, store)
 	backUp(t, a.Client, host, nil, bytesOf(1, 50<<10))
 	put := func(f *fixture, what, name, value string) error {
