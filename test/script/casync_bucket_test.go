@@ -13,6 +13,15 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// doDecided makes a request, again and again for a minute while a collection asks about what it is for.
+func (m *member) doDecided(method, path string, body []byte) (status int, text []byte, err error) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if status, text, err = m.do(method, path, body); status != 503 || time.Now().After(end) {
+			return status, text, err
+		}
+	}
+}
+
 // TestBucketChunks: clients of casync's protocol store chunks of a few folders through two servers on one bucket at
 // once, while it is collected with no grace. Every chunk that was acknowledged is read from both, and when one has lost
 // its disk. A lost update in a folder's root would lose some.
@@ -45,10 +54,7 @@ func TestBucketChunks(t *testing.T) {
 	for i := range 8 {
 		clients.Go(func() {
 			for path := range next {
-				status, text, err := servers[i%2].do("PUT", path, chunks[path])
-				for end := time.Now().Add(time.Minute); status == 503 && time.Now().Before(end); status, text, err = servers[i%2].do("PUT", path, chunks[path]) {
-					time.Sleep(50 * time.Millisecond) // a collection asks about another one
-				}
+				status, text, err := servers[i%2].doDecided("PUT", path, chunks[path])
 				if status != 200 || err != nil {
 					t.Errorf("PUT %s: %d %s, %v", path, status, text, err)
 				}
@@ -60,10 +66,7 @@ func TestBucketChunks(t *testing.T) {
 		t.Helper()
 		lost := 0
 		for path, want := range chunks {
-			status, got, err := m.do("GET", path, nil)
-			for end := time.Now().Add(time.Minute); status == 503 && time.Now().Before(end); status, got, err = m.do("GET", path, nil) {
-				time.Sleep(50 * time.Millisecond) // a collection asks about it
-			}
+			status, got, err := m.doDecided("GET", path, nil)
 			if status != 200 || err != nil || string(got) != string(want) {
 				t.Logf("%s: GET %s: %d %.200s, %v", name, path, status, got, err)
 				lost++
